@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// A submission queue entry, and the ranges of a dataset management command, for devices of every kind and size.
-// Holds: what is let through lies on the device, moves as many data as it names, and the same entry means the same
-// again.
+// A submission queue entry, and the ranges of a dataset management command, for devices of every kind and size. Checks
+// that accepted commands address blocks on the device and transfer the amount of data that they name, and that the same
+// entry always decodes to the same command.
 #include <limits>
 
 #include "nvme/command_decoder.hpp"
@@ -23,7 +23,7 @@ constexpr uint8_t kOpcodes[] = {wire::opcode::flush,
 constexpr uint32_t kBlockBytes[] = {512, 4096, 4096 + 8, 4096 + 64, 16384};
 constexpr uint64_t kBlockCounts[] = {1, 64, uint64_t{1} << 32, std::numeric_limits<uint64_t>::max()};
 constexpr uint32_t kIoBytes[] = {4096, 131072, 1U << 24};
-// As many entries as a queue has for one command of that size: what TargetQpair has.
+// The number of entries that TargetQpair has for one command of that size.
 constexpr uint32_t kReservedMax = 1U << 24;
 
 BlockDeviceInfo device(FuzzedDataProvider &input) {
@@ -37,7 +37,7 @@ BlockDeviceInfo device(FuzzedDataProvider &input) {
     return info;
 }
 
-// Near what is right, and anything.
+// An entry that is nearly valid, or arbitrary.
 wire::Sqe entry(FuzzedDataProvider &input, const BlockDeviceInfo &info) {
     wire::Sqe sqe{};
     const std::vector<uint8_t> raw = input.ConsumeBytes<uint8_t>(sizeof sqe);
@@ -118,9 +118,9 @@ void check(const wire::Sqe &sqe, const BlockDeviceInfo &info, uint32_t max_io_by
     }
 }
 
-// Each range that is let through is on the device, and together they are no more than it has.
+// Checks that each accepted range is on the device, and that all ranges together have no more blocks than the device.
 void trim(FuzzedDataProvider &input, const BlockDeviceInfo &info, Io &io, const DataShape &shape) {
-    // As much room as the command's data have, not a byte more: the sanitizer sees who reads behind them.
+    // Exactly as large as the command's data, so that the sanitizer detects reads beyond its end.
     std::vector<uint8_t> data = input.ConsumeBytes<uint8_t>(shape.length);
     data.resize(shape.length);
     for (uint32_t i = 0; i < shape.ranges && input.ConsumeBool(); ++i) {
@@ -156,7 +156,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     while (input.remaining_bytes() > 0) {
         const wire::Sqe sqe = entry(input, info);
         Io io{};
-        // As the command before has left it.
+        // An Io as an earlier command has left it.
         io.block_count = input.ConsumeIntegral<uint16_t>();
         io.zone_all = true;
         DataShape shape{4096, 256, true};

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// A hostile controller at the other end of a HostQpair with commands of every kind outstanding.
-// Holds: no sanitizer report, and every Io completes exactly once, at the latest when the qpair is closed.
+// A hostile controller at the other end of a HostQpair, with commands of every kind outstanding. Checks that the
+// sanitizers report nothing, and that every Io completes exactly once, at the latest when the qpair is closed.
 #include <array>
 #include <memory>
 
@@ -42,7 +42,7 @@ void submit(FuzzedDataProvider &input, HostQpair &qpair, Command &command) {
     io.block_count = blocks ? input.ConsumeIntegralInRange<uint32_t>(1, kBlocksMax) : 0;
     const bool data = io.op == Op::read || io.op == Op::write || io.op == Op::append || io.op == Op::zone_report;
     if (data) {
-        // A heap block of the exact size, in two pieces, so that a byte too many is seen.
+        // A heap block of the exact size, in two pieces, so that the sanitizer detects an access beyond its end.
         command.buffer.assign(io.op == Op::zone_report ? 256 : size_t{io.block_count} * kBlockSize, 0x11);
         command.buffer.shrink_to_fit();
         const size_t first = input.ConsumeIntegralInRange<size_t>(0, command.buffer.size() / 4) * 4;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// A band whose media holds what somebody else wrote there: headers, records and summaries with lies in them, under an
-// L2P that points anywhere into it. The band is relocated, reset, and everything read. Holds: no sanitizer report;
-// relocation and reset end, or the core says that it failed; every read completes.
+// A band whose media has forged content: headers, records and summaries with wrong fields, under an L2P that points
+// anywhere into the band. The fuzzer relocates and resets the band and reads everything. It checks that the sanitizers
+// report nothing, that relocation and reset end or the core reports a failure, and that every read completes.
 #include <algorithm>
 #include <array>
 #include <memory>
@@ -39,7 +39,7 @@ Block as_block(const Record &record) {
     return block;
 }
 
-// A small number mostly, any number sometimes.
+// Usually a small number, sometimes any number.
 template <class T>
 T field(FuzzedDataProvider &input, T usual_max) {
     return input.ConsumeIntegral<uint8_t>() < 0xF0 ? input.ConsumeIntegralInRange<T>(0, usual_max)
@@ -48,10 +48,10 @@ T field(FuzzedDataProvider &input, T usual_max) {
 
 struct ZoneScript {
     std::vector<Block> blocks;
-    std::vector<layout::BlockEntry> truth;  // what an honest summary would say
+    std::vector<layout::BlockEntry> truth;  // content of a correct summary
 };
 
-// Mostly as BandWriter would have written it, each field open to change before the CRC is made.
+// Usually as BandWriter would write it. Any field may be changed before the CRC is computed.
 void add_header(FuzzedDataProvider &input, ZoneScript &zone) {
     layout::BatchHeader header{};
     const auto room = static_cast<uint32_t>(kDataBlocks - zone.blocks.size() - 1);
@@ -327,7 +327,7 @@ private:
     uint32_t next_band_ = 1;
     bool reset_ = false;
     bool failed_ = false;
-    bool starved_ = false;  // what the band claimed to hold did not fit into all the others
+    bool starved_ = false;  // the claimed content of the band did not fit into all other bands
 };
 
 }  // namespace

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// The other end of a qpair, in the fuzzer's hands: a socket pair, and PDUs that are well-formed as far as the input
-// wants.
+// The other end of a qpair, controlled by the fuzzer: a socket pair, and PDUs that are as well-formed as the input
+// demands.
 #pragma once
 
 #include <fcntl.h>
@@ -20,7 +20,7 @@
 
 namespace ftl::fuzz {
 
-// What must never happen, whatever the input. Not assert(): it has to hold in every build type.
+// Aborts if a condition that must hold for every input does not hold. Unlike assert(), it works in every build type.
 inline void require(bool holds) {
     if (!holds) {
         std::abort();
@@ -39,13 +39,13 @@ public:
 
     [[nodiscard]] int qpair_fd() const { return fds_[0]; }
 
-    // What does not fit into the socket's buffer is lost, which is as good an input as any.
+    // Data that does not fit into the socket's buffer is lost. Such a loss is a valid input, too.
     void send(std::span<const uint8_t> bytes) {
         if (fds_[1] >= 0 && !bytes.empty()) {
             (void)!::send(fds_[1], bytes.data(), bytes.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
         }
     }
-    // Takes what the qpair sent, so that it can send more.
+    // Reads what the qpair has sent, so that it can send more.
     void drain() {
         std::array<uint8_t, 65536> sink;
         while (fds_[1] >= 0 && recv(fds_[1], sink.data(), sink.size(), MSG_DONTWAIT) > 0) {
@@ -67,8 +67,8 @@ private:
     std::array<int, 2> fds_{-1, -1};
 };
 
-// Frames a header (its common header first) and data as a PDU with right lengths and digests. Then, if the input says
-// so, one byte of it is changed: random bytes alone would hardly ever get past a digest.
+// Makes a PDU with correct lengths and digests from a header (its common header first) and data. If the input demands
+// it, one byte is changed then: random bytes alone would hardly ever pass a digest check.
 inline std::vector<uint8_t> frame(FuzzedDataProvider &input, std::vector<uint8_t> header, std::vector<uint8_t> data,
                                   bool header_digest, bool data_digest) {
     data_digest = data_digest && !data.empty();
@@ -109,7 +109,7 @@ std::vector<uint8_t> bytes_of(const Pdu &pdu) {
     return {bytes, bytes + sizeof(pdu)};
 }
 
-// So many bytes; the input decides the first of them (DSM ranges are read) and what the rest is filled with.
+// Makes `bytes` bytes. The input determines the first ones (DSM ranges are read) and the fill value of the rest.
 inline std::vector<uint8_t> payload(FuzzedDataProvider &input, size_t bytes) {
     std::vector<uint8_t> data = input.ConsumeBytes<uint8_t>(input.ConsumeIntegralInRange<size_t>(0, 64));
     data.resize(bytes, input.ConsumeIntegral<uint8_t>());

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// A hostile host on a TargetQpair in front of conventional, metadata-carrying and zoned media.
-// Holds: no sanitizer report, and close() always ends with every Io back from its device.
+// A hostile host at a TargetQpair in front of conventional, metadata-carrying and zoned media. Checks that the
+// sanitizers report nothing, and that close() always ends with every Io back from its device.
 #include <memory>
 
 #include "media/media.hpp"

@@ -13,7 +13,7 @@ namespace {
 
 constexpr uint32_t kPolynomial = 0x82F63B78;
 
-// tables[k][b]: the CRC state after byte b and then k zero bytes (slicing by 8).
+// tables[k][b]: the CRC state after byte b, followed by k zero bytes (slicing by 8).
 constexpr auto kTables = [] {
     std::array<std::array<uint32_t, 256>, 8> tables{};
     for (uint32_t byte = 0; byte < 256; ++byte) {
@@ -54,9 +54,9 @@ uint32_t update_table(uint32_t state, const uint8_t *data, size_t bytes) noexcep
 
 #if defined(__x86_64__)
 
-// The crc32 instruction has a latency of 3 and a throughput of 1, so three independent streams run side by side. 3 *
-// 1360 is what fits a 4 KiB block. Streams are joined by shifting a state over kStream zero bytes: linear, hence four
-// tables of 256.
+// The crc32 instruction has a latency of 3 and a throughput of 1, so the code computes three independent streams in
+// parallel. A block of 4 KiB has room for 3 * 1360 bytes. To join streams, a state is shifted over kStream zero bytes.
+// The shift is linear, so four tables of 256 entries are enough.
 constexpr size_t kStream = 1360;
 
 struct Shift {

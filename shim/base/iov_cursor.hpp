@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Scattered memory: a cursor that moves through it, and a list of entries that is made block by block.
+// Scattered memory: a cursor that moves through it, and a function that builds its list of entries.
 #pragma once
 
 #include <sys/uio.h>
@@ -20,15 +20,15 @@ namespace ftl {
     return bytes;
 }
 
-// Goes through scattered memory from front to back.
+// Moves through scattered memory from start to end.
 class IovCursor {
 public:
-    IovCursor() = default;  // of no memory
+    IovCursor() = default;  // no memory
     explicit IovCursor(std::span<const iovec> memory) noexcept
         : iov_(memory.data()), end_(memory.data() + memory.size()) {}
     explicit IovCursor(const iovec &memory) noexcept : iov_(&memory), end_(&memory + 1) {}
 
-    // The next contiguous piece of at most `bytes`; empty at the end.
+    // Returns the next contiguous piece of at most `bytes` bytes. It is empty at the end.
     iovec piece(size_t bytes) noexcept {
         while (iov_ != end_ && offset_ == iov_->iov_len) {
             ++iov_;
@@ -43,7 +43,7 @@ public:
         return result;
     }
 
-    // use(data, bytes) for each contiguous piece of the next `bytes`; false where the memory ends before.
+    // Calls use(data, bytes) for each contiguous piece of the next `bytes` bytes. False: the memory ended before.
     template <typename Use>
     bool each(size_t bytes, Use &&use) noexcept {
         while (bytes > 0) {
@@ -60,7 +60,7 @@ public:
     void skip(size_t bytes) noexcept {
         each(bytes, [](uint8_t *, size_t) {});
     }
-    // False: not all of it fitted.
+    // False: the memory ended before.
     bool write(const void *source, size_t bytes) noexcept {
         const auto *from = static_cast<const uint8_t *>(source);
         return each(bytes, [&from](uint8_t *to, size_t step) {
@@ -82,11 +82,11 @@ public:
 private:
     const iovec *iov_ = nullptr;
     const iovec *end_ = nullptr;
-    size_t offset_ = 0;  // in the current entry
+    size_t offset_ = 0;  // offset in the current entry
 };
 
-// Puts `bytes` at `data` behind the `count` entries, into the last one where they lie side by side. How many there are
-// then.
+// Appends `bytes` bytes at `data` to a list of `count` entries, and extends the last entry if the memory is adjacent.
+// Returns the new number of entries.
 [[nodiscard]] inline uint32_t add_piece(iovec *iov, uint32_t count, void *data, size_t bytes) noexcept {
     if (count > 0) {
         iovec &last = iov[count - 1];

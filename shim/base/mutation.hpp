@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Deliberate defects, for tests/mutation to prove that `spdk-ftl torture` would find them. Only a build with
-// -DSHIM_MUTATIONS=ON has them, and there SPDK_FTL_MUTATION names the one in force. In the product every MUTATED() is
-// the constant false, and nothing is left of it.
+// Deliberate defects. tests/mutation uses them to prove that `spdk-ftl torture` finds such defects. Only builds with
+// -DSHIM_MUTATIONS=ON have them, and SPDK_FTL_MUTATION selects the active one. In other builds MUTATED() is the
+// constant false, and the compiler removes the code.
 #pragma once
 
 #ifdef SHIM_MUTATIONS

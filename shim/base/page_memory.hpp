@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Memory in whole pages from the kernel: zeroed and anonymous, which costs nothing until it is touched, or that of a
-// file.
+// Whole pages of memory from the kernel: anonymous and zeroed, which cost nothing until they are touched, or mapped
+// from a file.
 #pragma once
 
 #include <sys/mman.h>
@@ -15,9 +15,9 @@
 namespace ftl {
 
 enum class Pages : uint8_t {
-    sparse,       // the kernel does not count it: most of it may never be touched
-    sparse_huge,  // as sparse; huge pages are welcome
-    counted,      // the kernel may refuse it at once, rather than have none when it is touched
+    sparse,       // the kernel does not account for it: most of it may never be touched
+    sparse_huge,  // like sparse, preferably with huge pages
+    counted,      // the kernel accounts for it, and may refuse it now rather than when it is touched
 };
 
 class PageMemory {
@@ -30,7 +30,7 @@ public:
             ::madvise(data_, bytes_, MADV_HUGEPAGE);
         }
     }
-    // As the constructor, but throws std::bad_alloc.
+    // Like the constructor, but throws std::bad_alloc.
     static PageMemory or_bad_alloc(uint64_t bytes, Pages pages) {
         try {
             return PageMemory(bytes, pages);
@@ -38,7 +38,8 @@ public:
             throw std::bad_alloc();
         }
     }
-    // The first `bytes` of a file, which it has; what is written here is in the file. Throws std::system_error.
+    // Maps the first `bytes` bytes of a file, which must be at least that large. Writes go to the file. Throws
+    // std::system_error.
     static PageMemory of_file(int fd, uint64_t bytes) { return PageMemory(bytes, MAP_SHARED, fd); }
     ~PageMemory() {
         if (data_ != nullptr) {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// splitmix64: small, fast, and the same sequence everywhere, so that a printed seed replays a run.
+// splitmix64: small, fast, and the same sequence on every machine, so that a printed seed replays a run.
 #pragma once
 
 #include <cstdint>

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// One binder per subject; each lives in a file of that name.
+// One bind function per subject. Each is defined in the file named after its subject.
 #pragma once
 
 #include <nanobind/nanobind.h>
 
 namespace ftl {
 
-void bind_enums(nanobind::module_ &m);         // EventKind, Op, BandState, …, and constants; first of all
+void bind_enums(nanobind::module_ &m);         // EventKind, Op, BandState, …, and constants; call it first
 void bind_events(nanobind::module_ &m);        // Event
 void bind_reactor(nanobind::module_ &m);       // crc32c, build_info, error classes, Reactor, BlockDevice, IoPort
 void bind_media(nanobind::module_ &m);         // EmulatedMedia, ZonedOverlay

@@ -41,7 +41,7 @@ using Given = nb::ndarray<const T, nb::ndim<dimensions>, nb::c_contig, nb::devic
 std::shared_ptr<FtlCore> make_core(const std::shared_ptr<Reactor> &reactor, std::shared_ptr<BlockDevice> base,
                                    const CoreConfig &config) {
     try {
-        // With very many bands it takes its time.
+        // This takes a while if there are very many bands.
         const nb::gil_scoped_release unlocked;
         auto core = std::make_shared<FtlCore>(reactor, std::move(base), config);
         reactor->call([&] { core->attach(); });
@@ -56,7 +56,7 @@ void close_core(FtlCore &core) {
     const std::shared_ptr<Reactor> reactor = core.state().reactor;
     const nb::gil_scoped_release unlocked;
     const auto until = std::chrono::steady_clock::now() + kCoreCloseTimeout;
-    // What the base still holds has to come back before its memory may go.
+    // Outstanding I/O must come back from the base before its memory may be freed.
     for (uint32_t steps = 0;; ++steps) {
         bool detached = false;
         reactor->call([&] {
@@ -77,7 +77,7 @@ void close_core(FtlCore &core) {
     }
 }
 
-// True: it has let go of the base. For a caller who waits in another way than close_core().
+// True: the core has released the base. For callers that do not wait with close_core().
 bool begin_close(FtlCore &core) {
     bool detached = false;
     on_reactor(core, [&] {

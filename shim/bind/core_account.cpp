@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// How an FtlCore stands: its bands, its counters, the L2P.
+// State of an FtlCore for Python: its bands, its counters and the L2P.
 #include "bind/core_account.hpp"
 
 #include <nanobind/nanobind.h>
@@ -31,7 +31,7 @@ using Array16 = nb::ndarray<nb::numpy, uint16_t, nb::ndim<1>>;
 using Array32 = nb::ndarray<nb::numpy, uint32_t, nb::ndim<1>>;
 using Array64 = nb::ndarray<nb::numpy, uint64_t, nb::ndim<1>>;
 
-// One band, with its zones.
+// A band with its zones.
 struct BandInfo {
     BandState state;
     uint64_t seq;
@@ -42,7 +42,7 @@ struct BandInfo {
     std::vector<uint32_t> faulted_punits;
 };
 
-// The counters, and what the core holds at the moment.
+// The counters, and what the core holds now.
 struct CoreStatsNow : CoreStats {
     uint64_t write_buffer_used = 0;
     uint64_t write_buffer_landed = 0;
@@ -77,14 +77,14 @@ Array owned_array(std::unique_ptr<T[]> values, size_t count) {
     return Array(data, {count}, owner);
 }
 
-// The rows as bytes: Python views them as records.
+// Returns the rows as bytes. Python views them as records.
 Array8 row_bytes(std::unique_ptr<BandRow[]> rows, size_t count) {
     BandRow *data = rows.release();
     const nb::capsule owner(data, [](void *memory) noexcept { delete[] static_cast<BandRow *>(memory); });
     return Array8(reinterpret_cast<uint8_t *>(data), {count * sizeof(BandRow)}, owner);
 }
 
-// BandRow, as numpy.dtype() takes it: name and format of each field.
+// Layout of BandRow for numpy.dtype(): name and format of each field.
 std::vector<std::pair<const char *, const char *>> band_row_layout() {
     static_assert(offsetof(BandRow, seq) == 0 && offsetof(BandRow, faulted_punits) == 8);
     static_assert(offsetof(BandRow, band) == 16 && offsetof(BandRow, valid) == 20 && offsetof(BandRow, written) == 24);

@@ -7,7 +7,7 @@
 
 namespace ftl {
 
-// The methods of FtlCore by which Python asks how it stands: bands, counters, L2P.
+// Defines the FtlCore methods with which Python reads the core's state: bands, counters, L2P.
 void def_core_account(nanobind::class_<FtlCore, BlockDevice> &core);
 
 }  // namespace ftl

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Enumerations and constants that C++ and Python share: said in shim/, told to Python here.
+// Enumerations and constants that C++ and Python share. shim/ defines them; this file exports them.
 #include <nanobind/nanobind.h>
 
 #include <cstdint>
@@ -23,7 +23,7 @@ namespace nb = nanobind;
 namespace ftl {
 namespace {
 
-// An IntEnum: arrays, and the superblock, have the numbers.
+// Binds an IntEnum, because arrays and the superblock contain the numbers.
 template <typename Enum>
 void bind_enum(nb::module_ &m, const char *name, std::initializer_list<std::pair<const char *, Enum>> members) {
     nb::enum_<Enum> bound(m, name, nb::is_arithmetic());

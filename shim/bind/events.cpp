@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Event: each kind has fields with names of its own, as kEventFields says (shim/reactor/event.hpp).
+// Event: each kind has its own named fields, as kEventFields defines them (shim/reactor/event.hpp).
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
@@ -21,7 +21,7 @@ namespace {
 
 constexpr size_t kKinds = static_cast<size_t>(EventKind::overflow) + 1;
 
-// Which of an event's numbers has one name, by kind; null where a kind has no such field.
+// Maps a field name to one of an event's numbers, for each kind. Null: the kind has no such field.
 class NamedField {
 public:
     explicit NamedField(const char *name) : name_(name) {

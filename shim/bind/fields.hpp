@@ -7,8 +7,8 @@
 
 namespace ftl {
 
-// A class of values that Python only reads: an attribute for each field, and as_dict() with all of them, in order, down
-// to what is neither such a class nor a list of them.
+// A class of values that Python only reads. It has an attribute for each field, and as_dict() with all fields in order.
+// as_dict() also converts nested objects of such classes, and lists of them.
 template <typename T>
 class Fields {
 public:
@@ -21,7 +21,7 @@ public:
         return *this;
     }
 
-    // Behind the last field.
+    // Call it after the last field.
     void end() {
         class_.def("as_dict", [names = names_](nanobind::handle self) {
             nanobind::dict dict;

@@ -14,7 +14,7 @@ namespace {
 
 std::shared_ptr<Gate> make_gate(std::shared_ptr<Reactor> reactor, std::shared_ptr<BlockDevice> device) {
     const nb::gil_scoped_release unlocked;
-    // It leaves its reactor when it is destroyed; the reactor's thread may want the GIL meanwhile.
+    // A gate leaves its reactor when it is destroyed, and the reactor's thread may need the GIL meanwhile.
     return std::shared_ptr<Gate>(new Gate(std::move(reactor), std::move(device)), [](Gate *gate) {
         if (PyGILState_Check() != 0) {
             const nb::gil_scoped_release unlocked_again;

@@ -8,7 +8,7 @@
 
 namespace ftl {
 
-// A Python object's bytes, held until released.
+// The bytes of a Python object, held until release().
 class HeldBuffer {
 public:
     HeldBuffer() = default;

@@ -44,7 +44,7 @@ struct Latencies {
     uint64_t min, mean, p50, p90, p99, p999, max;
 };
 
-// Blocks that were read and not what they had to be, by what they were.
+// Number of blocks with wrong content, by what was wrong.
 struct Mismatches {
     uint64_t older, newer, wrong_lba, zeroes, garbage;
 };
@@ -57,7 +57,7 @@ struct MismatchExample {
     Version found_version;
 };
 
-// A LoadProgress, for Python.
+// A LoadProgress for Python.
 struct LoadReport : LoadProgress {
     Latencies latencies{};
     Mismatches mismatch{};
@@ -83,7 +83,7 @@ struct LoadReport : LoadProgress {
     }
 };
 
-// The generator belongs to the reactor until its last I/O is back; this is Python's hold on it.
+// Python's handle. The reactor owns the generator until its last I/O is back.
 class PyLoadGenerator {
 public:
     PyLoadGenerator(std::shared_ptr<Reactor> reactor, std::shared_ptr<BlockDevice> device, const LoadConfig &config)

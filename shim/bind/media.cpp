@@ -20,7 +20,7 @@ namespace {
 
 constexpr uint64_t kNsPerUs = 1000;
 
-// A device unregisters from its reactor when it is destroyed; the reactor's thread may want the GIL meanwhile.
+// A device leaves its reactor when it is destroyed, and the reactor's thread may need the GIL meanwhile.
 template <typename Device, typename... Args>
 std::shared_ptr<Device> make_device(Args &&...args) {
     const nb::gil_scoped_release unlocked;

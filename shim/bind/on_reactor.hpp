@@ -10,7 +10,7 @@
 
 namespace ftl {
 
-// On the reactor's thread, without the GIL.
+// Calls fn on the reactor's thread, without the GIL.
 template <typename Fn>
 void on_reactor(FtlCore &core, Fn &&fn) {
     const std::shared_ptr<Reactor> reactor = core.state().reactor;

@@ -18,7 +18,7 @@ namespace nb = nanobind;
 namespace ftl {
 namespace {
 
-// TargetQpair plus what only Python needs: a destructor that can't throw and never frees what a device still uses.
+// A TargetQpair for Python: its destructor does not throw, and does not free memory that a device still uses.
 class PyTargetQpair {
 public:
     PyTargetQpair(std::shared_ptr<Reactor> reactor, int fd, const TargetQpairConfig &config,

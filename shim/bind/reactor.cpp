@@ -33,7 +33,7 @@ namespace {
 constexpr auto kReactorCloseTimeout = std::chrono::seconds(30);
 constexpr uint32_t kPortDepthMax = 4096;
 
-// What an io_done event tells, where it was dropped.
+// Content of an io_done event that was dropped.
 struct Completion {
     uint64_t ticket;
     Status status;
@@ -47,7 +47,7 @@ bool carries_data(Op op) {
     return op == Op::read || op == Op::write || op == Op::append || op == Op::zone_report;
 }
 
-// Waits until idle(), and takes the poller off its reactor.
+// Waits until idle(), then removes the poller from its reactor.
 template <typename Port>
 void close_port(Reactor &reactor, const Port &port) {
     const nb::gil_scoped_release unlocked;
@@ -71,7 +71,7 @@ void check_depth(uint32_t depth) {
     }
 }
 
-// IoPort plus what only Python needs: the buffers in flight, and a wait in close().
+// An IoPort for Python: holds the buffers in flight, and close() waits.
 class PyIoPort {
 public:
     PyIoPort(std::shared_ptr<Reactor> reactor, std::shared_ptr<BlockDevice> device, uint32_t depth)
@@ -88,7 +88,7 @@ public:
         try {
             close();
         } catch (...) {
-            // The device may still write into these: better leaked than freed under it.
+            // The device may still write into the buffers, so leak them rather than free them.
             [[maybe_unused]] const auto *leaked = new std::vector<HeldBuffer>(std::move(buffers_));
         }
     }
@@ -128,7 +128,7 @@ public:
             PyErr_SetString(PyExc_BlockingIOError, "every slot of this IoPort is in use: wait for a completion");
             throw nb::python_error();
         }
-        // The slot was free, so nothing else holds its place; the GIL keeps the event's reader away until we are done.
+        // The slot was free, so its place in buffers_ is unused. The GIL delays the reader of the event.
         buffers_[port.slot_of(*ticket)] = std::move(held);
         return *ticket;
     }
@@ -166,7 +166,7 @@ private:
     std::vector<HeldBuffer> buffers_;
 };
 
-// ReadList, and the buffer that it fills.
+// A ReadList with the buffer that it fills.
 class PyReadList {
 public:
     PyReadList(std::shared_ptr<Reactor> reactor, std::shared_ptr<BlockDevice> device, uint32_t depth)
@@ -182,7 +182,7 @@ public:
         try {
             close();
         } catch (...) {
-            // The device may still write into it: better leaked than freed under it.
+            // The device may still write into the buffer, so leak it rather than free it.
             [[maybe_unused]] const auto *leaked = new HeldBuffer(std::move(rows_));
         }
     }
@@ -204,13 +204,13 @@ public:
         list.start(std::move(addresses), block_count, static_cast<uint8_t *>(rows_.data()));
     }
 
-    // The status of a list whose event was dropped.
+    // Returns the status of a list whose event was dropped.
     std::optional<uint32_t> take_untold() {
         ReadList &list = this->list();
         return list.take_untold() ? std::optional<uint32_t>(static_cast<uint32_t>(list.status())) : std::nullopt;
     }
 
-    // Of a list that is done.
+    // Releases the buffer of a list that is done.
     void release() {
         if (list().idle()) {
             rows_.release();
@@ -249,7 +249,7 @@ std::map<std::string, std::string> build_info() {
             {"tls", TlsSession::library()}};
 }
 
-// crcs: what came before each row; its CRC afterwards.
+// `crcs`: on entry, the CRC of the data before each row; on return, the CRC including the row.
 void crc32c_rows(const nb::ndarray<const uint8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu> &rows, size_t row_bytes,
                  const nb::ndarray<uint32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu> &crcs) {
     if (row_bytes > rows.shape(1) || crcs.shape(0) != rows.shape(0)) {

@@ -34,7 +34,7 @@ TlsPsk psk_of(std::string identity, const nb::bytes &key, bool sha384) {
     return {std::move(identity), std::vector<uint8_t>(bytes, bytes + key.size()), sha384};
 }
 
-// find_psk goes with the handshake, at the latest with the session, in Python's thread: see TlsSession.
+// find_psk is destroyed after the handshake, at the latest with the session, on Python's thread: see TlsSession.
 TlsSession::FindPsk calls(nb::callable find_psk) {
     auto held = std::make_shared<nb::callable>(std::move(find_psk));
     return [held](const std::string &identity) -> std::optional<TlsPsk> {
@@ -49,7 +49,7 @@ TlsSession::FindPsk calls(nb::callable find_psk) {
 
 }  // namespace
 
-// The GIL stays held: it is between records of one peer, and keys come from Python.
+// The calls keep the GIL: each one handles only a few records of one peer, and keys come from Python.
 void bind_tls(nb::module_ &m) {
     nb::class_<TlsSession>(m, "TlsSession")
         .def_static(

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Which band and zone is written next, and with what. How it is written is in batch_writer.cpp.
+// Decides which band and zone is written next, and with what. batch_writer.cpp does the writing.
 #include "ftl/band_writer.hpp"
 
 #include <algorithm>
@@ -9,9 +9,9 @@ namespace ftl {
 namespace {
 
 constexpr uint32_t kSummaryScratchBlocks = 32;
-constexpr uint32_t kOpenBandsSplit = 3;  // the user's, reloc's, and one being closed
+constexpr uint32_t kOpenBandsSplit = 3;  // one for the user stream, one for reloc, one being closed
 constexpr uint32_t kOpenBandsShared = 2;
-constexpr uint64_t kStuckNs = 20'000'000;  // then reloc's band takes user data that a reset waits for
+constexpr uint64_t kStuckNs = 20'000'000;  // after that time, the reloc band takes user data that a reset waits for
 
 }  // namespace
 
@@ -42,22 +42,23 @@ BandWriter::BandWriter(CoreState &state, Copied copied, void *context)
     }
 }
 
-bool BandWriter::queue_band(uint32_t stream, uint32_t band, uint64_t seq) noexcept {
-    Stream &its = streams_[stream_of(stream)];
-    if (its.queued != kNoBand) {
+bool BandWriter::queue_band(uint32_t stream_number, uint32_t band, uint64_t seq) noexcept {
+    Stream &stream = streams_[stream_of(stream_number)];
+    if (stream.queued != kNoBand) {
         return false;
     }
-    its.queued = band;
-    its.queued_seq = seq;
-    its.asked = false;
+    stream.queued = band;
+    stream.queued_seq = seq;
+    stream.asked = false;
     Band &next = state_.bands.change(band);
     next.state = BandState::queued;
-    next.stream = static_cast<uint8_t>(stream);
+    next.stream = static_cast<uint8_t>(stream_number);
     next.seq = seq;
     return true;
 }
 
-// Only what is still to come: data that is due and can't go waits for a completion or an order, not for time.
+// Considers only times in the future. Data that is due but cannot be written waits for a completion or an order, not
+// for a time.
 uint64_t BandWriter::deadline_ns() const noexcept {
     uint64_t deadline = ~uint64_t{0};
     for (const auto &[since, age] : {std::pair{state_.buffer.waiting_since, kBatchAgeNs}, {stuck_since_, kStuckNs}}) {
@@ -118,11 +119,11 @@ bool BandWriter::has_room(const OpenBand &open) const noexcept {
     });
 }
 
-uint32_t BandWriter::take_queued(uint32_t stream) noexcept {
-    Stream &its = streams_[stream_of(stream)];
-    const uint32_t band = std::exchange(its.queued, kNoBand);
+uint32_t BandWriter::take_queued(uint32_t stream_number) noexcept {
+    Stream &stream = streams_[stream_of(stream_number)];
+    const uint32_t band = std::exchange(stream.queued, kNoBand);
     if (band != kNoBand) {
-        its.asked = true;  // whoever takes it owes another one
+        stream.asked = true;  // whoever takes the band must queue another one
         state_.bands.change(band).state = BandState::free;
     }
     return band;
@@ -160,7 +161,7 @@ void BandWriter::activate(Stream &stream, uint32_t number) noexcept {
         zone.state = place.start == kNoZone || place.faulted ? ZoneState::done : ZoneState::idle;
         zone.next_offset = 0;
         zone.close_short = false;
-        // It failed while the band was queued.
+        // A zone may have failed while the band was queued.
         band.given_up += place.start != kNoZone && place.faulted ? state_.data_area : 0;
     }
     stream.current = &*room;
@@ -182,7 +183,7 @@ bool BandWriter::user_has_no_band() const noexcept {
     return user.current == nullptr && user.queued == kNoBand && has_data(kStreamUser);
 }
 
-// A reset waits for user data that has no band: there may be none before that reset is done.
+// A reset may wait for user data that has no band, and the user stream may get no band before that reset is done.
 bool BandWriter::user_is_stuck() const noexcept {
     if (streams_[kStreamUser].current != nullptr || state_.config.shared_stream) {
         return false;
@@ -208,7 +209,7 @@ void BandWriter::ask_for_band(uint32_t number) noexcept {
     const uint64_t room = uint64_t{state_.data_area} * state_.punits;
     uint64_t written = 0;
     for (const ZoneWriter &zone : stream.current->zones) {
-        // A zone that is missing or faulted has no room either.
+        // A missing or faulted zone has no room either.
         const bool over = zone.state == ZoneState::finishing || zone.state == ZoneState::done;
         written += over ? state_.data_area : zone.next_offset;
     }
@@ -238,7 +239,7 @@ uint32_t BandWriter::close_bands() noexcept {
 
 uint32_t BandWriter::run_stream(uint32_t number) noexcept {
     uint32_t batches = 0;
-    // Twice at most: the rest of one band, then its successor.
+    // At most twice: for the rest of one band, then for its successor.
     for (int round = 0; round < 2; ++round) {
         OpenBand *open = current_band(number);
         if (open == nullptr) {
@@ -270,7 +271,7 @@ uint32_t BandWriter::run_stream(uint32_t number) noexcept {
 
 BandWriter::Source BandWriter::choose(uint32_t number, uint32_t room) noexcept {
     if (room == 1) {
-        // Only a header fits: one with records, if there are any.
+        // Only a header fits. It takes records, if there are any.
         for (const bool of_user : {true, false}) {
             const bool ours = state_.config.shared_stream || of_user == (number == kStreamUser);
             const Stream &stream = streams_[of_user ? kStreamUser : kStreamReloc];
@@ -339,7 +340,7 @@ bool BandWriter::records_due(bool of_user) const noexcept {
     if (queue.empty()) {
         return false;
     }
-    // GC's queue has copies, which nobody waits for, among records that a flush or reset may wait for.
+    // GC's queue mixes copies, which nobody waits for, with records that a flush or a reset may wait for.
     if (queue.count >= layout::kEntriesPerBlock || !state_.epochs.done(state_.demand.wanted_epoch)) {
         return true;
     }

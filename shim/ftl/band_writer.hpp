@@ -28,14 +28,14 @@ public:
     bool queue_band(uint32_t stream, uint32_t band, uint64_t seq) noexcept;
     // The queued band is free again. kNoBand: none was queued.
     uint32_t take_queued(uint32_t stream) noexcept;
-    // Finishes a zone of an open band after what is in flight. False: the zone is not being written.
+    // Finishes a zone of an open band after the batch in flight. False: the zone is not being written.
     bool close_zone(uint32_t band, uint32_t punit) noexcept;
-    // Sends what is due; returns how much.
+    // Sends all batches that are due. Returns their number.
     uint32_t run() noexcept;
     // The user stream has data, but no band, and none is queued.
     [[nodiscard]] bool user_has_no_band() const noexcept;
     [[nodiscard]] bool user_batches_in_flight() const noexcept { return user_batches_ > 0; }
-    // When data that waits for a full batch is due, although nothing else happens; ~0: nothing waits.
+    // When data that waits for a full batch must be written, even if nothing else happens; ~0: no data waits.
     [[nodiscard]] uint64_t deadline_ns() const noexcept;
 
 private:
@@ -48,7 +48,7 @@ private:
         ZoneState state = ZoneState::done;
         Source source = Source::none;
         uint32_t punit = 0;
-        uint32_t next_offset = 0;   // where the next batch goes; ahead of Zone::write_pointer while one is in flight
+        uint32_t next_offset = 0;   // offset of the next batch; ahead of Zone::write_pointer while one is in flight
         uint32_t first_offset = 0;  // offset of the batch in flight
         uint32_t block_count = 0;
         uint32_t done_blocks = 0;
@@ -68,14 +68,14 @@ private:
         BandWriter *writer = nullptr;
         uint32_t band = kNoBand;  // kNoBand: free
         uint32_t stream = 0;
-        uint32_t turn = 0;  // the zone to try first
+        uint32_t turn = 0;  // zone to try first
         std::vector<ZoneWriter> zones;
     };
     struct Stream {
         OpenBand *current = nullptr;
         uint32_t queued = kNoBand;
         uint64_t queued_seq = 0;
-        bool asked = false;         // band_next_needed was sent, and not answered yet
+        bool asked = false;         // band_next_needed was sent, and has no answer yet
         bool records_busy = false;  // one batch of records at a time keeps them in order
     };
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// The account of all bands, and which of them have changed since Python last asked.
+// The state of all bands, and which of them have changed since Python last asked.
 #pragma once
 
 #include <cstddef>
@@ -19,8 +19,8 @@ struct Band {
     uint8_t stream = 0;
     bool listed = false;      // in the list of changed bands
     uint32_t valid = 0;       // data blocks that an LBA points to
-    uint32_t written = 0;     // blocks, headers included
-    uint32_t given_up = 0;    // blocks that are no longer written in this life of the band
+    uint32_t written = 0;     // blocks, including headers
+    uint32_t given_up = 0;    // blocks that will not be written in this life of the band
     uint32_t next = kNoBand;  // the band that changed after it
     uint64_t seq = 0;
     uint64_t references = 0;       // LBAs that point to a record's header in this band

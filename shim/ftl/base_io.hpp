@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// I/Os to the base or the nv cache that are not sent at once: those that were answered with "busy", those whose sender
-// wants a second answer, and flushes while another one is in flight.
+// I/Os to the base or the nv cache that are not sent at once: I/Os that the device answered with "busy", I/Os whose
+// sender wants a second answer, and flushes while another flush is in flight.
 #pragma once
 
 #include <algorithm>
@@ -17,13 +17,14 @@ namespace ftl {
 }
 
 struct BaseIo : Io {
-    uint64_t busy_since_ns = 0;  // 0: its last answer was not "busy"
-    uint64_t delay_ns = 0;       // before it was last sent
-    uint64_t due_ns = 0;         // while it is kept
+    uint64_t busy_since_ns = 0;  // 0: the last answer was not "busy"
+    uint64_t delay_ns = 0;       // delay before it was last sent
+    uint64_t due_ns = 0;         // when to send it again
 };
 
-// One flush at a time. One that fails may take with it what the device's volatile cache held (ErrorClass::doubt), and
-// the next one succeeds. If both were in flight, that success could be told first, and would be believed.
+// Allows one flush at a time. A flush that fails may lose what the device's volatile cache held (ErrorClass::doubt),
+// and the next flush may still succeed. If both were in flight, the success might arrive first, and the FTL would
+// believe it.
 class FlushTurn {
 public:
     // False: the flush waits until others have ended.
@@ -35,13 +36,13 @@ public:
         taken_ = true;
         return true;
     }
-    // A flush has ended. The next one, which has the turn and is to be sent; null: nobody waits.
+    // A flush has ended. Returns the next flush, which now has the turn and must be sent; null: no flush waits.
     BaseIo *pass_on() noexcept {
         auto *next = static_cast<BaseIo *>(waiting_.pop());
         taken_ = next != nullptr;
         return next;
     }
-    // None of those that wait is sent any more; null when there is none left.
+    // Takes out one waiting flush, which is not sent any more; null: none is left.
     BaseIo *drop() noexcept { return static_cast<BaseIo *>(waiting_.pop()); }
 
 private:
@@ -70,7 +71,7 @@ public:
         due_ns_ = std::min(due_ns_, io.due_ns);
         kept_.push(io);
     }
-    // Calls send(io) for each I/O that is due; returns how many.
+    // Calls send(io) for each I/O that is due. Returns their number.
     template <typename Send>
     uint32_t run(uint64_t now_ns, Send &&send) noexcept {
         if (now_ns < due_ns_) {
@@ -92,12 +93,12 @@ public:
         }
         return sent;
     }
-    // Takes out one I/O, which is not sent any more; null if there is none left.
+    // Takes out one I/O, which is not sent any more; null: none is left.
     BaseIo *drop() noexcept {
         due_ns_ = kNever;
         return static_cast<BaseIo *>(kept_.pop());
     }
-    // When the next one is due; ~0: never.
+    // When the next I/O is due; ~0: never.
     [[nodiscard]] uint64_t due_ns() const noexcept { return due_ns_; }
     [[nodiscard]] uint32_t count() const noexcept { return kept_.count(); }
 

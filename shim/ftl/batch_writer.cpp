@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// BandWriter's other half: how batches and summaries are made, written and accounted for.
+// The second half of BandWriter: it builds batches and summaries, writes them and accounts for them.
 #include <algorithm>
 
 #include "base/iov_cursor.hpp"
@@ -16,8 +16,8 @@ using layout::BlockEntry;
 namespace {
 
 constexpr uint32_t kFinishAttempts = 6;
-constexpr uint64_t kFinishAgainNs = 10'000'000;  // then twice as long each time
-constexpr uint8_t kFullAtOnceMax = 3;            // in a row; what is always full can't be written
+constexpr uint64_t kFinishAgainNs = 10'000'000;  // delay before the second attempt; it doubles with each attempt
+constexpr uint8_t kFullAtOnceMax = 3;            // in a row; a zone that is always full cannot be written
 
 }  // namespace
 
@@ -107,8 +107,8 @@ void BandWriter::take_records(ZoneWriter &zone, BatchHeader &header, bool of_use
     for (uint32_t i = 0; i < count; ++i) {
         const uint32_t record = queue.pop_front(records.next.data());
         zone.items[i] = record;
-        const PendingRecord &its = records.records[record];
-        header.records[i] = layout::RecordEntry{its.lba, its.seq, its.block_count, its.flags};
+        const PendingRecord &pending = records.records[record];
+        header.records[i] = layout::RecordEntry{pending.lba, pending.seq, pending.block_count, pending.flags};
         if (of_user ? MUTATED(trim_not_recorded) : MUTATED(gc_drops_records)) {
             header.records[i].block_count = 0;
         }
@@ -188,7 +188,8 @@ void BandWriter::came_back(ZoneWriter &zone) noexcept {
         if (zone.io.op == Op::flush) {
             finish_failed(zone, zone.finish_refused);
         } else if (error_class(zone.io) == ErrorClass::busy && !MUTATED(busy_gives_zone_up)) {
-            // It has had its time. Is it the zone? Not where the base does nothing else either; a flush does no harm.
+            // The wait for the zone is over. To find out whether the zone or the whole base is busy, send a flush,
+            // which does no harm.
             zone.finish_refused = status;
             zone.io.op = Op::flush;
             state_.submit_base(zone.io);
@@ -198,7 +199,7 @@ void BandWriter::came_back(ZoneWriter &zone) noexcept {
         return;
     }
     if (status == status::ok && zone.io.op == Op::append) {
-        // SPDK passes only the low half of the address on.
+        // SPDK returns only the low half of the address.
         const uint64_t expected = place.start + zone.first_offset + zone.done_blocks;
         if (static_cast<uint32_t>(zone.io.result) != static_cast<uint32_t>(expected)) {
             status = status::zone_invalid_write;
@@ -227,11 +228,12 @@ void BandWriter::came_back(ZoneWriter &zone) noexcept {
         zone.state = ZoneState::done;
         return;
     }
-    // A zone of more than the common capacity is not full yet.
+    // A zone whose capacity is larger than the common one is not full yet.
     finish(zone);
 }
 
-// A zone that is not full and not written any more would go on counting as active, beside those that are meant to be.
+// A zone that is neither full nor written any more would still count as active, and take the place of a zone that is to
+// be written.
 void BandWriter::finish(ZoneWriter &zone) noexcept {
     zone.state = ZoneState::finishing;
     zone.finish_attempts = 0;
@@ -252,7 +254,7 @@ void BandWriter::finish_once_more(ZoneWriter &zone) noexcept {
 void BandWriter::finished(ZoneWriter &zone, Status status) noexcept {
     switch (status) {
         case status::ok:
-        case status::zone_read_only:  // can't be finished, and does not count as active
+        case status::zone_read_only:  // it cannot be finished, and does not count as active
         case status::zone_offline:
         case status::invalid_zone_transition:
             zone.state = ZoneState::done;
@@ -260,7 +262,8 @@ void BandWriter::finished(ZoneWriter &zone, Status status) noexcept {
         default:
             break;
     }
-    // Its band is not closed as long as it may be active: another one opened meanwhile would be one too many.
+    // The band stays open while the zone may be active. Otherwise a band opened meanwhile could exceed the limit of
+    // active zones.
     if (zone.finish_attempts < kFinishAttempts) {
         zone.finish_at = std::max<uint64_t>(state_.now, 1) + (kFinishAgainNs << (zone.finish_attempts - 1));
         ++finishes_waiting_;
@@ -270,7 +273,7 @@ void BandWriter::finished(ZoneWriter &zone, Status status) noexcept {
 }
 
 void BandWriter::finish_failed(ZoneWriter &zone, Status status) noexcept {
-    // A reset ends it for good, and those of bands with a failed zone come first.
+    // A reset ends the active state in any case, and bands with a failed zone are reset first.
     zone.state = ZoneState::done;
     Zone &place = state_.change_zone(zone.band->band, zone.punit);
     if (!place.faulted) {
@@ -342,7 +345,7 @@ void BandWriter::landed(ZoneWriter &zone) noexcept {
                 const RelocBuffer::Meta &meta = buffer.meta[slot];
                 if (state_.l2p.get(meta.lba) == meta.source || MUTATED(gc_undoes_overwrites)) {
                     state_.replace(meta.lba, header + 1 + i);
-                    // The same one, unless memory has rotted: then what media say counts from now on.
+                    // The CRC is the same unless memory has rotted. From now on the CRC on media counts.
                     state_.crcs.set(meta.lba, BlockCrcs::cut(meta.crc));
                     ++state_.stats.reloc_moved_blocks;
                 }
@@ -379,7 +382,8 @@ void BandWriter::fault(ZoneWriter &zone, Status status) noexcept {
     Zone &place = state_.change_zone(zone.band->band, zone.punit);
     if (status == status::zone_full && !MUTATED(full_zone_retired) &&
         (place.write_pointer > 0 || ++place.full_at_once < kFullAtOnceMax)) {
-        // The drive has finished it, which is no failure: what is in it stays, and its reset makes it as good as new.
+        // The drive has finished the zone, which is no failure. Its data stays, and a reset makes the zone fully usable
+        // again.
         ++state_.stats.zones_finished;
         state_.emit(EventKind::zone_finished, zone.band->band, zone.punit);
         zone.state = ZoneState::done;
@@ -391,7 +395,7 @@ void BandWriter::fault(ZoneWriter &zone, Status status) noexcept {
     finish(zone);
 }
 
-// Of what it has left, nothing is written in this life of the band.
+// The rest of the zone stays unwritten until the band is reset.
 void BandWriter::give_up(ZoneWriter &zone) noexcept {
     const uint32_t written = state_.zone(zone.band->band, zone.punit).write_pointer;
     state_.bands.change(zone.band->band).given_up += state_.data_area - std::min(written, state_.data_area);
@@ -400,7 +404,8 @@ void BandWriter::give_up(ZoneWriter &zone) noexcept {
 void BandWriter::requeue(ZoneWriter &zone) noexcept {
     const auto &header = *reinterpret_cast<const BatchHeader *>(zone.scratch);
     if (zone.source == Source::user) {
-        // Batches fail in any order. What waits for an epoch looks at the FIFO's head.
+        // Batches fail in any order. Code that waits for an epoch looks at the head of the FIFO, which must stay in
+        // order.
         state_.buffer.requeue(zone.items.data(), header.count);
     }
     for (uint32_t i = header.count; i-- > 0;) {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// The I/O side of FtlCore: polling, submission, flushes. What has to wait is in core_waiting.cpp, orders are in
-// core_orders.cpp and core_resets.cpp.
+// The I/O side of FtlCore: polling, submission and flushes. core_waiting.cpp has the I/O that must wait;
+// core_orders.cpp and core_resets.cpp have the orders.
 #include "ftl/core.hpp"
 
 #include <algorithm>
@@ -84,7 +84,7 @@ uint64_t FtlCore::deadline_ns() const noexcept {
 }
 
 uint32_t FtlCore::complete_done() noexcept {
-    // What completions submit and finish at once is for the next round.
+    // I/O that a completion submits, and that is done at once, is left for the next round.
     IoList batch;
     batch.append(done_);
     uint32_t count = 0;
@@ -121,7 +121,7 @@ void FtlCore::submit(Io &io) noexcept {
     io.status = status::ok;
     io.result = 0;
     if (state_.failed != status::ok) {
-        // Its reserved slots are not given back: a gate in front writes what is in them to the next core.
+        // The Io keeps its reserved slots: a gate in front writes their content to the next core.
         finish(io, state_.failed);
         if (poller_id_ == 0) {
             attach();
@@ -172,7 +172,7 @@ void FtlCore::submit(Io &io) noexcept {
     }
 }
 
-// Slots handed out here are linked through the pool's links, the first one in device_data[0].
+// The reserved slots form a list through the pool's links. device_data[0] is the first one.
 bool FtlCore::reserve(Io &io, uint32_t iov_room) noexcept {
     WriteBuffer &buffer = state_.buffer;
     const uint32_t count = io.block_count;
@@ -180,8 +180,8 @@ bool FtlCore::reserve(Io &io, uint32_t iov_room) noexcept {
         count > info_.block_count - io.lba || writes_wait_ || waiting_.has(io) || buffer.free.count() < count) {
         return false;
     }
-    // A write with its own buffer, at the head of the queue, must always find slots some day: reservations that wait
-    // behind it never take all.
+    // A write with its own buffer at the head of the queue must find slots eventually, so reservations never take all
+    // slots.
     if (buffer.reserved + count > buffer.slot_count - buffer.slot_count / kUnreservedPart) {
         return false;
     }
@@ -243,13 +243,14 @@ void FtlCore::write(Io &io) noexcept {
     }
 }
 
-// Of what is written while there is a limit, the user's part. What is accepted drains whatever the share: see
-// docs/architecture.md, "Write path".
+// While a limit is set, the share is the user's part of all blocks written. Accepted blocks drain whatever the share
+// is: see docs/architecture.md, "Write path".
 bool FtlCore::share_allows() noexcept {
     return state_.throttle.allows(state_.active_moves > 0);
 }
 
-// From here on a block is part of the device: seq, CRC, L2P, FIFO; with an nv cache, that first.
+// From here on the block belongs to the device: it has a seq, a CRC, an L2P entry and a place in the FIFO. With an nv
+// cache, the cache gets the block before the FIFO.
 void FtlCore::accept_block(uint64_t lba, uint32_t slot) noexcept {
     state_.overtake_trim(lba, 1);
     hold(slot, lba, state_.next_seq++, crc32c(0, state_.buffer.block(slot), kBlockSize));
@@ -288,7 +289,7 @@ void FtlCore::accept_reserved(Io &io) noexcept {
     accepted(io);
 }
 
-// As many blocks as there are slots for; device_data[1] counts them. True: all of them.
+// Accepts as many blocks as there are free slots. device_data[1] counts them. True: all blocks are accepted.
 bool FtlCore::accept_own(Io &io) noexcept {
     WriteBuffer &buffer = state_.buffer;
     auto block = static_cast<uint32_t>(io.device_data[1]);
@@ -310,7 +311,7 @@ bool FtlCore::accept_own(Io &io) noexcept {
 void FtlCore::accepted(Io &io) noexcept {
     const bool cached = cache_ && cache_->state() != NvCache::State::off;
     if ((io.fua && !MUTATED(fua_ignored)) || (cached && io.op != Op::write)) {
-        // Trims don't go through the cache. With one, what has completed is durable all the same.
+        // Trims do not go through the cache. With a cache, a completed trim must be durable nevertheless.
         flush(io, false);
     } else if (cached) {
         cache_->hold_back(io);
@@ -328,7 +329,7 @@ uint32_t FtlCore::run_cache() noexcept {
     if (state_.writes_failed != status::ok &&
         (cache_->state() == NvCache::State::failed ||
          (cache_->ring_full() && cache_->outstanding() == 0 && writer_.user_has_no_band()))) {
-        // What is in the write buffer will not become durable any more.
+        // The content of the write buffer will not become durable any more.
         end_held_back(state_.writes_failed);
     }
     state_.buffer.answered(cache_->answered_seq());
@@ -345,10 +346,10 @@ void FtlCore::end_held_back(Status status) noexcept {
 
 // --- flush
 
-// The Io completes when everything accepted so far is on media and the base has flushed.
+// The Io completes when everything accepted so far is on media and the base has been flushed.
 void FtlCore::flush(Io &io, bool forced) noexcept {
     if (open_ != nullptr) {
-        cut_trim(*open_);  // no flush waits for a trim that has not completed
+        cut_trim(*open_);  // a flush does not wait for a trim that has not completed
     }
     const uint64_t epoch = MUTATED(flush_before_landing) ? 0 : state_.epochs.barrier();
     io.device_data[0] = epoch;
@@ -362,13 +363,13 @@ void FtlCore::flush(Io &io, bool forced) noexcept {
 uint32_t FtlCore::run_flushes() noexcept {
     uint32_t work = 0;
     const bool base_flush = state_.base->info().volatile_cache && !MUTATED(flush_without_base_flush);
-    // Epochs only grow along the queue.
+    // Epochs ascend along the queue.
     while (!tickets_.empty() && state_.epochs.done(tickets_.front()->device_data[0])) {
         Io &io = *tickets_.pop();
         if (base_flush) {
             to_flush_.push(io);
         } else {
-            finish(io, status::ok);  // that of a reset has the status of the last one
+            finish(io, status::ok);  // set here: the Io of a reset still has the status of its last use
         }
         ++work;
     }
@@ -408,7 +409,8 @@ void FtlCore::on_base_flush(Io &io) noexcept {
     }
 }
 
-// Nobody waits for a flush of the base, but what is held until there is one takes up too much room.
+// True: the base should be flushed even if no flush waits, because slots and records that are held until then take too
+// much room.
 bool FtlCore::buffer_wants_flush() const noexcept {
     const WriteBuffer &buffer = state_.buffer;
     const Records &records = state_.records;
@@ -420,7 +422,8 @@ bool FtlCore::buffer_wants_flush() const noexcept {
     if (slots >= buffer.slot_count / kLandedPart || taken >= kRecordCount / kLandedPart || !records.room()) {
         return true;
     }
-    // Few at a time would be a flush for each batch; but when nothing else is on its way to become free, a few.
+    // Flushing for a few slots would flush after each batch. But if no other slots are about to become free, a few are
+    // worth a flush.
     return state_.demand.waits_for_room() &&
            (slots >= buffer.slot_count / kLandedPartWanted || !writer_.user_batches_in_flight());
 }
@@ -441,15 +444,15 @@ void FtlCore::end_retention(Status status) noexcept {
     }
     buffer.landed.append(buffer.next.data(), buffer.flushing);
     records.landed_records.append(records.next.data(), records.flushing);
-    // However often the user's flushes fail meanwhile, it counts once in a while.
+    // User flushes may fail at any rate. Such failures count at most once per retry interval.
     if (state_.now >= flush_again_at_ && buffer_wants_flush()) {
         flush_again_at_ = state_.now + kFlushRetryNs;
         state_.emit(EventKind::flush_failed, status, ++flushes_failed_);
     }
 }
 
-// The core has failed: nothing waits any longer. Reads the base still holds end when it comes back. Slots keep what
-// they hold, reserved ones too: a successor reads the accepted ones, a gate in front the others.
+// The core has failed, so all waiting I/O ends. Reads that the base still holds end when they come back. Slots keep
+// their content, reserved ones too: a successor reads the accepted ones, and a gate in front reads the reserved ones.
 void FtlCore::end_everything() noexcept {
     for (uint32_t i = 0; i < waiting_.count(); ++i) {
         WaitingLine &line = waiting_.at(i);

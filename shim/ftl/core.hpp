@@ -22,16 +22,16 @@
 
 namespace ftl {
 
-// A band's account, as Python reads it (spdk_ftl_py/ftl/media/band.py).
+// State of a band, as Python reads it (spdk_ftl_py/ftl/media/band.py).
 struct BandRow {
     uint64_t seq;
     uint64_t faulted_punits;  // one bit each
     uint32_t band;
-    uint32_t valid;    // as valid_count()
-    uint32_t written;  // or given up
+    uint32_t valid;    // see valid_count()
+    uint32_t written;  // includes blocks that were given up
     uint8_t state;
     uint8_t stream;
-    uint8_t unreadable;  // once the band is closed, its state is faulted
+    uint8_t unreadable;  // when the band is closed, its state becomes faulted
     uint8_t unwritten;   // not counting blocks that were given up
 };
 static_assert(sizeof(BandRow) == 32);
@@ -55,7 +55,8 @@ public:
     // Orders: on the reactor's thread, through Reactor::call. They throw std::invalid_argument for impossible
     // arguments.
     //
-    // Joins the reactor. A closed core leaves it by itself, and returns for I/O that is still sent to it.
+    // Joins the reactor. A closed core leaves the reactor by itself, and joins it again for I/O that is still
+    // submitted.
     void attach();
     [[nodiscard]] uint32_t id() const noexcept { return state_.id; }
     bool open_band(uint32_t stream, uint32_t band, uint64_t band_seq);  // false: a band is already queued
@@ -81,7 +82,7 @@ public:
     void fail_writes(Status status) noexcept;
     void refuse_writes() noexcept;
     uint64_t drain();
-    // Of what the base has by now: it waits for nothing that is accepted.
+    // Flushes the data that is already on the base. It does not wait for accepted data.
     uint64_t flush_base();
     void fail(Status status) noexcept;
     // Accepts no more I/O.
@@ -98,8 +99,8 @@ public:
     bool recover_record(uint64_t lba, uint32_t block_count, uint64_t seq, uint32_t flags);
     // Sets the nv cache, before the first write: accepted blocks go there first.
     void use_cache(std::shared_ptr<BlockDevice> device, const NvCacheConfig &config);
-    // The superblock says that the cache must not be read: completes what was held back, and continues without the
-    // cache.
+    // The superblock says that the cache must not be read: completes the writes that are held back, and continues
+    // without the cache.
     void forget_cache() noexcept;
     [[nodiscard]] const NvCache *cache() const noexcept { return cache_.get(); }
     [[nodiscard]] uint64_t l2p(uint64_t lba) const noexcept { return state_.l2p.get(lba); }
@@ -107,7 +108,7 @@ public:
     // Valid data blocks, plus headers whose records may be valid.
     [[nodiscard]] uint32_t valid_count(uint32_t band) const noexcept;
     [[nodiscard]] BandRow row(uint32_t band) const noexcept;
-    // Takes the bands that changed since they were last taken, in the order of their change; returns how many.
+    // Takes the bands that have changed since the last call, in the order of their changes. Returns their number.
     size_t take_changed(std::span<BandRow> rows) noexcept;
 
 private:
@@ -115,13 +116,13 @@ private:
     static constexpr uint32_t kMaxIoBlocks = 256;
     static constexpr uint64_t kFlushRetryNs = 100'000'000;
     static constexpr uint32_t kLandedPart = 4;         // a quarter of the slots may wait for a base flush
-    static constexpr uint32_t kLandedPartWanted = 16;  // while writes wait for slots
+    static constexpr uint32_t kLandedPartWanted = 16;  // the same, while writes wait for slots
     static constexpr uint32_t kUnreservedPart = 4;     // a quarter of the slots can't be reserved
     static constexpr uint32_t kTrimShared = 4096;      // L2P entries that trims visit at once while there is other I/O
-    static constexpr uint64_t kTrimRestNs = 10;  // for each of these, before they continue: some four times as long
-    static constexpr uint64_t kBesideNs = 1'000'000;  // there is other I/O if there was some within this time
-    static constexpr uint32_t kTrimCost = 64;         // cost of each trim, however short
-    static constexpr uint32_t kTrimTurn = 65536;      // L2P entries; then other lines of trims have their turn
+    static constexpr uint64_t kTrimRestNs = 10;        // pause per such entry, about four times its visit
+    static constexpr uint64_t kBesideNs = 1'000'000;   // other I/O counts as present for this time
+    static constexpr uint32_t kTrimCost = 64;          // cost of each trim, however short
+    static constexpr uint32_t kTrimTurn = 65536;       // L2P entries of one trim; then other lines have their turn
 
     struct Drain {
         FtlCore *core = nullptr;
@@ -150,7 +151,7 @@ private:
     uint32_t run_waiting() noexcept;
     uint32_t run_line(WaitingLine &line, uint32_t &budget) noexcept;
     [[nodiscard]] bool beside_io() noexcept;
-    // (A caller that steps the reactor may leave its clock where it is.)
+    // clock_stands_: a caller that steps the reactor may leave its clock unchanged.
     [[nodiscard]] bool trims_rest() const noexcept { return state_.now < trim_again_ && !clock_stands_; }
     uint32_t run_flushes() noexcept;
     [[nodiscard]] bool buffer_wants_flush() const noexcept;
@@ -182,23 +183,23 @@ private:
 
     IoList done_;      // to complete in the next poll
     IoList tickets_;   // flushes and FUA writes: device_data[0] = epoch
-    IoList to_flush_;  // their epoch is on media: they wait for the base's flush
-    IoList flushing_;  // the ones that the base flush in flight is for
+    IoList to_flush_;  // their epoch is on media; they wait for a base flush
+    IoList flushing_;  // flushes that the base flush in flight completes
     BaseIo flush_io_;
     bool flush_in_flight_ = false;
-    uint64_t flush_again_at_ = 0;  // not before this time, if only the write buffer needs it
+    uint64_t flush_again_at_ = 0;  // earliest time of the next flush that only the write buffer needs
     uint64_t flushes_failed_ = 0;  // in a row
     WaitingLines waiting_;
-    bool writes_wait_ = false;     // some find no room; later ones must not overtake them
+    bool writes_wait_ = false;     // some writes find no room; later ones must not overtake them
     bool marking_ = false;         // a trim can continue at once
     WaitingLine *open_ = nullptr;  // the line whose trim has a record that is not queued yet
-    uint64_t trim_again_ = 0;      // not before this time
+    uint64_t trim_again_ = 0;      // earliest time to continue
     bool clock_stands_ = false;    // the clock has not moved since the previous poll
     uint64_t io_before_ = 0;       // reads and writes
-    uint64_t io_at_ = 0;           // until this time trims share with other I/O
+    uint64_t io_at_ = 0;           // until this time, trims share time with other I/O
     std::array<Drain, kDrainsMax> drains_;
     uint64_t next_ticket_ = 1;
-    std::vector<uint32_t> resets_;  // bands whose flush is done: wait for readers, then reset zone by zone
+    std::vector<uint32_t> resets_;  // bands whose flush is done; they wait for readers, then their zones are reset
     bool throttled_ = false;        // by the share of user writes, since last_poll_
     uint64_t last_poll_ = 0;
     uint32_t poller_id_ = 0;  // 0: not polled

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// The control side of FtlCore: Python's orders, and what a load tells it.
+// The control side of FtlCore: orders from Python, and the state that a load gives to the core.
 #include <algorithm>
 #include <cstring>
 #include <iterator>
@@ -22,23 +22,23 @@ const Band &FtlCore::checked_band(uint32_t band, const char *order) const {
     return state_.bands[band];
 }
 
-bool FtlCore::open_band(uint32_t stream, uint32_t band, uint64_t band_seq) {
-    const Band &its = checked_band(band, "open_band");
+bool FtlCore::open_band(uint32_t stream, uint32_t number, uint64_t band_seq) {
+    const Band &band = checked_band(number, "open_band");
     if (stream >= kStreamCount || (state_.config.shared_stream && stream != kStreamUser)) {
         throw std::invalid_argument("open_band: there is no stream " + std::to_string(stream));
     }
-    if (its.state != BandState::free) {
-        throw std::invalid_argument("open_band: band " + std::to_string(band) + " is not free");
+    if (band.state != BandState::free) {
+        throw std::invalid_argument("open_band: band " + std::to_string(number) + " is not free");
     }
     bool usable = false;
     for (uint32_t punit = 0; punit < state_.punits; ++punit) {
-        const Zone &zone = state_.zone(band, punit);
+        const Zone &zone = state_.zone(number, punit);
         usable |= zone.start != kNoZone && !zone.faulted;
     }
     if (!usable) {
-        throw std::invalid_argument("open_band: band " + std::to_string(band) + " has no writable zone");
+        throw std::invalid_argument("open_band: band " + std::to_string(number) + " has no writable zone");
     }
-    return writer_.queue_band(stream, band, band_seq);
+    return writer_.queue_band(stream, number, band_seq);
 }
 
 uint32_t FtlCore::take_queued(uint32_t stream) {
@@ -48,35 +48,35 @@ uint32_t FtlCore::take_queued(uint32_t stream) {
     return writer_.take_queued(stream);
 }
 
-bool FtlCore::start_move(uint32_t band) {
-    const Band &its = checked_band(band, "start_move");
-    if (its.state != BandState::closed && its.state != BandState::faulted) {
-        throw std::invalid_argument("start_move: band " + std::to_string(band) + " is not closed");
+bool FtlCore::start_move(uint32_t number) {
+    const Band &band = checked_band(number, "start_move");
+    if (band.state != BandState::closed && band.state != BandState::faulted) {
+        throw std::invalid_argument("start_move: band " + std::to_string(number) + " is not closed");
     }
-    return movers_.start(band);
+    return movers_.start(number);
 }
 
-bool FtlCore::start_scrub(uint32_t band, bool stays) {
-    const Band &its = checked_band(band, "start_scrub");
+bool FtlCore::start_scrub(uint32_t number, bool stays) {
+    const Band &band = checked_band(number, "start_scrub");
     if (state_.config.no_data) {
         throw std::invalid_argument("start_scrub: with no_data the FTL keeps nothing to read");
     }
-    if (!Movers::can_be_scrubbed(its.state, stays)) {
-        throw std::invalid_argument("start_scrub: band " + std::to_string(band) +
+    if (!Movers::can_be_scrubbed(band.state, stays)) {
+        throw std::invalid_argument("start_scrub: band " + std::to_string(number) +
                                     " is neither closed nor being written");
     }
-    return movers_.start_scrub(band, stays);
+    return movers_.start_scrub(number, stays);
 }
 
-void FtlCore::reset_band(uint32_t band) {
-    const Band &its = checked_band(band, "reset_band");
-    if (its.state != BandState::closed && its.state != BandState::faulted && its.state != BandState::free) {
-        throw std::invalid_argument("reset_band: band " + std::to_string(band) + " is in use");
+void FtlCore::reset_band(uint32_t number) {
+    const Band &band = checked_band(number, "reset_band");
+    if (band.state != BandState::closed && band.state != BandState::faulted && band.state != BandState::free) {
+        throw std::invalid_argument("reset_band: band " + std::to_string(number) + " is in use");
     }
-    if (!begin_reset(band)) {
-        throw std::invalid_argument("reset_band: band " + std::to_string(band) + " still holds " +
-                                    std::to_string(its.valid) + " valid blocks and records of " +
-                                    std::to_string(its.references) + " trimmed or lost ones: move it first");
+    if (!begin_reset(number)) {
+        throw std::invalid_argument("reset_band: band " + std::to_string(number) + " still holds " +
+                                    std::to_string(band.valid) + " valid blocks and records of " +
+                                    std::to_string(band.references) + " trimmed or lost ones: move it first");
     }
 }
 
@@ -90,32 +90,32 @@ std::vector<uint32_t> FtlCore::reset_bands(const std::vector<uint32_t> &bands) {
     return refused;
 }
 
-void FtlCore::replace_zone(uint32_t band, uint32_t punit, uint64_t zone_start) {
-    const Band &its = checked_band(band, "replace_zone");
-    if (its.state != BandState::free) {
-        throw std::invalid_argument("replace_zone: band " + std::to_string(band) + " is not free");
+void FtlCore::replace_zone(uint32_t number, uint32_t punit, uint64_t zone_start) {
+    const Band &band = checked_band(number, "replace_zone");
+    if (band.state != BandState::free) {
+        throw std::invalid_argument("replace_zone: band " + std::to_string(number) + " is not free");
     }
-    if (punit >= state_.punits || !state_.set_zone(band, punit, zone_start)) {
+    if (punit >= state_.punits || !state_.set_zone(number, punit, zone_start)) {
         throw std::invalid_argument("replace_zone: the base has no such punit or zone, or another band uses the zone");
     }
 }
 
-bool FtlCore::fault_zone(uint32_t band, uint32_t punit, Status status) {
-    const Band &its = checked_band(band, "fault_zone");
+bool FtlCore::fault_zone(uint32_t number, uint32_t punit, Status status) {
+    const Band &band = checked_band(number, "fault_zone");
     if (punit >= state_.punits) {
         throw std::invalid_argument("fault_zone: there is no punit " + std::to_string(punit));
     }
-    const Zone &zone = state_.zone(band, punit);
+    const Zone &zone = state_.zone(number, punit);
     if (zone.start == kNoZone || zone.faulted || state_.failed != status::ok) {
         return false;
     }
-    switch (its.state) {
+    switch (band.state) {
         case BandState::open:
         case BandState::closing:
         case BandState::resetting:
             return false;
         case BandState::closed:
-            state_.bands.change(band).state = BandState::faulted;
+            state_.bands.change(number).state = BandState::faulted;
             break;
         case BandState::free:
         case BandState::queued:
@@ -123,17 +123,17 @@ bool FtlCore::fault_zone(uint32_t band, uint32_t punit, Status status) {
         case BandState::faulted:
             break;
     }
-    state_.change_zone(band, punit).faulted = true;
-    state_.emit(EventKind::zone_fault, band, punit, status);
+    state_.change_zone(number, punit).faulted = true;
+    state_.emit(EventKind::zone_fault, number, punit, status);
     return true;
 }
 
-bool FtlCore::close_zone(uint32_t band, uint32_t punit) {
-    const Band &its = checked_band(band, "close_zone");
+bool FtlCore::close_zone(uint32_t number, uint32_t punit) {
+    const Band &band = checked_band(number, "close_zone");
     if (punit >= state_.punits) {
         throw std::invalid_argument("close_zone: there is no punit " + std::to_string(punit));
     }
-    return its.state == BandState::open && state_.failed == status::ok && writer_.close_zone(band, punit);
+    return band.state == BandState::open && state_.failed == status::ok && writer_.close_zone(number, punit);
 }
 
 FtlCore::Drain &FtlCore::free_drain() {
@@ -180,7 +180,7 @@ void FtlCore::fail_writes(Status status) noexcept {
     end_waiting(status);
 }
 
-// What was accepted goes to media all the same.
+// Data that was accepted still goes to media.
 void FtlCore::refuse_writes() noexcept {
     if (!MUTATED(halt_accepts_writes)) {
         refusing_ = true;
@@ -189,7 +189,7 @@ void FtlCore::refuse_writes() noexcept {
 }
 
 void FtlCore::end_waiting(Status status) noexcept {
-    // A trim that is half marked ends where it is: what is marked of it goes to media.
+    // A partly marked trim ends where it is. The marked part goes to media.
     if (open_ != nullptr) {
         cut_trim(*open_);
     }
@@ -219,13 +219,13 @@ void FtlCore::close() noexcept {
 
 // --- restore
 
-void FtlCore::load_band(uint32_t band, BandState state, uint64_t band_seq, std::span<const uint64_t> write_pointers) {
-    const Band &now = checked_band(band, "load_band");
+void FtlCore::load_band(uint32_t number, BandState state, uint64_t band_seq, std::span<const uint64_t> write_pointers) {
+    const Band &now = checked_band(number, "load_band");
     if (state != BandState::free && state != BandState::closed && state != BandState::faulted) {
         throw std::invalid_argument("load_band: the state must be free, closed or faulted");
     }
     if (now.state != BandState::free || now.written > 0 || now.in_force()) {
-        throw std::invalid_argument("load_band: band " + std::to_string(band) + " is already in use");
+        throw std::invalid_argument("load_band: band " + std::to_string(number) + " is already in use");
     }
     if (write_pointers.size() > state_.punits) {
         throw std::invalid_argument("load_band: more write pointers than parallel units");
@@ -235,13 +235,13 @@ void FtlCore::load_band(uint32_t band, BandState state, uint64_t band_seq, std::
             throw std::invalid_argument("load_band: a write pointer is beyond its zone");
         }
     }
-    Band &its = state_.bands.change(band);
-    its.state = state;
-    its.seq = band_seq;
+    Band &band = state_.bands.change(number);
+    band.state = state;
+    band.seq = band_seq;
     for (uint32_t punit = 0; punit < write_pointers.size(); ++punit) {
-        Zone &zone = state_.change_zone(band, punit);
+        Zone &zone = state_.change_zone(number, punit);
         zone.write_pointer = static_cast<uint32_t>(std::min(write_pointers[punit], state_.config.zone_capacity));
-        its.written += zone.write_pointer;
+        band.written += zone.write_pointer;
     }
 }
 
@@ -273,7 +273,7 @@ void FtlCore::load_l2p(uint64_t first_lba, const uint64_t *entries, const uint16
         if (entries[i] != L2p::kInvalid && L2p::tag(entries[i]) != L2p::Tag::media) {
             Band &band = state_.bands.change(state_.band_of(L2p::payload(entries[i])));
             ++band.references;
-            // How many headers they stand in is found out when the band is moved.
+            // The number of headers that contain these records is known only when the band is moved.
             band.record_headers = std::max(band.record_headers, 1U);
         }
     }
@@ -323,7 +323,8 @@ bool FtlCore::recover_block(uint64_t lba, uint64_t seq, uint32_t crc, const uint
     return true;
 }
 
-// A record's range may be wider than what it is in force for: what the L2P has on media there is newer.
+// The range of a record may be wider than the part that is in force. Where the L2P has an address on media, that block
+// is newer.
 bool FtlCore::recover_record(uint64_t lba, uint32_t block_count, uint64_t seq, uint32_t flags) {
     check_recovered(lba, block_count, seq, "recover_record");
     if (flags != layout::kRecordTrim && flags != layout::kRecordLost) {
@@ -379,7 +380,7 @@ size_t FtlCore::take_changed(std::span<BandRow> rows) noexcept {
 
 uint32_t FtlCore::valid_count(uint32_t number) const noexcept {
     const Band &band = state_.bands[number];
-    // While records settle here, references may still be on their way.
+    // While records settle in this band, more references may follow.
     const uint64_t headers = std::max<uint64_t>(band.references, band.settling);
     return band.valid + static_cast<uint32_t>(std::min<uint64_t>(headers, band.record_headers));
 }

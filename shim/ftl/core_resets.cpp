@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Bands are reset: a flush, so that what was moved out of them is durable elsewhere, then zone by zone.
+// Resets bands: a flush first, so that all data moved out of the band is durable elsewhere, then one zone after
+// another.
 #include "base/mutation.hpp"
 #include "ftl/core.hpp"
 #include "nvme/zns.hpp"
 
 namespace ftl {
 
-// False: it is in use, or something in it is in force.
-bool FtlCore::begin_reset(uint32_t band) noexcept {
-    const Band &now = state_.bands[band];
+// False: the band is in use, or some of its content is in force.
+bool FtlCore::begin_reset(uint32_t number) noexcept {
+    const Band &now = state_.bands[number];
     if ((now.state != BandState::closed && now.state != BandState::faulted && now.state != BandState::free) ||
         now.in_force() || now.settling > 0) {
         return false;
@@ -16,20 +17,20 @@ bool FtlCore::begin_reset(uint32_t band) noexcept {
     if (state_.failed != status::ok) {
         return true;
     }
-    Band &its = state_.bands.change(band);
-    its.state = BandState::resetting;
-    its.reset_zone = 0;
-    its.reset_failed_zone = 0;
-    its.reset_status = status::ok;
-    its.io.op = Op::flush;
-    its.io.complete = on_reset_flush;
-    // A band whose zones failed before anything was written holds nothing that could be needed; waiting for what is in
-    // the write buffer might be waiting for this band.
-    if (its.written == 0 || MUTATED(reset_without_flush)) {
-        resets_.push_back(band);
+    Band &band = state_.bands.change(number);
+    band.state = BandState::resetting;
+    band.reset_zone = 0;
+    band.reset_failed_zone = 0;
+    band.reset_status = status::ok;
+    band.io.op = Op::flush;
+    band.io.complete = on_reset_flush;
+    // If all zones failed before anything was written, the band holds nothing that is needed. The reset must not wait
+    // for the write buffer either, because the write buffer may be waiting for this band.
+    if (band.written == 0 || MUTATED(reset_without_flush)) {
+        resets_.push_back(number);
         return true;
     }
-    flush(its.io, true);
+    flush(band.io, true);
     return true;
 }
 
@@ -40,7 +41,7 @@ void FtlCore::on_reset_flush(Io &io) noexcept {
         return;
     }
     if (io.status != status::ok) {
-        // Not durable elsewhere, so not reset: the order may be given again.
+        // The moved data is not durable elsewhere, so the band is not reset. The order may be given again.
         core.state_.bands.change(band).state = core.state_.closed_state(band);
         core.state_.emit(EventKind::band_reset_done, band, io.status, ~uint64_t{0});
         return;
@@ -96,7 +97,8 @@ void FtlCore::on_zone_reset(Io &io) noexcept {
         return;
     }
     if (error_class(band.io) == ErrorClass::busy && !MUTATED(busy_reset_fails)) {
-        // Is it the zone? Not where the base does nothing else either; a flush does no harm.
+        // The wait for the zone is over. To find out whether the zone or the whole base is busy, send a flush, which
+        // does no harm.
         band.reset_refused = io.status;
         band.io.op = Op::flush;
         band.io.complete = on_reset_probe;

@@ -11,8 +11,8 @@ namespace ftl {
 namespace {
 
 constexpr uint32_t kWriteBufferMin = 8;
-constexpr uint32_t kProbes = 2;           // blocks of the base that are asked for, one by one
-constexpr uint64_t kZoneCapacityMin = 4;  // a header, a block of data, a summary and one to spare
+constexpr uint32_t kProbes = 2;           // number of blocks of the base that are probed, one after another
+constexpr uint64_t kZoneCapacityMin = 4;  // a header, a data block, a summary and one spare block
 
 void require(bool holds, const char *rule) {
     if (!holds) {
@@ -182,7 +182,7 @@ Answer CoreState::came_back(BaseIo &io, uint64_t patience_ns) noexcept {
     const bool flushed = io.op == Op::flush;
     const Answer answer = judge(io, patience_ns);
     if (flushed && failed == status::ok) {
-        // Of a core that has failed, drop_busy() drops those that wait.
+        // If the core has failed, drop_busy() drops the waiting flushes.
         if (BaseIo *next = flush_turn.pass_on()) {
             send_base(*next);
         }
@@ -192,7 +192,7 @@ Answer CoreState::came_back(BaseIo &io, uint64_t patience_ns) noexcept {
 
 Answer CoreState::judge(BaseIo &io, uint64_t patience_ns) noexcept {
     if (failed == status::namespace_not_ready && error_class(io.op, io.status, io.do_not_retry) == ErrorClass::doubt) {
-        failed = io.status;  // it was closed, which must not hide what its closing must not call clean
+        failed = io.status;  // of a closed core, too: after a failed flush its close is not clean
     }
     if (failed != status::ok) {
         return Answer::dropped;
@@ -218,14 +218,15 @@ Answer CoreState::judge(BaseIo &io, uint64_t patience_ns) noexcept {
     }
     const uint64_t busy_since_ns = std::exchange(io.busy_since_ns, 0);
     switch (kind) {
-        case ErrorClass::gone:  // the whole of the base, not a zone of it
+        case ErrorClass::gone:  // the whole base, not only a zone
             fail(io.status);
             return Answer::dropped;
         case ErrorClass::doubt:
             fail(io.status, true);
             return Answer::dropped;
         case ErrorClass::busy:
-            // Where it has taken no other write either, it is not the zone. A flush is of the whole base.
+            // If the base has accepted no other write meanwhile, the zone is not the cause. A flush concerns the whole
+            // base.
             if (op == Op::flush || (writes && written_ns < busy_since_ns && !limits_zones(io.status))) {
                 fail(io.status);
                 return Answer::dropped;
@@ -255,17 +256,17 @@ Answer CoreState::read_came_back(BaseIo &io, Probe &probe, Patience &patience, b
         probe.block_count = io.block_count;
     } else {
         const bool last = probe.number == kProbes;
-        // Others may have been waited for less long, because of a block that is bad.
+        // Other reads may have had a shorter wait, because of a bad block.
         const bool read_of_late = reactor->now_ns() < read_ns + patience.whole_ns;
         const Answer answer = came_back(io, last && read_of_late ? patience.whole_ns : kBusyPatienceLeftNs);
         if (answer == Answer::dropped) {
-            io.status = failed;  // a probe that was read is not the block
+            io.status = failed;  // the data of a probe is not the data of the block
         }
         if (answer != Answer::final) {
             return answer;
         }
         if (error_class(io) != ErrorClass::busy) {
-            // What it refused until a moment ago may have been everything.
+            // The base may have refused every read until a moment ago.
             restore(io, probe);
             probe.again = true;
             submit_base(io);
@@ -289,7 +290,7 @@ Answer CoreState::read_came_back(BaseIo &io, Probe &probe, Patience &patience, b
 
 void CoreState::drop_busy() noexcept {
     const auto give_back = [this](BaseIo &io) {
-        ++base_outstanding;  // came_back() takes it off again
+        ++base_outstanding;  // came_back() decrements it
         io.status = failed;
         io.complete(io);
     };

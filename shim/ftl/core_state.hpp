@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// What the parts of FtlCore share: geometry, L2P with its valid counts, buffers, epochs, counters, the base.
+// State that the parts of FtlCore share: geometry, L2P with its valid counts, buffers, epochs, counters, the base.
 #pragma once
 
 #include <algorithm>
@@ -33,7 +33,7 @@ inline constexpr uint64_t kBatchAgeNs = 5'000'000;  // data waits no longer for 
 
 struct CoreConfig {
     layout::Uuid uuid{};
-    layout::Uuid media_uuid{};  // in records on the base; differs for an FTL that is a copy
+    layout::Uuid media_uuid{};  // in records on the base; differs if the FTL is a copy
     uint64_t block_count = 0;
     std::vector<uint64_t> zone_starts;  // by band and parallel unit; kNoZone for a missing zone
     uint32_t punits = 0;
@@ -56,9 +56,9 @@ struct CoreConfig {
 
 struct Zone {
     uint64_t start = kNoZone;
-    uint32_t write_pointer = 0;  // relative; the part that is known to be on media
+    uint32_t write_pointer = 0;  // relative; blocks that are known to be on media
     bool faulted = false;        // never written again until replaced
-    uint8_t full_at_once = 0;    // times in a row that it was full before anything was written to it
+    uint8_t full_at_once = 0;    // how many times in a row the zone was full before anything was written to it
 };
 
 struct CoreStats {
@@ -82,17 +82,17 @@ struct CoreStats {
     uint64_t base_flushes = 0;
     uint64_t zone_resets = 0;
     uint64_t crc_errors = 0;
-    uint64_t user_crc_errors = 0;    // those in blocks that hosts read
+    uint64_t user_crc_errors = 0;    // of these, errors in blocks that hosts read
     uint64_t reads_repeated = 0;     // blocks that the core read again for a host
     uint64_t reads_rescued = 0;      // blocks that media could not return, but the write buffer or nv cache still had
-    uint64_t unreadable_blocks = 0;  // blocks because of which a host's read failed
+    uint64_t unreadable_blocks = 0;  // blocks that made a host's read fail
     uint64_t read_errors = 0;
     uint64_t write_errors = 0;
-    uint64_t busy_answers = 0;  // answers of the base to I/O that was then sent again
+    uint64_t busy_answers = 0;  // "busy" answers of the base, after which the I/O was repeated
     uint64_t scrub_reads = 0;
     uint64_t scrub_read_blocks = 0;   // data blocks that were read and are valid
     uint64_t scrub_bad_blocks = 0;    // data blocks that were unreadable or damaged, twice
-    uint64_t scrub_bad_metadata = 0;  // summaries and headers of which the same is true
+    uint64_t scrub_bad_metadata = 0;  // summaries and headers that were unreadable or damaged, twice
     uint64_t scrub_slow_reads = 0;    // reads that took too long, twice, while the base was fast elsewhere
     uint64_t zones_finished = 0;      // by the drive, before they were full
     uint64_t throttled_ns = 0;
@@ -102,7 +102,7 @@ struct CoreStats {
 
 class NvCache;
 
-// What the completion of a base I/O means for its sender.
+// The meaning of a completed base I/O for its sender.
 enum class Answer : uint8_t {
     final,
     awaited,  // the base was busy: the same I/O is sent again, and nothing has changed
@@ -113,14 +113,14 @@ enum class Answer : uint8_t {
 struct Patience {
     explicit constexpr Patience(uint64_t ns) noexcept : whole_ns(ns), now_ns(ns) {}
     uint64_t whole_ns;
-    uint64_t now_ns;  // shorter after one of them has waited in vain, until a busy answer passes again
+    uint64_t now_ns;  // shorter after one read has waited in vain, until a busy answer is followed by a success
 };
 
 // If a busy base does not read a block, it must read another block before that counts as a fault of the block.
 struct Probe {
     uint32_t number = 0;   // 0: the I/O reads its own block
-    bool again = false;    // and this is the second attempt, after another block was read
-    bool refused = false;  // final, although no other block was read: says nothing about its block
+    bool again = false;    // second attempt to read the block, after another block was read
+    bool refused = false;  // final, although no other block was read: says nothing about this block
     uint64_t lba = 0;
     uint32_t block_count = 0;
 };
@@ -129,11 +129,11 @@ struct Probe {
 struct Scrubbed {
     uint32_t band = kNoBand;
     uint32_t punit = 0;   // zones before this one are done
-    uint32_t offset = 0;  // and blocks of this one below
+    uint32_t offset = 0;  // blocks of this zone below the offset are done
     uint64_t seen = 0;    // blocks that metadata described, and that are still valid
 };
 
-// What somebody waits for: such blocks do not wait for company.
+// Demand for early writes: blocks that somebody waits for do not wait for a full batch.
 struct Demand {
     uint64_t wanted_epoch = 0;  // short batches are due up to it. Writer: FtlCore::flush()
     uint64_t forced_epoch = 0;  // for a reset or drain, so the user's share does not matter. Writer: FtlCore::flush()
@@ -144,9 +144,9 @@ struct Demand {
     [[nodiscard]] bool waits_for_room() const noexcept { return user_waits || cache_waits; }
 };
 
-// What of hosts' writes is accepted while relocation needs the base. See docs/architecture.md, "Write path".
+// Limits which host writes are accepted while relocation needs the base. See docs/architecture.md, "Write path".
 struct Throttle {
-    uint32_t share = 100;  // percent of what is written that may be the user's. Writer: set_share()
+    uint32_t share = 100;  // the user's percentage of all blocks written. Writer: set_share()
     int64_t credit = 0;    // percent-blocks the user may have accepted while there is a limit. Writers: accepted(),
                            // relocated(), set_share()
 
@@ -155,21 +155,21 @@ struct Throttle {
     [[nodiscard]] bool allows(bool moving) const noexcept {
         return share == 100 || credit > 0 || (share > 0 && !moving);
     }
-    // By FtlCore::set_user_share().
+    // Called by FtlCore::set_user_share().
     void set_share(uint32_t percent) noexcept {
         share = std::min(percent, 100U);
         credit = std::min<int64_t>(credit, 0);
     }
-    // A block of the user's. By FtlCore::accept_block().
+    // A user block was accepted. Called by FtlCore::accept_block().
     void accepted() noexcept {
         if (limits()) {
             credit -= 100;
         }
     }
-    // So many blocks are on their way to media. By BandWriter::take_reloc().
+    // That many blocks are being written to media. Called by BandWriter::take_reloc().
     void relocated(uint32_t count) noexcept {
         if (share > 0 && share < 100) {
-            // What the user does not use up at once must not become a burst later.
+            // Credit that the user does not use soon must not become a burst later.
             constexpr int64_t kCreditMax = int64_t{100} * 4 * layout::kBatchDataBlocksMax;
             credit = std::min(credit + int64_t{100} * count * share / (100 - share), kCreditMax);
         }
@@ -189,7 +189,7 @@ public:
     [[nodiscard]] const Zone &zone(uint32_t band, uint32_t punit) const noexcept {
         return zones[size_t{band} * punits + punit];
     }
-    // Part of the account of its band.
+    // The zone is part of its band's state, so the band counts as changed.
     [[nodiscard]] Zone &change_zone(uint32_t band, uint32_t punit) noexcept {
         bands.change(band);
         return zones[size_t{band} * punits + punit];
@@ -219,13 +219,13 @@ public:
     // A host or the scrub could not read valid data there, whether or not another copy exists. Reported once for each
     // band until its reset.
     void unreadable(uint32_t band, uint64_t address, Status status) noexcept;
-    // The LBA that was written to an address, if media do not keep it.
+    // Remembers the LBA that was written to an address, if media do not keep it.
     void remember(uint64_t address, uint64_t lba) noexcept {
         if (p2l) {
             p2l->set(address, lba);
         }
     }
-    // As replace(), for an entry that was read before.
+    // Like replace(), for an entry that was read before.
     void forget(uint64_t entry) noexcept;
     void forget_scrubbed(uint64_t address) noexcept;
 
@@ -242,9 +242,9 @@ public:
         io.do_not_retry = false;
         base->submit(io);
     }
-    // Every completion of a base I/O comes here first.
+    // Every completed base I/O must be passed to this function first.
     Answer came_back(BaseIo &io, uint64_t patience_ns) noexcept;
-    Answer judge(BaseIo &io, uint64_t patience_ns) noexcept;  // its part
+    Answer judge(BaseIo &io, uint64_t patience_ns) noexcept;  // part of came_back()
     // The same for a read. verdict: the answer decides about its block. If the base reports busy, it only decides after
     // the base has read one of the first blocks of its first zones, where superblocks are, and after that still has not
     // read this one. A base that reads neither has failed; fails = false: this is only reported (Probe::refused).
@@ -298,10 +298,10 @@ public:
     CoreStats stats;
 
     uint64_t next_seq = 1;
-    // The part of a trim, with its record and seq, that is not done yet: first LBA, end.
+    // The rest of a partly marked trim that has a record and a seq: first LBA, end.
     uint64_t trim_from = 0;
     uint64_t trim_to = 0;
-    bool trim_overtaken = false;  // there is something newer than that record
+    bool trim_overtaken = false;  // something in that rest is newer than the record
     uint64_t now = 0;
     Demand demand;
     Throttle throttle;

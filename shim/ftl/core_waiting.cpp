@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// FtlCore's waiting lines: writes that found no room, and all trims, go on as there is room and time.
+// FtlCore's waiting lines: writes without room, and all trims, continue as room and time allow.
 #include <algorithm>
 
 #include "ftl/core.hpp"
@@ -18,7 +18,7 @@ uint32_t FtlCore::run_waiting() noexcept {
     const bool beside = beside_io();
     const uint32_t most = !beside ? kScanStep : trims_rest() ? 0 : kTrimShared;
     uint32_t budget = most;
-    // A record that is not queued yet holds up flushes, so its trim goes on until its turn is over.
+    // A record that is not queued yet delays flushes, so its trim continues until its turn ends.
     if (open_ != nullptr) {
         work += run_line(*open_, budget);
     }
@@ -34,8 +34,8 @@ uint32_t FtlCore::run_waiting() noexcept {
     return work;
 }
 
-// Trims cost the one thread time that reads and writes need, and the machine a processor. Alone, they go as fast as
-// they can.
+// Trims take time of the reactor's thread that reads and writes need, and CPU time of the machine. Without other I/O,
+// trims run at full speed.
 bool FtlCore::beside_io() noexcept {
     const uint64_t io = state_.stats.user_reads + state_.stats.user_writes;
     if (io != io_before_) {
@@ -61,7 +61,7 @@ uint32_t FtlCore::run_line(WaitingLine &line, uint32_t &budget) noexcept {
                 writes_wait_ = true;
                 break;
             }
-            // Whoever accepts the last block of it puts it on another list.
+            // Accepting the last block puts the Io on another list.
             const uint64_t before = io.device_data[1];
             line.ios.pop();
             if (reserved) {
@@ -91,9 +91,9 @@ uint32_t FtlCore::run_line(WaitingLine &line, uint32_t &budget) noexcept {
     return work;
 }
 
-// Marks some LBAs of the trim at the front of a line; later writes of that issuer wait behind it. True: it is accepted.
-// An LBA that was never written, or is trimmed already, has its zeroes from that; a trim of nothing else leaves no
-// record. One that others wait for has several.
+// Marks some LBAs of the trim at the front of a line. Later writes of the same issuer wait behind that trim. True: the
+// trim is accepted. LBAs that were never written, or are already trimmed, read as zeroes without a new record, so a
+// trim of only such LBAs makes no record. A trim that other I/O waits for is split into several records.
 bool FtlCore::trim_step(WaitingLine &line, uint32_t &budget) noexcept {
     const Io &io = *line.ios.front();
     Records &records = state_.records;
@@ -104,7 +104,7 @@ bool FtlCore::trim_step(WaitingLine &line, uint32_t &budget) noexcept {
         budget -= std::min(budget, kTrimCost);
     }
     if (state_.trim_overtaken && line.record != kNoSlot) {
-        cut_trim(line);  // a restart would take what it comes to for newer than it
+        cut_trim(line);  // a restart would prefer the overlapping write, whose seq is newer
     }
     const uint64_t end = io.lba + io.block_count;
     const uint64_t begin = line.cursor;
@@ -145,7 +145,7 @@ bool FtlCore::trim_step(WaitingLine &line, uint32_t &budget) noexcept {
     return true;
 }
 
-// Its record is of what is marked; what follows has another one.
+// Ends the record at the marked part. The rest of the trim gets another record.
 void FtlCore::cut_trim(WaitingLine &line) noexcept {
     if (line.record != kNoSlot) {
         state_.records.cut(line.record, static_cast<uint32_t>(line.cursor - line.record_lba));

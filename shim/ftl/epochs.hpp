@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// "Is everything accepted before this moment on media?" in O(1) per block.
+// Answers in O(1) per block whether everything accepted before some moment is on media.
 //
 // Each accepted block or record joins the current epoch, and leaves it when it is on media. A barrier closes the
 // current epoch; it is done when no member of that epoch, or of an earlier one, is left. Epochs are in a ring. If the

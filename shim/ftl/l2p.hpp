@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Logical-to-physical table: one entry of 4 or 8 bytes per LBA, two tag bits at the top.
+// Logical-to-physical table: one entry of 4 or 8 bytes per LBA, with two tag bits at the top.
 //
-// Outside this class an entry is a uint64_t of one form whatever its width in memory:
-//   00 address on media                       01 slot of the write buffer
-//   10 trimmed, header block of its record    11 lost, header block of its record
-// Records that are not on media yet stand at the very top of the payload range (pending()); all ones: never written.
+// Outside this class an entry is a uint64_t, whatever its width in memory. The tag bits say what the payload is:
+//   00 address on media                        01 slot of the write buffer
+//   10 trimmed: header block of the record     11 lost: header block of the record
+// Records that are not on media yet use the top of the payload range (pending()). An entry of all ones: never written.
 #pragma once
 
 #include <cstdint>

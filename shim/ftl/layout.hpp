@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// docs/media-layout.md in C++: what is on the base device, byte by byte. The numpy side is
-// spdk_ftl_py/ftl/media/layout.py.
+// docs/media-layout.md in C++: the layout of the base device, byte by byte. spdk_ftl_py/ftl/media/layout.py has the
+// same layout for numpy.
 #pragma once
 
 #include <array>
@@ -101,13 +101,13 @@ static_assert(offsetof(SummaryBlock, index) == 40 && offsetof(SummaryBlock, coun
 static_assert(offsetof(SummaryBlock, band) == 48 && offsetof(SummaryBlock, punit) == 52);
 static_assert(offsetof(SummaryBlock, reserved) == 56 && offsetof(SummaryBlock, entries) == 64);
 
-// T: blocks of the summary of a zone of so many blocks; the rest is its data area.
+// T: number of summary blocks of a zone with this capacity. The rest of the zone is its data area.
 constexpr uint64_t summary_blocks(uint64_t zone_capacity) {
     return (zone_capacity + kEntriesPerBlock) / (kEntriesPerBlock + 1);
 }
 static_assert(summary_blocks(169) == 1 && summary_blocks(170) == 2 && summary_blocks(3072) == 19);
 
-// Both kinds of block keep their CRC in the same place.
+// Both kinds of block have their CRC at the same offset.
 inline uint32_t block_crc(const void *block) noexcept {
     const auto *bytes = static_cast<const uint8_t *>(block);
     constexpr uint32_t zero = 0;

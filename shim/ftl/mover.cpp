@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Moves of bands from start to end, and their records. What stands in a band is read in mover_metadata.cpp, its blocks
-// in mover_read.cpp, and the scrub is in scrub.cpp.
+// Moves of bands from start to end, and their records. mover_metadata.cpp reads a band's metadata, mover_read.cpp its
+// blocks; the scrub is in scrub.cpp.
 #include "ftl/mover.hpp"
 
 #include <algorithm>
@@ -132,7 +132,7 @@ uint32_t Movers::run(Mover &mover) noexcept {
                     end_of_look(mover);
                 } else if (mover.phase == Phase::last_drain || !band.in_force()) {
                     finish(mover);
-                } else if (mover.again || state_.p2l) {  // memory has told all there is
+                } else if (mover.again || state_.p2l) {  // with the P2L in memory, one look is enough
                     mover.phase = Phase::sweep;
                 } else {
                     mover.again = true;
@@ -169,7 +169,7 @@ uint64_t Movers::deadline_ns() const noexcept {
     return deadline;
 }
 
-// Whether an I/O has come back for good; as CoreState::read_came_back().
+// True if the I/O has come back for good. See CoreState::read_came_back().
 bool Movers::settled(BaseIo &io, Probe &probe, bool verdict) noexcept {
     if (MUTATED(busy_loses_block)) {
         return state_.came_back(io, 0) == Answer::final;
@@ -186,10 +186,10 @@ void Movers::finish(Mover &mover) noexcept {
 
 // --- records in force
 
-// Newest first: where two records of this header cover one LBA, the newer one takes its entry along.
+// Newest first: if two records of this header cover one LBA, the newer one takes its L2P entry.
 void Movers::take_records(Mover &mover, const BatchHeader &header, uint64_t address) noexcept {
     if (mover.scrubs) {
-        return;  // it verifies, which is all
+        return;  // the scrub only verifies
     }
     mover.in_force.clear();
     for (uint32_t i = 0; i < header.count; ++i) {
@@ -265,7 +265,8 @@ bool Movers::declare_lost(Mover &mover) noexcept {
     return any;
 }
 
-// What nothing on media tells of any more. A record is due for each run of LBAs; trimmed ones stay trimmed.
+// Handles L2P entries in this band that no metadata on media explains. Each run of LBAs gets a record; trimmed LBAs
+// stay trimmed.
 bool Movers::sweep(Mover &mover) noexcept {
     const auto flag_of = [&](uint64_t lba) -> uint64_t {
         const uint64_t entry = state_.l2p.get(lba);

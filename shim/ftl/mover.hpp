@@ -11,8 +11,8 @@
 //
 // A mover waits for a busy base, and decides nothing meanwhile. A block that a busy base does not read counts as
 // unreadable only if the base reads another block. A base that reads nothing has failed.
-//
-// With a base that keeps nothing (no_data), memory tells the content of blocks. Nothing is verified, and trims need no
+// If the base keeps nothing (no_data), the P2L in memory says which LBA each block has. Nothing is verified, and trims
+// need no record.
 // record.
 //
 // One more mover reads for the scrub: it verifies the valid data of a band in place, and moves nothing. It reports what
@@ -211,7 +211,7 @@ private:
     void finish_scrub(Mover &mover, ScrubEnd end) noexcept;
     void send(ScrubRead &read, uint64_t address, uint32_t block_count, uint64_t delay_ns) noexcept;
     void came_back(ScrubRead &read) noexcept;
-    [[nodiscard]] bool take_its_time(ScrubRead &read) noexcept;
+    [[nodiscard]] bool check_timing(ScrubRead &read) noexcept;
     [[nodiscard]] bool verified(const ScrubRead &read, uint32_t block) const noexcept;
     [[nodiscard]] bool wanted(const ScrubRead &read, uint32_t block) const noexcept;
     void found_bad(Mover &mover, uint64_t address, Status status, uint64_t &counter) noexcept;

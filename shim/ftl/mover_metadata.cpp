@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Movers' metadata: which zones of a band are looked at, and how its metadata is read and checked: summaries and
-// headers.
+// Movers' metadata: selects the zones of a band to look at, and reads and checks the metadata: summaries and headers.
 #include <algorithm>
 #include <cstring>
 #include <utility>
@@ -62,7 +61,7 @@ void Movers::next_metadata(Mover &mover) noexcept {
     mover.phase = Phase::next_zone;
 }
 
-// False: there is nothing more in this zone.
+// False: the zone has no more entries.
 bool Movers::take_from_memory(Mover &mover) noexcept {
     const Zone &zone = state_.zone(mover.band, mover.punit);
     const uint32_t end = std::min(zone.write_pointer, state_.data_area);
@@ -73,7 +72,7 @@ bool Movers::take_from_memory(Mover &mover) noexcept {
     mover.entry = 0;
     mover.entry_count = std::min(end - mover.first_offset, static_cast<uint32_t>(mover.entries.size()));
     for (uint32_t i = 0; i < mover.entry_count; ++i) {
-        // Seq and CRC are for whoever reads media, which nobody does.
+        // Seq and CRC are for readers of the media. With the P2L in memory nobody reads them.
         mover.entries[i] = BlockEntry{state_.p2l->get(zone.start + mover.first_offset + i), 0, 0, 0};
     }
     mover.walk_offset += mover.entry_count;
@@ -119,7 +118,7 @@ void Movers::metadata_came(Mover &mover) noexcept {
         return;
     }
     if (mover.io.status == status::zone_offline && mover.want != Want::record_header) {
-        // Nothing in it can be read: what was in force there is left to the sweep.
+        // Nothing in this zone can be read. The sweep handles its records and blocks that are in force.
         damaged(mover, mover.io.status);
         mover.phase = Phase::next_zone;
         return;
@@ -140,7 +139,7 @@ void Movers::metadata_came(Mover &mover) noexcept {
         case Want::record_header: {
             const auto offset = static_cast<uint32_t>(mover.io.lba - state_.zone(mover.band, mover.punit).start);
             mover.phase = Phase::window;
-            // A damaged one is left to the sweep.
+            // The sweep handles the content of a damaged header.
             if (read && is_ours(mover, header, offset) && header.kind == static_cast<uint16_t>(BatchKind::records)) {
                 take_records(mover, header, mover.io.lba);
             } else {
@@ -151,14 +150,14 @@ void Movers::metadata_came(Mover &mover) noexcept {
     }
 }
 
-// Of metadata that the scrub has read: it has another look.
+// Notes that metadata is damaged. A scrub then looks at the band again.
 void Movers::damaged(Mover &mover, Status status) noexcept {
     mover.damage = status;
     mover.damage_at = mover.io.lba;
 }
 
-// Something that was a summary of ours in this life of the band, and is it no more. What was never written as one may
-// be anything; of an earlier life it verifies.
+// True for a block that was our summary, written in this life of the band, and is now damaged. A block that was never
+// written as a summary may contain anything. A summary from an earlier life of the band has a correct CRC.
 bool Movers::was_ours(const Mover &mover, const SummaryBlock &block) const noexcept {
     return block.crc != layout::block_crc(&block) &&
            (block.magic == layout::kSummaryMagic || block.uuid == state_.config.media_uuid) &&
@@ -188,10 +187,11 @@ void Movers::use_walked(Mover &mover, bool read) noexcept {
         damaged(mover, read ? status::guard_check : mover.io.status);
     }
     if (!read && count > 1) {
-        // One block that can't be read must not hide the headers beside it.
+        // Read the blocks one by one, so that an unreadable block does not hide the headers beside it.
         mover.singly_until = mover.walk_offset + count;
     } else if (!mover.again) {
-        // Mostly the end of what was written. Whether there is more is known when the rest of the band was moved.
+        // Usually the end of the written part. A second look, after the rest of the band was moved, shows whether there
+        // is more.
         mover.phase = Phase::next_zone;
         return;
     } else {
@@ -224,7 +224,7 @@ void Movers::use_summary(Mover &mover) noexcept {
     for (uint32_t i = 0; i < mover.io.block_count; ++i) {
         const auto &block = *reinterpret_cast<const SummaryBlock *>(mover.buffer + size_t{i} * kBlockSize);
         if (!is_ours(mover, block, mover.summary_next + i)) {
-            // Where a zone was finished early nothing was written.
+            // If the zone was finished early, its summary was never written.
             state_.stats.crc_errors += block.magic == 0 || block.magic == ~uint64_t{0} ? 0 : 1;
             if (was_ours(mover, block)) {
                 damaged(mover, status::guard_check);

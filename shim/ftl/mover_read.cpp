@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Movers' blocks: valid blocks are read in runs, verified, and queued for the reloc stream.
+// Movers' blocks: reads valid blocks in runs, verifies them and queues them for the reloc stream.
 #include <algorithm>
 #include <cstring>
 
@@ -12,7 +12,7 @@ namespace ftl {
 using layout::BatchKind;
 using layout::BlockEntry;
 
-// An entry of the window.
+// `entry`: index into the window.
 bool Movers::in_force(const Mover &mover, uint32_t entry) const noexcept {
     const BlockEntry &block = mover.entries[entry];
     const uint32_t offset = mover.first_offset + entry;
@@ -21,7 +21,7 @@ bool Movers::in_force(const Mover &mover, uint32_t entry) const noexcept {
            state_.l2p.get(block.lba) == state_.zone(mover.band, mover.punit).start + offset;
 }
 
-// False: blocked, or metadata has to be read first. True: the window is done, and what comes next was chosen.
+// False: blocked, or metadata must be read first. True: the window is done, and the next step is chosen.
 bool Movers::scan_window(Mover &mover) noexcept {
     RelocBuffer &buffer = state_.reloc;
     const uint64_t start = state_.zone(mover.band, mover.punit).start;
@@ -106,7 +106,7 @@ void Movers::came_back(Read &read) noexcept {
     }
     const Status status = read.io.status;
     if (!read.singly && (status != status::ok || !verified(read))) {
-        // One bad block must not cost its neighbours, and it has to be bad twice.
+        // Read the blocks one by one: a bad block must not cost its neighbours, and must fail twice to count as bad.
         read.singly = true;
         read.single = 0;
         const bool zone = error_class(read.io) == ErrorClass::zone;
@@ -126,7 +126,7 @@ void Movers::came_back(Read &read) noexcept {
             if (rescue(slot)) {
                 bad = status::ok;
             } else if (read.cached) {
-                bad = state_.reloc.meta[slot].status;  // what media said is what it is lost by
+                bad = state_.reloc.meta[slot].status;  // the block is lost with the status that the media returned
             } else if (ask_cache(read)) {
                 state_.reloc.meta[slot].status = bad;
                 return;
@@ -153,7 +153,7 @@ bool Movers::wanted(uint32_t slot) const noexcept {
     return state_.l2p.get(meta.lba) == meta.source;
 }
 
-// Whether every block of it that is still wanted is what was written.
+// True if every block that is still wanted is what was written.
 bool Movers::verified(const Read &read) const noexcept {
     return std::all_of(read.slots, read.slots + read.count, [this](uint32_t slot) { return verified(slot); });
 }
@@ -163,7 +163,7 @@ bool Movers::verified(uint32_t slot) const noexcept {
            crc32c(0, state_.reloc.block(slot), kBlockSize) == state_.reloc.meta[slot].crc;
 }
 
-// status: ok for what was verified.
+// `status`: ok for a verified block.
 void Movers::check_block(Mover &mover, uint32_t slot, Status status) noexcept {
     RelocBuffer &buffer = state_.reloc;
     if (!wanted(slot)) {
@@ -179,7 +179,7 @@ void Movers::check_block(Mover &mover, uint32_t slot, Status status) noexcept {
     buffer.fifo.push_back(buffer.next.data(), slot);
 }
 
-// What media can't give any more may still stand in the write buffer.
+// The write buffer may still have a block that media cannot return.
 bool Movers::rescue(uint32_t slot) noexcept {
     const RelocBuffer::Meta &meta = state_.reloc.meta[slot];
     const WriteBuffer &buffer = state_.buffer;
@@ -193,7 +193,7 @@ bool Movers::rescue(uint32_t slot) noexcept {
     return true;
 }
 
-// Or in the nv cache.
+// The nv cache may have it, too.
 bool Movers::ask_cache(Read &read) noexcept {
     const uint32_t slot = read.slots[read.single];
     const RelocBuffer::Meta &meta = state_.reloc.meta[slot];

@@ -12,7 +12,7 @@
 namespace ftl {
 namespace {
 
-constexpr size_t kLastSeq = 2;  // Io::device_data while a write is held back
+constexpr size_t kLastSeq = 2;  // index into Io::device_data while a write is held back
 
 const BlockDeviceInfo &checked(const BlockDeviceInfo &info, const CoreState &state) {
     const auto require = [](bool fine, const std::string &message) {
@@ -79,7 +79,7 @@ NvCache::NvCache(CoreState &state, std::shared_ptr<BlockDevice> device, const Nv
     flush_io_.op = Op::flush;
     flush_io_.owner = this;
     flush_io_.complete = on_flushed;
-    // Whatever the ring has was accepted before now.
+    // All content of the ring was accepted before this moment.
     mark(position_, state.next_seq);
     written_seq_ = flushed_seq_ = answered_seq_ = state.next_seq - 1;
 }
@@ -164,8 +164,8 @@ void NvCache::mark(uint64_t position, uint64_t seq) noexcept {
     last_mark_ = position;
 }
 
-// Whether everything that stood at the places of positions below `end`, a lap before, is durable on the base. Called
-// with a block waiting, so some slot is held.
+// True if the blocks that were written one lap earlier at the positions below `end` are durable on the base. The caller
+// has a block waiting, so at least one slot is held.
 bool NvCache::may_write(uint64_t end) noexcept {
     if (end <= limit_ || MUTATED(cache_wraps_too_soon)) {
         return true;
@@ -186,7 +186,7 @@ bool NvCache::may_write(uint64_t end) noexcept {
     return end <= limit_;
 }
 
-// A batch has a header and a block at least, and does not cross the end of the ring.
+// A batch needs a header and at least one block, and does not cross the end of the ring.
 uint64_t NvCache::next_position() const noexcept {
     if (vss_) {
         return state_.buffer.records[queue_.head].seq;
@@ -229,7 +229,7 @@ uint32_t NvCache::issue() noexcept {
     return sent;
 }
 
-// As long as seqs follow each other, so do places.
+// Consecutive seqs have consecutive places in the ring.
 void NvCache::send_vss(Request &request, uint64_t first_seq, uint64_t room) noexcept {
     WriteBuffer &buffer = state_.buffer;
     const uint64_t most = std::min<uint64_t>(room, request_blocks_);
@@ -244,11 +244,11 @@ void NvCache::send_vss(Request &request, uint64_t first_seq, uint64_t room) noex
             phase << layout::kCacheLbaBits |
                 static_cast<uint32_t>(record.lba & ((uint64_t{1} << layout::kCacheLbaBits) - 1)),
             record.lba >> layout::kCacheLbaBits};
-        uint8_t *its = request.scratch + size_t{count} * metadata_bytes_;
-        std::memcpy(its, &metadata, std::min<size_t>(sizeof(metadata), metadata_bytes_));
+        uint8_t *block_metadata = request.scratch + size_t{count} * metadata_bytes_;
+        std::memcpy(block_metadata, &metadata, std::min<size_t>(sizeof(metadata), metadata_bytes_));
         note(first_seq + count, record);
         request.iov[size_t{2} * count] = iovec{buffer.block(slot), kBlockSize};
-        request.iov[size_t{2} * count + 1] = iovec{its, metadata_bytes_};
+        request.iov[size_t{2} * count + 1] = iovec{block_metadata, metadata_bytes_};
         request.slots[count++] = slot;
     }
     request.count = count;
@@ -312,7 +312,7 @@ void NvCache::send_now(BaseIo &io) noexcept {
     device_->submit(io);
 }
 
-// False: the device was busy, and gets the same I/O again. Its places in the ring are this I/O's until then.
+// False: the device was busy, and the same I/O is sent again. Until then, the I/O keeps its places in the ring.
 bool NvCache::came_back(BaseIo &io, uint64_t patience_ns) noexcept {
     --outstanding_;
     patience_ns = MUTATED(busy_cache_given_up) ? 0 : patience_ns;
@@ -320,7 +320,7 @@ bool NvCache::came_back(BaseIo &io, uint64_t patience_ns) noexcept {
     const bool kept =
         lives && error_class(io) == ErrorClass::busy && busy_ios_.keep(io, state_.reactor->now_ns(), patience_ns);
     if (io.op == Op::flush && lives && (kept || io.status == status::ok)) {
-        // Behind one that failed there is no other: the cache is given up.
+        // No flush follows one that failed: the core gives the cache up.
         if (BaseIo *next = flush_turn_.pass_on()) {
             send_now(*next);
         }
@@ -335,11 +335,11 @@ bool NvCache::came_back(BaseIo &io, uint64_t patience_ns) noexcept {
 
 void NvCache::drop_busy() noexcept {
     while (flush_turn_.drop() != nullptr) {
-        // Its own: of the ring, of the header.
+        // Flushes of the ring or of the header; nobody else waits for them.
     }
     while (BaseIo *io = busy_ios_.drop()) {
         if (io->op == Op::read) {
-            // Of somebody who waits for its answer.
+            // Somebody waits for the answer to a read.
             ++outstanding_;
             io->status = status::aborted;
             io->complete(*io);
@@ -358,7 +358,7 @@ void NvCache::on_written(Io &io) noexcept {
     }
 }
 
-// In order, so that the base gets blocks in order of seq and "in the cache" is a prefix.
+// Retires requests in order. So the base gets blocks in order of seq, and the blocks in the cache form a prefix.
 uint32_t NvCache::retire() noexcept {
     uint32_t work = 0;
     while (retired_ != issued_ && requests_[retired_ % requests_.size()].done) {
@@ -395,7 +395,7 @@ void NvCache::on_flushed(Io &io) noexcept {
     cache.flushed_seq_ = cache.flushing_seq_;
 }
 
-// --- reading back what media can't give
+// --- reading back blocks that media cannot return
 
 void NvCache::note(uint64_t position, const SlotRecord &record) noexcept {
     if (written_.data() != nullptr) {
@@ -404,7 +404,8 @@ void NvCache::note(uint64_t position, const SlotRecord &record) noexcept {
     }
 }
 
-// The newest one, so from the last place backwards: only after something went wrong, and once for each such block.
+// Finds the newest copy, so it searches from the last place backwards. It runs only after an error, once for each bad
+// block.
 bool NvCache::read(uint64_t lba, uint16_t cut_crc, BaseIo &io) noexcept {
     if (written_.data() == nullptr || cache_state_ != State::active) {
         return false;
@@ -427,7 +428,7 @@ bool NvCache::read(uint64_t lba, uint16_t cut_crc, BaseIo &io) noexcept {
     return false;
 }
 
-// --- its header
+// --- the header of the cache
 
 void NvCache::write_header(uint64_t lap) noexcept {
     next_lap_ = lap;
@@ -474,7 +475,7 @@ void NvCache::on_header(Io &io) noexcept {
     cache.header_in_flight_ = false;
 }
 
-// What is in flight goes to the base as well: that it is in the cache can't be relied on.
+// Blocks in flight also go to the base, because the cache may not have them.
 void NvCache::fail(Status status) noexcept {
     if (cache_state_ != State::active) {
         return;

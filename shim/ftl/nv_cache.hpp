@@ -27,7 +27,7 @@ inline constexpr uint64_t kCacheBatchMagic = magic_of("FTLNVBAT");
 inline constexpr uint32_t kCacheVersion = kVersion;
 inline constexpr uint64_t kCacheHeaderBlocks = 2;
 inline constexpr uint32_t kCacheMetadataMin = 8;
-inline constexpr uint32_t kCacheWideMetadata = 16;  // from here on it has room for the high bits of the LBA
+inline constexpr uint32_t kCacheWideMetadata = 16;  // from this size on, it has room for the high bits of the LBA
 inline constexpr uint32_t kCacheLbaBits = 30;
 inline constexpr uint32_t kCacheModeVss = 1;
 inline constexpr uint32_t kCacheModeNonVss = 2;
@@ -62,11 +62,11 @@ static_assert(sizeof(CacheHeader) == kBlockSize && offsetof(CacheHeader, generat
 struct CacheMetadata {
     uint32_t crc;
     uint32_t phase_lba;
-    uint64_t lba_high;  // where there is room for it
+    uint64_t lba_high;  // only if there is room for it
 };
 static_assert(sizeof(CacheMetadata) == 16);
 
-// Follows the data in the CRC of a VSS block.
+// The CRC of a VSS block covers the data and then this.
 struct CacheSalt {
     uint64_t lba;
     uint64_t seq;
@@ -91,7 +91,7 @@ static_assert(sizeof(CacheBatchHeader) == kBlockSize && offsetof(CacheBatchHeade
 
 }  // namespace layout
 
-// Cache writes in flight up to which one is sent however full it is; beyond them only full ones are sent.
+// Up to this many cache writes in flight, a write is sent however full it is. Beyond that, only full ones are sent.
 inline constexpr uint32_t kEagerRequests = 8;
 
 struct NvCacheConfig {
@@ -131,17 +131,17 @@ public:
     bool push(uint32_t slot) noexcept;
     // Completes the write when everything accepted so far is in the cache.
     void hold_back(Io &io) noexcept;
-    // Sends what is due, and retires what is done; Ios that may complete go to done.
+    // Sends requests that are due, and retires those that are done. Ios that may complete go to `done`.
     uint32_t run(IoList &done) noexcept;
-    // Held-back writes have a seq beyond it; ~0 if nothing is held back.
+    // Held-back writes have a higher seq; ~0: no write is held back.
     [[nodiscard]] uint64_t answered_seq() const noexcept { return held_back_.empty() ? ~uint64_t{0} : answered_seq_; }
     // Only further run() calls can make progress.
     [[nodiscard]] bool busy() const noexcept { return cache_state_ == State::active && !queue_.empty() && !stalled_; }
     // Writes wait for places whose blocks are not durable on the base yet.
     [[nodiscard]] bool ring_full() const noexcept { return ring_full_; }
-    // The device may continue without the cache: completes what was held back.
+    // The device may continue without the cache: completes the writes that are held back.
     void switch_off(IoList &done) noexcept;
-    // The core has failed: nothing is sent any more. What is held back goes to `ended`.
+    // The core has failed: nothing is sent any more. Held-back writes go to `ended`.
     void end(IoList &ended) noexcept;
 
     // Reads a block of the LBA with that cut CRC, if the ring has one that was written in this life of the core. The
@@ -163,7 +163,7 @@ public:
     [[nodiscard]] uint64_t ring_blocks() const noexcept { return ring_blocks_; }
     // Counted over all laps.
     [[nodiscard]] uint64_t position() const noexcept { return vss_ ? state_.next_seq : position_; }
-    // Places that are not durable on the base yet, including all between them.
+    // Places from the oldest one that is not durable on the base to the newest.
     [[nodiscard]] uint64_t used_blocks() const noexcept;
 
 private:
@@ -180,7 +180,7 @@ private:
         std::vector<iovec> iov;
         BaseIo io;
     };
-    // What was written to a place of the ring; only if reads are verified.
+    // Content of a place of the ring; only if reads are verified.
     struct Written {
         uint32_t lba;  // + 1, cut to 32 bits; 0: nothing, or unknown
         uint16_t crc;
@@ -236,10 +236,10 @@ private:
     uint64_t retired_ = 0;
     SlotList queue_;  // accepted, not sent yet
     IoList held_back_;
-    uint64_t written_seq_ = 0;  // everything up to this is in the cache
-    uint64_t flushed_seq_ = 0;  // and durable
+    uint64_t written_seq_ = 0;  // blocks up to this seq are in the cache
+    uint64_t flushed_seq_ = 0;  // and are durable there
     uint64_t flushing_seq_ = 0;
-    uint64_t answered_seq_ = 0;  // writes up to this have completed
+    uint64_t answered_seq_ = 0;  // writes up to this seq have completed
     bool flush_in_flight_ = false;
     bool header_in_flight_ = false;
     bool stalled_ = false;

@@ -10,7 +10,8 @@
 namespace ftl {
 namespace {
 
-// Media and data integrity errors (SCT 2), and what targets answer for them: of these blocks, or of their zone.
+// Media and data integrity errors (SCT 2), and the statuses with which targets report such errors for these blocks or
+// for their zone.
 constexpr bool of_media(Status status) {
     const ErrorClass kind = error_class(Op::read, status, true);
     return kind == ErrorClass::block || kind == ErrorClass::zone || perhaps_media(status);
@@ -70,7 +71,7 @@ void Reader::fail(IoList &done) noexcept {
     }
 }
 
-// False: no child is left; the parent waits with its next block noted.
+// False: no child is free. The parent waits, with its next block noted.
 bool Reader::advance(Io &io) noexcept {
     uint32_t block = static_cast<uint32_t>(io.device_data[1]);
     IovCursor cursor(io.memory());
@@ -116,7 +117,7 @@ bool Reader::advance(Io &io) noexcept {
     return true;
 }
 
-// The slot's own CRC, not the table's: what lies here has lain in memory since its CRC was computed.
+// Compares with the slot's own CRC, not with the CRC table: the block has been in memory since that CRC was computed.
 bool Reader::copy_slot(uint32_t slot, IovCursor &cursor) noexcept {
     const WriteBuffer &buffer = state_.buffer;
     cursor.write(buffer.block(slot), kBlockSize);
@@ -128,12 +129,12 @@ bool Reader::copy_slot(uint32_t slot, IovCursor &cursor) noexcept {
     return false;
 }
 
-// A run of contiguous addresses never leaves its zone: behind every data area stands a summary.
+// A run of contiguous addresses stays within its zone, because a summary follows every data area.
 uint32_t Reader::issue_run(Io &io, uint32_t block, IovCursor &cursor, uint64_t address, uint32_t limit) noexcept {
     Child &child = *free_.back();
     const uint32_t count = point_iov(child, cursor, limit);
     if (count == 0) {
-        io.status = status::sgl_data_length;  // scattered into crumbs: more entries per block than a child has
+        io.status = status::sgl_data_length;  // too scattered: a block needs more iovecs than a child has
         cursor.skip(kBlockSize);
         return 1;
     }
@@ -154,7 +155,7 @@ uint32_t Reader::issue_run(Io &io, uint32_t block, IovCursor &cursor, uint64_t a
     return count;
 }
 
-// At the memory from the cursor on; of how many blocks, as far as a child's entries go.
+// Points the child at the memory from the cursor on. Returns the number of blocks that fit into the child's iovecs.
 uint32_t Reader::point_iov(Child &child, IovCursor cursor, uint32_t most_blocks) noexcept {
     const size_t most = size_t{most_blocks} * kBlockSize;
     uint32_t entries = 0;
@@ -168,7 +169,7 @@ uint32_t Reader::point_iov(Child &child, IovCursor cursor, uint32_t most_blocks)
         bytes += piece.iov_len;
     }
     const auto count = static_cast<uint32_t>(bytes / kBlockSize);
-    // Of a scattered caller's last block only a part may have fitted: the next child reads it.
+    // If the caller's memory is scattered, the last block may fit only in part. The next child reads that block.
     for (size_t surplus = bytes - size_t{count} * kBlockSize; count > 0 && surplus > 0;) {
         iovec &last = child.iov[entries - 1];
         const size_t step = std::min(surplus, last.iov_len);
@@ -204,13 +205,13 @@ void Reader::came_back(Child &child) noexcept {
         const Answer answer = MUTATED(busy_read_fails) ? state_.came_back(child.io, 0)
                                                        : state_.read_came_back(child.io, child.probe, patience_, true);
         if (answer == Answer::awaited) {
-            return;  // the band keeps its reader, so what is there stays
+            return;  // the band keeps its reader, so its content stays
         }
         alive = answer == Answer::final;
         --state_.bands[child.band].readers;
     }
     const Status status = child.io.status;
-    // A block that was refused while others were read has been read again by then.
+    // A block that was refused while other reads succeeded has already been read again.
     child.again |=
         status != status::ok && !child.cached && child.io.block_count == 1 && error_class(child.io) == ErrorClass::busy;
     if (status == status::ok) {
@@ -222,7 +223,7 @@ void Reader::came_back(Child &child) noexcept {
         return;
     }
     free_.push_back(&child);
-    // Only the base's poll() comes here, never the parent's submit().
+    // Only the base's poll() runs this, never the parent's submit().
     if (--parent.device_data[0] == 0 && parent.device_data[2] != 0) {
         parent.complete(parent);
     }
@@ -230,7 +231,7 @@ void Reader::came_back(Child &child) noexcept {
 
 // --- verification
 
-// status: of the I/O that has just come back. True: another one is in flight for the child.
+// `status`: of the I/O that has just come back. True: the child has another I/O in flight.
 bool Reader::go_on(Child &child, Status status, bool alive) noexcept {
     Io &parent = *child.parent;
     for (;;) {
@@ -238,16 +239,17 @@ bool Reader::go_on(Child &child, Status status, bool alive) noexcept {
         if (child.done == child.count) {
             return false;
         }
-        // Not of what a read that failed has left there from the one before it.
+        // After a failed read, the memory may still have the data of an earlier read, so only a successful read counts
+        // as a CRC error.
         if (status == status::ok && child.done < child.come) {
             ++state_.stats.crc_errors;
             ++state_.stats.user_crc_errors;
             status = status::unrecovered_read;
         }
         if (child.cached && status != status::ok) {
-            status = status::unrecovered_read;  // whatever the nv cache says
+            status = status::unrecovered_read;  // whatever status the nv cache returned
         }
-        // Block `done` is wrong, or could not be read, or has still to be read by itself.
+        // Block `done` is wrong, could not be read, or must still be read by itself.
         const bool failed = status != status::ok;
         if (!alive || parent.status != status::ok || (failed && !of_media(status))) {
             parent.status = parent.status != status::ok ? parent.status : failed ? status : state_.failed;
@@ -283,7 +285,7 @@ bool Reader::go_on(Child &child, Status status, bool alive) noexcept {
     }
 }
 
-// Goes over the blocks that have come and are what was written.
+// Advances over the blocks that have arrived and match their CRCs.
 void Reader::check(Child &child) noexcept {
     if (child.done == child.come) {
         return;
@@ -305,7 +307,8 @@ void Reader::check(Child &child) noexcept {
     }
 }
 
-// Block `done` once more, as the L2P has it now: it may have been moved, overwritten or trimmed since.
+// Reads block `done` again, at the address that the L2P has now: it may have been moved, overwritten or trimmed
+// meanwhile.
 Reader::Found Reader::look_up(Child &child) noexcept {
     const uint64_t lba = child.parent->lba + child.first + child.done;
     IovCursor cursor(child.parent->memory());
@@ -315,7 +318,7 @@ Reader::Found Reader::look_up(Child &child) noexcept {
     switch (L2p::tag(entry)) {
         case L2p::Tag::media:
             if (point_iov(child, cursor, 1) == 0) {
-                return Found::lost;  // can't be: a run has whole blocks
+                return Found::lost;  // cannot happen: a run has whole blocks
             }
             submit(child, entry, 1);
             return Found::in_flight;
@@ -340,7 +343,7 @@ Reader::Found Reader::look_up(Child &child) noexcept {
     return Found::here;
 }
 
-// The write buffer keeps blocks for a while that are on media already.
+// The write buffer keeps some blocks for a while after they are on media.
 bool Reader::rescue(Child &child) noexcept {
     if (!state_.crcs.kept()) {
         return false;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Reads of hosts: L2P lookup, slots copied at once, contiguous addresses read from the base straight into the caller's
-// memory with children from a pool. Reads that find no child wait in order.
+// Reads of hosts: looks up the L2P, copies slots at once, and reads contiguous addresses from the base directly into
+// the caller's memory, with children from a pool. Reads that find no child wait in order.
 //
 // Every block is verified against the CRC that its LBA had at the lookup (unless CoreConfig::verify_reads is off). A
 // block that does not match, or that media can't return, is looked up and read once more, alone. Then the write buffer
@@ -50,7 +50,7 @@ private:
         bool cached = false;  // or from the nv cache
         BaseIo io;
         Probe probe;
-        iovec iov[kChildIov + 1];   // the last one for what is behind a block in an nv cache
+        iovec iov[kChildIov + 1];   // the last one takes the metadata of a block in an nv cache
         uint16_t crcs[kRunBlocks];  // the CRCs that its blocks must match
     };
     enum class Found : uint8_t { here, in_flight, lost };

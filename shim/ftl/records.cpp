@@ -19,14 +19,14 @@ uint32_t Records::make(CoreState &state, uint64_t flag, uint64_t lba, uint32_t b
     entry.seq = seq;
     entry.block_count = block_count;
     entry.flags = flag == L2p::kTrimFlag ? layout::kRecordTrim : layout::kRecordLost;
-    Meta &its = meta[record];
-    its = Meta{};
-    its.match = L2p::pending(flag, record);
-    its.epoch = state.epochs.join();
-    its.cursor = lba;
-    its.mover = mover;
-    its.of_user = mover == kNoMover;
-    user_count += its.of_user ? 1 : 0;
+    Meta &record_meta = meta[record];
+    record_meta = Meta{};
+    record_meta.match = L2p::pending(flag, record);
+    record_meta.epoch = state.epochs.join();
+    record_meta.cursor = lba;
+    record_meta.mover = mover;
+    record_meta.of_user = mover == kNoMover;
+    user_count += record_meta.of_user ? 1 : 0;
     return record;
 }
 
@@ -38,11 +38,11 @@ uint32_t Records::copy(uint64_t lba, uint64_t seq, uint32_t block_count, uint32_
     entry.seq = seq;
     entry.block_count = block_count;
     entry.flags = flags;
-    Meta &its = meta[record];
-    its = Meta{};
-    its.match = match;
-    its.cursor = lba;
-    its.mover = mover;
+    Meta &record_meta = meta[record];
+    record_meta = Meta{};
+    record_meta.match = match;
+    record_meta.cursor = lba;
+    record_meta.mover = mover;
     return record;
 }
 
@@ -62,44 +62,44 @@ void Records::release(uint32_t record) noexcept {
 }
 
 void Records::landed(CoreState &state, uint32_t record, uint64_t header) noexcept {
-    Meta &its = meta[record];
-    its.landed = true;
-    its.header = header;
+    Meta &record_meta = meta[record];
+    record_meta.landed = true;
+    record_meta.header = header;
     Band &band = state.bands.change(state.band_of(header));
-    band.references += its.references;
+    band.references += record_meta.references;
     ++band.settling;
     if (!retains(state)) {
         retract(records[record].state);
     }
     settling.push_back(next.data(), record);
-    if (its.epoch != 0) {
-        state.epochs.leave(its.epoch);
+    if (record_meta.epoch != 0) {
+        state.epochs.leave(record_meta.epoch);
     }
 }
 
 bool Records::settle_some(CoreState &state, uint32_t record, uint32_t &budget) noexcept {
-    Meta &its = meta[record];
-    const bool fresh = L2p::is_pending(its.match);
+    Meta &record_meta = meta[record];
+    const bool fresh = L2p::is_pending(record_meta.match);
     const uint64_t end = records[record].lba + records[record].block_count;
-    const uint64_t stop = std::min(end, its.cursor + budget);
-    const uint64_t entry = (its.match & ~L2p::kPayloadMask) | its.header;
-    Band &home = state.bands.change(state.band_of(its.header));
-    uint64_t lba = its.cursor;
-    for (; lba < stop && !(fresh && its.references == 0); ++lba) {
-        if (state.l2p.get(lba) != its.match) {
+    const uint64_t stop = std::min(end, record_meta.cursor + budget);
+    const uint64_t entry = (record_meta.match & ~L2p::kPayloadMask) | record_meta.header;
+    Band &home = state.bands.change(state.band_of(record_meta.header));
+    uint64_t lba = record_meta.cursor;
+    for (; lba < stop && !(fresh && record_meta.references == 0); ++lba) {
+        if (state.l2p.get(lba) != record_meta.match) {
             continue;
         }
         if (fresh) {
-            --its.references;
+            --record_meta.references;
         } else {
-            --state.bands.change(state.band_of(L2p::payload(its.match))).references;
+            --state.bands.change(state.band_of(L2p::payload(record_meta.match))).references;
             ++home.references;
         }
         state.l2p.set(lba, entry);
     }
-    budget -= static_cast<uint32_t>(std::max<uint64_t>(lba - its.cursor, 1));
-    its.cursor = lba;
-    if (lba < end && !(fresh && its.references == 0)) {
+    budget -= static_cast<uint32_t>(std::max<uint64_t>(lba - record_meta.cursor, 1));
+    record_meta.cursor = lba;
+    if (lba < end && !(fresh && record_meta.references == 0)) {
         return false;
     }
     --home.settling;

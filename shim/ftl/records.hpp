@@ -41,12 +41,13 @@ public:
     [[nodiscard]] bool user_room() const noexcept { return free.count() > 0 && user_count < kUserRecordsMax; }
     [[nodiscard]] bool room() const noexcept { return free.count() > 0; }
 
-    // A new record; flag is L2p::kTrimFlag or kLostFlag. The caller marks the LBAs, counts references, then queues it.
+    // Makes a new record; flag is L2p::kTrimFlag or kLostFlag. The caller marks the LBAs, counts references, then
+    // queues it.
     uint32_t make(CoreState &state, uint64_t flag, uint64_t lba, uint32_t block_count, uint16_t mover) noexcept;
-    // As make(), with the seq of an earlier life.
+    // Like make(), with the seq of an earlier life.
     uint32_t make(CoreState &state, uint64_t flag, uint64_t lba, uint32_t block_count, uint16_t mover,
                   uint64_t seq) noexcept;
-    // For garbage collection: the same record again, for entries equal to match.
+    // For garbage collection: writes the record again, for entries equal to `match`.
     uint32_t copy(uint64_t lba, uint64_t seq, uint32_t block_count, uint32_t flags, uint64_t match,
                   uint16_t mover) noexcept;
     // Changes the number of blocks: not more than in make(), and before the record is queued.
@@ -58,7 +59,7 @@ public:
         }
         queue(meta[record].of_user).push_back(next.data(), record);
     }
-    // Undoes make(), if no LBA was concerned.
+    // Undoes make() if no LBA was marked.
     void drop(CoreState &state, uint32_t record) noexcept;
 
     [[nodiscard]] SlotList &queue(bool of_user) noexcept { return of_user ? user_queue : reloc_queue; }
@@ -95,7 +96,7 @@ public:
     SlotList reloc_queue;
     SlotList settling;
     SlotList landed_records;  // settled, but perhaps only in the base's volatile cache
-    SlotList flushing;        // of these, those that the base flush in flight is for
+    SlotList flushing;        // landed before the base flush in flight was sent
     uint32_t user_count = 0;
 
 private:

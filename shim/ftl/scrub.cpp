@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Movers' scrub: what is in force in a band is read and verified where it stands.
+// Movers' scrub: reads and verifies the blocks in force of a band, without moving them.
 #include <algorithm>
 #include <utility>
 
@@ -11,26 +11,27 @@ namespace ftl {
 using layout::BatchKind;
 using layout::BlockEntry;
 
-bool Movers::start_scrub(uint32_t band, bool stays) noexcept {
+bool Movers::start_scrub(uint32_t number, bool stays) noexcept {
     Mover &mover = movers_.back();
     if (mover.phase != Phase::free) {
         return false;
     }
-    const Band &its = state_.bands[band];
+    const Band &band = state_.bands[number];
     mover.phase = Phase::next_zone;
-    mover.band = band;
-    mover.band_seq = its.seq;
+    mover.band = number;
+    mover.band_seq = band.seq;
     mover.punit = ~0U;
-    mover.closed = its.state == BandState::closed || its.state == BandState::faulted;
+    mover.closed = band.state == BandState::closed || band.state == BandState::faulted;
     mover.stays = stays;
-    // Of one that is being written nobody knows how much there should be, but it ends at its write pointers.
+    // For a band that is being written, nobody knows how many blocks to expect, but the band ends at its write
+    // pointers.
     mover.again = !mover.closed;
     mover.second = false;
     mover.busy = mover.damage = status::ok;
     mover.probe = Probe{};
     scrub_stopped_ = false;
-    scrub_found_ = ScrubResult{scrub_result_.number, band};
-    state_.scrubbed = Scrubbed{band};
+    scrub_found_ = ScrubResult{scrub_result_.number, number};
+    state_.scrubbed = Scrubbed{number};
     return true;
 }
 
@@ -63,8 +64,8 @@ uint32_t Movers::run_scrub() noexcept {
     return state_.now < scrub_next_ns_ ? 0 : run(mover);
 }
 
-// As CoreState::read_came_back(), but the core does not fail: Probe::refused. A band that is to be reset does not wait
-// for what the base is too busy for.
+// Like CoreState::read_came_back(), but the core does not fail: Probe::refused is set instead. When the scrub must end,
+// for example because the band is to be reset, it does not wait for a busy base.
 Answer Movers::scrub_came_back(const Mover &mover, BaseIo &io, Probe &probe, bool verdict) noexcept {
     if (!scrub_over(mover)) {
         return state_.read_came_back(io, probe, scrub_patience_, verdict, false);
@@ -74,7 +75,7 @@ Answer Movers::scrub_came_back(const Mover &mover, BaseIo &io, Probe &probe, boo
         probe.refused = probe.number > 0 || error_class(io) == ErrorClass::busy;
         if (probe.number > 0) {
             CoreState::restore(io, probe);
-            io.status = status::namespace_not_ready;  // whatever was read was not the block
+            io.status = status::namespace_not_ready;  // the data read was that of a probe, not of the block
             io.do_not_retry = false;
         }
         probe.again = false;
@@ -97,7 +98,7 @@ void Movers::finish_scrub(Mover &mover, ScrubEnd end) noexcept {
     state_.emit(EventKind::scrub_done, mover.band);
 }
 
-// All zones have been gone through.
+// Runs when the scrub has gone through all zones.
 void Movers::end_of_look(Mover &mover) noexcept {
     if (mover.busy != status::ok) {
         finish_scrub(mover, ScrubEnd::busy);
@@ -116,9 +117,9 @@ void Movers::end_of_look(Mover &mover) noexcept {
         state_.scrubbed = Scrubbed{mover.band};
         return;
     }
-    const bool told = mover.damage != status::ok;
-    const uint64_t address = told ? mover.damage_at : state_.zone(mover.band, 0).start;
-    found_bad(mover, address, told ? mover.damage : status::guard_check, state_.stats.scrub_bad_metadata);
+    const bool found = mover.damage != status::ok;
+    const uint64_t address = found ? mover.damage_at : state_.zone(mover.band, 0).start;
+    found_bad(mover, address, found ? mover.damage : status::guard_check, state_.stats.scrub_bad_metadata);
     finish_scrub(mover, ScrubEnd::bad);
 }
 
@@ -131,11 +132,11 @@ void Movers::found_bad(Mover &mover, uint64_t address, Status status, uint64_t &
     state_.unreadable(mover.band, address, status);
 }
 
-// As scan_window().
+// Like scan_window().
 bool Movers::scrub_window(Mover &mover) noexcept {
     const uint64_t start = state_.zone(mover.band, mover.punit).start;
     const uint32_t run_max = std::min(kRunBlocks, state_.base->info().max_io_blocks);
-    // Hosts' I/O goes first, and so does what frees bands for it.
+    // Host I/O goes first, and so do moves that free bands for it.
     const uint32_t reads_max = state_.throttle.limits() || state_.demand.user_waits ? 1 : kScrubReads;
     const auto passed = [&] { state_.scrubbed.offset = std::max(mover.seen_offset, mover.first_offset + mover.entry); };
     while (mover.entry < mover.entry_count) {
@@ -204,10 +205,10 @@ void Movers::on_scrub_read(Io &io) noexcept {
 
 void Movers::came_back(ScrubRead &read) noexcept {
     Mover &mover = *read.mover;
-    // Of what was read well, and is only timed, nothing is to be found out but that.
+    // A read that is only timed has already been verified, so its error is not investigated.
     const Answer answer = scrub_came_back(mover, read.io, read.probe, read.timing == Timing::first);
     if (answer == Answer::awaited) {
-        return;  // the band keeps its reader, so what is there stays
+        return;  // the band keeps its reader, so its content stays
     }
     --state_.bands[mover.band].readers;
     if (answer == Answer::dropped) {
@@ -215,9 +216,9 @@ void Movers::came_back(ScrubRead &read) noexcept {
     }
     const Status status = read.io.status;
     if (std::exchange(read.probe.refused, false)) {
-        mover.busy = status;  // the base is, not its block
+        mover.busy = status;  // the base is busy, not only this block
     } else if (read.timing != Timing::first) {
-        if (take_its_time(read)) {
+        if (check_timing(read)) {
             return;
         }
     } else if (read.singly) {
@@ -240,14 +241,14 @@ void Movers::came_back(ScrubRead &read) noexcept {
             good = verified(read, i);
         }
         if (!good) {
-            // It has to be bad twice, alone and later.
+            // A block counts as bad only if it also fails alone, later.
             read.singly = true;
             read.single = 0;
             send(read, read.address, 1, error_class(read.io) == ErrorClass::zone ? 0 : kReadAgainNs);
             return;
         }
         state_.stats.scrub_read_blocks += read.count;
-        if (take_its_time(read)) {
+        if (check_timing(read)) {
             return;
         }
     }
@@ -255,9 +256,9 @@ void Movers::came_back(ScrubRead &read) noexcept {
     --mover.reads;
 }
 
-// Whether it was slow, which is looked into: the same once more, then one of the first block of the base. True: a read
-// is under way for that.
-bool Movers::take_its_time(ScrubRead &read) noexcept {
+// Checks whether the read was slow. If so, reads the same blocks once more, then the first block of the base. True:
+// such a read is in flight.
+bool Movers::check_timing(ScrubRead &read) noexcept {
     Mover &mover = *read.mover;
     const uint64_t took_ns = state_.reactor->now_ns() - std::min(read.sent_ns, state_.reactor->now_ns());
     if (read.busy_answers != state_.stats.busy_answers || scrub_over(mover)) {
@@ -294,7 +295,8 @@ bool Movers::wanted(const ScrubRead &read, uint32_t block) const noexcept {
     return state_.l2p.get(read.lbas[block]) == read.address + block;
 }
 
-// Read singly, a block is the first of its memory. By the CRC in memory, too, which is what hosts' reads go by.
+// A block that is read singly is the first in its memory. The CRC in memory is checked too, because host reads check
+// that one.
 bool Movers::verified(const ScrubRead &read, uint32_t block) const noexcept {
     if (!wanted(read, block) || MUTATED(scrub_not_verified)) {
         return true;

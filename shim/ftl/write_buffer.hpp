@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Where accepted blocks and trim records wait for media: slots of one block each in one mapping, anonymous or shared
-// with a file that outlives the process.
+// Accepted blocks and trim records wait here for media. One mapping, anonymous or shared with a file that outlives the
+// process, has slots of one block each.
 //
-// The mapping, which a restarted daemon recovers acknowledged writes from:
-//   0                    BufferHeader
-//   header.slots_offset  slot_count   SlotRecord
-//   header.records_offset record_count PendingRecord
-//   header.data_offset   slot_count   blocks of 4096 B
-// A record holds something if its state is `held`, which is stored last (release) and cleared before anything of the
-// record or its data changes: at whatever instruction the process is killed, a held record is whole.
+// A restarted daemon recovers acknowledged writes from the mapping:
+//   offset                 content
+//   0                      BufferHeader
+//   header.slots_offset    slot_count   SlotRecord
+//   header.records_offset  record_count PendingRecord
+//   header.data_offset     slot_count   blocks of 4096 B
+// A record is in use if its state is `held`. That state is stored last (release), and cleared before the record or its
+// data change. So a held record is complete, at whatever instruction the process is killed.
 #pragma once
 
 #include <atomic>
@@ -90,7 +91,7 @@ struct SlotList {
         }
         ++count;
     }
-    // Appends the whole other list, which is then empty.
+    // Appends all of `other`, which is empty then.
     void append(uint32_t *next, SlotList &other) noexcept {
         if (other.empty()) {
             return;
@@ -203,7 +204,8 @@ public:
             release(unanswered.pop_front(next.data()));
         }
     }
-    // A slot that still contains such a block of the LBA, held or not: the block matches its whole CRC, and is(record).
+    // Finds a slot with a block of the LBA, held or not, whose data match its full CRC and for which is(record) is
+    // true.
     template <typename Is>
     [[nodiscard]] uint32_t find(uint64_t lba, Is &&is) const noexcept {
         for (uint32_t slot = 0; slot < slot_count; ++slot) {

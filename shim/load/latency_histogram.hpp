@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Latencies in buckets that grow with the value: 32 per power of two, so a percentile is at most 3 % off.
+// Latency histogram whose buckets grow with the value: 32 per power of two, so a percentile is off by at most 3 %.
 #pragma once
 
 #include <algorithm>
@@ -25,7 +25,7 @@ public:
     [[nodiscard]] uint64_t max() const noexcept { return max_; }
     [[nodiscard]] uint64_t mean() const noexcept { return count_ == 0 ? 0 : sum_ / count_; }
 
-    // The value that `per_mille` of all are not greater than.
+    // The value that `per_mille` of all recorded values do not exceed.
     [[nodiscard]] uint64_t percentile(uint64_t per_mille) const noexcept {
         const uint64_t rank = (count_ * per_mille + 999) / 1000;
         uint64_t seen = 0;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Blocks that prove what they are: each says which seed, LBA and version it belongs to, and the rest of it follows from
-// these three, so a reader can tell a stale, misplaced or torn block from the right one.
+// Self-describing blocks: each contains its seed, LBA and version, and these determine the rest of the block. So a
+// reader recognises stale, misplaced and torn blocks.
 #pragma once
 
 #include <cstddef>
@@ -11,9 +11,9 @@
 
 namespace ftl {
 
-// 0 is a block never written, or trimmed: all zeroes.
+// 0: the block was never written, or was trimmed, and is all zeroes.
 using Version = uint32_t;
-// A write failed: the block may hold what it held before or what was written, but one of them as a whole.
+// A write failed: the block has either its old or its new content, and has it as a whole.
 inline constexpr Version kVersionUnknown = ~Version{0};
 
 enum class Mismatch : uint8_t { none, older, newer, wrong_lba, zeroes, garbage };
@@ -44,7 +44,7 @@ public:
 
     struct Found {
         Mismatch mismatch = Mismatch::none;
-        uint64_t lba = 0;  // what the block says it is, unless zeroes or garbage
+        uint64_t lba = 0;  // the LBA in the block, unless it is zeroes or garbage
         Version version = 0;
     };
 
@@ -78,7 +78,7 @@ public:
         } else if (found.lba != lba) {
             found.mismatch = Mismatch::wrong_lba;
         } else if (expected != kVersionUnknown && found.version != expected) {
-            // After a trim (expected 0) whatever is there comes from before it.
+            // After a trim (expected 0), any content is older than the trim.
             found.mismatch = expected == 0 || found.version < expected ? Mismatch::older : Mismatch::newer;
         }
         return found;
@@ -90,7 +90,7 @@ private:
     [[nodiscard]] uint64_t base_of(uint64_t lba, Version version) const noexcept {
         return Prng::mix(seed_ ^ Prng::mix(lba ^ Prng::mix(version)));
     }
-    // One multiplication per word: cheap enough not to be what a benchmark measures.
+    // One multiplication per word, so that the generator does not dominate a benchmark.
     [[nodiscard]] static uint64_t word(uint64_t base, size_t position) noexcept {
         uint64_t value = base + position * 0x9E3779B97F4A7C15ULL;
         value = (value ^ (value >> 32)) * 0xD6E8FEB86659FD93ULL;

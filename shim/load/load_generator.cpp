@@ -13,7 +13,7 @@ namespace {
 constexpr uint32_t kQueueDepthMax = 4096;
 constexpr uint32_t kIoBlocksMax = 4096;
 constexpr uint64_t kLbaCountMax = uint64_t{1} << 32;  // 32 GiB of version tables
-// Random picks that hit an LBA in use before this round gives up: a completion will make room.
+// So many random picks may hit a busy LBA before the round ends. A completion will free one.
 constexpr int kPicksMax = 16;
 
 uint64_t monotonic_ns() noexcept {
@@ -127,12 +127,12 @@ uint32_t LoadGenerator::poll(uint64_t now_ns) noexcept {
         ++work;
     }
     if (leaving_ && outstanding_ == 0) {
-        reactor_.remove(id_);  // possibly the end of this object
+        reactor_.remove(id_);  // may destroy this object
     }
     return work;
 }
 
-// Where the next I/O goes. False: not now, or nothing is left.
+// Chooses the place of the next I/O. False: no place is free now, or nothing is left to do.
 bool LoadGenerator::pick(uint64_t &first, uint32_t &block_count) noexcept {
     uint64_t wanted = run_.io_blocks;
     if (run_.total_blocks > 0) {
@@ -196,7 +196,7 @@ void LoadGenerator::issue(uint64_t first, uint32_t block_count) noexcept {
         if (io.op == Op::write) {
             content_.fill(block, io.lba + i, ++last_[first + i]);
         } else if (io.op == Op::read) {
-            // Whatever an earlier read left here must not pass for what this one should bring.
+            // Destroys the result of an earlier read, so that it cannot pass for the result of this one.
             block[0] = ~LoadContent::kMagic;
         }
     }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Closed-loop load on a block device, verified as it runs. See load_content.hpp for what a block looks like.
+// Closed-loop load on a block device, verified while it runs. load_content.hpp has the format of a block.
 #pragma once
 
 #include <array>
@@ -28,15 +28,15 @@ struct LoadRun {
     enum class Kind : uint8_t { write, read, trim, mixed };
 
     Kind kind = Kind::write;
-    bool random = true;  // at multiples of io_blocks; else from the first LBA on, wrapping
+    bool random = true;  // at multiples of io_blocks; false: from the first LBA on, wrapping
     uint32_t io_blocks = 1;
-    uint64_t total_blocks = 0;  // 0: until the time limit
+    uint64_t total_blocks = 0;  // 0: run until the time limit
     uint32_t queue_depth = 32;
-    uint64_t time_limit_ns = 0;    // 0: until total_blocks
-    uint32_t write_percent = 100;  // mixed; the rest are reads
+    uint64_t time_limit_ns = 0;    // 0: run until total_blocks
+    uint32_t write_percent = 100;  // for mixed; the rest are reads
 };
 
-// Of the run that goes on, or went last.
+// Progress of the current run, or of the last one.
 struct LoadProgress {
     struct Example {
         Mismatch kind;
@@ -66,13 +66,13 @@ struct LoadProgress {
 
 class LoadGenerator final : public Poller {
 public:
-    // Throws std::invalid_argument; std::system_error when there is no memory.
+    // Throws std::invalid_argument, or std::system_error if memory is short.
     LoadGenerator(Reactor &reactor, std::shared_ptr<BlockDevice> device, const LoadConfig &config);
 
-    // Reactor thread (or inside Reactor::call).
-    void start(const LoadRun &run);  // throws std::invalid_argument, std::logic_error while running
-    void stop() noexcept;            // no new I/O; load_done follows when the outstanding I/O is back
-    // stop(), and leaves the reactor as soon as the outstanding I/O is back, which may be the end of it.
+    // Call these on the reactor's thread, or inside Reactor::call.
+    void start(const LoadRun &run);  // throws std::invalid_argument, or std::logic_error while running
+    void stop() noexcept;            // no new I/O; load_done follows when outstanding I/O is back
+    // Like stop(), but also leaves the reactor when outstanding I/O is back. That may destroy this object.
     void leave();
     [[nodiscard]] const LoadProgress &progress() noexcept;
     [[nodiscard]] const std::vector<Version> &versions() const noexcept { return versions_; }
@@ -113,8 +113,8 @@ private:
     bool leaving_ = false;
 
     std::vector<Version> versions_;  // expected on the device
-    std::vector<Version> last_;      // the greatest ever given to a block: a trim must not make versions repeat
-    std::vector<uint64_t> busy_;     // a bit per LBA with an I/O outstanding
+    std::vector<Version> last_;      // highest version that a block has had; versions must not repeat after a trim
+    std::vector<uint64_t> busy_;     // one bit per LBA with outstanding I/O
     PageMemory memory_;
     std::vector<Slot> slots_;
     Slot *free_slots_ = nullptr;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// The life of an Io at emulated media, and their control. What operations do is in media_operations.cpp, what a loss of
-// power does in media_power.cpp.
+// The path of an Io through emulated media, and their control. media_operations.cpp executes the operations;
+// media_power.cpp emulates a loss of power.
 #include "media/media.hpp"
 
 #include <algorithm>
@@ -14,14 +14,14 @@
 namespace ftl {
 namespace {
 
-constexpr uint64_t kMediaBytesMax = uint64_t{1} << 46;  // half of the address space of a process
+constexpr uint64_t kMediaBytesMax = uint64_t{1} << 46;  // half of a process's address space
 constexpr uint32_t kDataBytesMin = 512;
 constexpr uint32_t kDataBytesMax = 64 * 1024;
 constexpr uint32_t kMetadataBytesMax = 64;
 constexpr uint32_t kZonesFileVersion = 1;
 constexpr char kZonesFileMagic[8] = {'F', 'T', 'L', 'Z', 'O', 'N', 'E', 'S'};
 
-// The ".zones" file: this, then a ZoneRecord per zone, updated in place.
+// Start of the ".zones" file. A ZoneRecord per zone follows; the records are updated in place.
 struct ZonesFileHeader {
     char magic[8];
     uint32_t version;
@@ -80,7 +80,7 @@ MediaStore store_of(const MediaConfig &config, const BlockDeviceInfo &info) {
     }
     const uint64_t bytes = info.block_count * info.block_bytes;
     if (config.path.empty()) {
-        // Zones are filled from front to back, so huge pages waste nothing; scattered blocks would.
+        // Zones fill from front to back, so huge pages waste no memory. With scattered blocks they would.
         return MediaStore::in_memory(bytes, info.zoned);
     }
     MediaStore store = MediaStore::in_file(config.path);
@@ -134,7 +134,7 @@ void EmulatedMedia::open_zones_file(const MediaConfig &config) {
         }
     };
     if (::access(path.c_str(), F_OK) != 0) {
-        require_no_data();  // somebody's file: nothing is put beside it
+        require_no_data();  // the file belongs to somebody else, so no ".zones" file is created beside it
     }
     zones_file_ = std::make_unique<MappedFile>(path, bytes);
     ZonesFileHeader header{};
@@ -159,9 +159,9 @@ void EmulatedMedia::open_zones_file(const MediaConfig &config) {
         throw std::invalid_argument(path + " is damaged at zone " + std::to_string(damaged - table.begin()) +
                                     ". Remove both files to start again");
     }
-    store_.extend(config.path, info_.block_count * info_.block_bytes);  // only now is it known to be ours
+    store_.extend(config.path, info_.block_count * info_.block_bytes);  // now known to be an emulated drive
     for (uint32_t zone = 0; zone < geometry.zone_count; ++zone) {
-        if (table[zone].state == ZoneState::empty && table[zone].written > 0) {  // killed in the middle of a reset
+        if (table[zone].state == ZoneState::empty && table[zone].written > 0) {  // a reset was interrupted
             const uint64_t start = zone * geometry.zone_size;
             (void)store_.release(start * info_.block_bytes, table[zone].written * info_.block_bytes);
             table[zone].written = 0;
@@ -170,7 +170,7 @@ void EmulatedMedia::open_zones_file(const MediaConfig &config) {
     zones_ = std::make_unique<ZoneTable>(geometry, table, *this);
 }
 
-// ---- the life of an Io -----------------------------------------------------------------------------------------
+// ---- the path of an Io -----------------------------------------------------------------------------------------
 
 void EmulatedMedia::submit(Io &io) noexcept {
     io.device_data[kPresetStatus] = status::ok;
@@ -189,7 +189,7 @@ uint32_t EmulatedMedia::poll(uint64_t now_ns) noexcept {
     if (ready_.empty()) {
         return 0;
     }
-    // What the completions submit is for the next poll.
+    // I/O that a completion submits is left for the next poll.
     if (!schedule_) {
         const uint32_t count = ready_.count();
         for (uint32_t i = 0; i < count; ++i) {
@@ -197,7 +197,7 @@ uint32_t EmulatedMedia::poll(uint64_t now_ns) noexcept {
         }
         return count;
     }
-    // Some stay behind, so that later submissions can overtake them.
+    // Some I/Os stay behind, so that later submissions can overtake them.
     const uint64_t count = schedule_->below(uint64_t{ready_.count()} + 1);
     for (uint64_t i = 0; i < count; ++i) {
         finish(*ready_.take(schedule_->below(ready_.count())));
@@ -205,16 +205,16 @@ uint32_t EmulatedMedia::poll(uint64_t now_ns) noexcept {
     return static_cast<uint32_t>(std::max<uint64_t>(count, 1));
 }
 
-// Faults count I/Os in the order they were submitted, whatever the schedule does later.
+// Faults count I/Os in the order of submission, whatever order the schedule chooses later.
 void EmulatedMedia::intake(uint64_t now_ns) noexcept {
     while (Io *io = incoming_.pop()) {
         if (io->device_data[kPresetStatus] != status::ok || !powered_ || faults_.empty()) {
             ready_.push(*io);
             continue;
         }
-        uint64_t touched = io->block_count;  // 0 for a flush: everything
+        uint64_t touched = io->block_count;  // 0 for a flush: all blocks
         if (io->op == Op::append || (io->op == Op::zone_send && !io->zone_all)) {
-            touched = info_.zone_size;  // where in the zone an append lands is not known yet
+            touched = info_.zone_size;  // the position of an append within the zone is not known yet
         } else if (io->op == Op::zone_send) {
             touched = 0;
         } else if (io->op == Op::zone_report) {
@@ -266,7 +266,7 @@ void EmulatedMedia::finish(Io &io) noexcept {
             io.status = preset;
         }
         if ((flags & kPresetDropsCache) != 0) {
-            // Writes that it has not begun fail as well: an append would land where a lost one stood.
+            // Writes that have not been executed yet fail, too: otherwise an append would land where a lost write was.
             intake(0);
             for (IoList *list : {&ready_, &delayed_}) {
                 IoList outstanding = std::exchange(*list, IoList());

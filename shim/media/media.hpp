@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// A drive that is not there: conventional, null or zoned, in memory or in a sparse file, that fails on demand.
+// An emulated drive: conventional, null or zoned, in memory or in a sparse file. It fails on demand.
 //
-// I/O waits from submit() to poll() and takes effect there, all at once, so what is outstanding has not happened yet.
-// Losing power (power_cut) is then: each outstanding write happens in part (conventional: any of its blocks; zoned: its
-// first blocks), each outstanding zone action wholly or not at all, and then the volatile cache is lost:
-//  - zoned: per zone, any number of the last blocks written since the last completed flush; a finish since then may be
-//    lost too. Zone resets, opens and closes are durable at once. An FUA write makes its zone durable up to its end.
-//  - conventional: any of the blocks written since the last completed flush have the content of that time again.
-//    An FUA write is durable at once.
-// Media in a file survives the death of the process whatever the cache says: only power_cut() loses data. A flush is an
-// fdatasync(), an FUA write is written with O_DSYNC semantics, so a flush also protects from the host's own power loss.
+// I/O waits from submit() to poll(), which executes it at once. So outstanding I/O has had no effect yet. Loss of power
+// (power_cut) first executes outstanding I/O in part: any blocks of a conventional write, the first blocks of a zoned
+// write, and each zone action either wholly or not at all. Then the volatile cache is lost:
+//   - zoned: each zone loses any number of the last blocks written since the last completed flush. A finish since then
+//     may be lost, too. Zone resets, opens and closes are durable at once. An FUA write makes its zone durable up to
+//     the end of the write.
+//   - conventional: any of the blocks written since the last completed flush get their content of that time back. An
+//     FUA write is durable at once.
+// Media in a file survive the death of the process, whatever the cache holds: only power_cut() loses data. A flush is
+// an fdatasync(), and FUA writes have O_DSYNC semantics, so a flush also protects against a power loss of the machine.
 #pragma once
 
 #include <memory>
@@ -37,16 +38,16 @@ struct MediaConfig {
     uint32_t data_bytes = kBlockSize;
     uint32_t metadata_bytes = 0;  // interleaved, after the data
     uint32_t max_io_blocks = 256;
-    uint32_t max_append_blocks = 32;  // zoned
+    uint32_t max_append_blocks = 32;  // zoned only
     bool volatile_cache = false;
     std::string path;            // empty: in memory
-    uint64_t hidden_blocks = 0;  // in memory: at the end, of whole zones; there from grow() on
-    ZoneGeometry zones;          // zoned
+    uint64_t hidden_blocks = 0;  // in memory only: whole zones at the end, which grow() makes visible
+    ZoneGeometry zones;          // zoned only
 };
 
 class EmulatedMedia final : public BlockDevice, public ZoneTable::Observer {
 public:
-    // Throws std::invalid_argument, or std::system_error naming the file.
+    // Throws std::invalid_argument, or std::system_error with the name of the file.
     EmulatedMedia(std::shared_ptr<Reactor> reactor, const MediaConfig &config);
 
     [[nodiscard]] const BlockDeviceInfo &info() const noexcept override { return info_; }
@@ -55,41 +56,42 @@ public:
     [[nodiscard]] bool busy() const noexcept override { return !incoming_.empty() || !ready_.empty(); }
     [[nodiscard]] uint64_t deadline_ns() const noexcept { return delayed_.empty() ? ~uint64_t{0} : delayed_until_ns_; }
 
-    // Any thread; each hops to the reactor.
+    // Any thread may call these. Each call runs on the reactor's thread.
     struct Zone {
         uint64_t start;
         ZoneState state;
-        uint64_t write_pointer;  // LBA behind the last block written
+        uint64_t write_pointer;  // LBA after the last block written
     };
     [[nodiscard]] std::vector<Zone> zones();
-    // read_only, offline; or full: the drive finishes it by itself, which throws where it is not active.
+    // `state`: read_only or offline; or full: the drive finishes the zone by itself. That throws if the zone is not
+    // active.
     void set_zone_state(uint32_t zone, ZoneState state);
     void recommend(uint32_t zone, bool finish, bool reset);
     uint32_t inject_fault(const Fault &fault);
     void clear_faults(std::optional<uint32_t> id);
-    // Turns one bit of what is stored, and nothing tells. Throws std::invalid_argument where there is no such bit.
+    // Flips one stored bit without any error. Throws std::invalid_argument if there is no such bit.
     void rot(uint64_t lba, uint32_t bit);
     void power_cut(uint64_t seed);
     void power_on();
-    // While nobody is on it that was told its size.
+    // Call it only while no user of the device knows its old size.
     void grow();
     void set_schedule(std::optional<uint64_t> seed);
     void cut_power_at(uint64_t operation, uint64_t seed);
     [[nodiscard]] uint64_t operations();
-    // The most that were outstanding at the same time.
+    // The highest number of flushes that were outstanding at the same time.
     [[nodiscard]] uint32_t flushes_at_once();
 
 private:
-    // Io::device_data while an Io is here.
+    // Use of Io::device_data while this device has an Io.
     static constexpr size_t kDueNs = 0;
-    static constexpr size_t kPresetStatus = 1;  // completes with this instead of being executed
+    static constexpr size_t kPresetStatus = 1;  // not ok: the Io completes with this status and is not executed
     static constexpr size_t kPresetFlags = 2;
     static constexpr uint64_t kPresetDnr = 1;
     static constexpr uint64_t kPresetTakesEffect = 2;
     static constexpr uint64_t kPresetDropsCache = 4;
-    static constexpr uint64_t kPresetFlip = 8;  // the first bit read is wrong
+    static constexpr uint64_t kPresetFlip = 8;  // the first bit of the read data is wrong
 
-    struct Durable {  // of a zone, as of the last flush
+    struct Durable {  // state of a zone after the last flush
         uint64_t written = 0;
         bool dirty = false;    // in dirty_zones_
         bool finished = true;  // false: finished since the last flush
@@ -126,15 +128,15 @@ private:
     std::unique_ptr<MappedFile> zones_file_;
     std::vector<ZoneRecord> zones_in_memory_;
     std::unique_ptr<ZoneTable> zones_;
-    // Zoned memory keeps its pages over a reset, since faulting them in again costs more than all the rest of a write:
-    // reads then have to stop at the write pointer.
+    // In memory, a reset leaves the zone's pages as they are, because faulting them in again would cost more than the
+    // rest of a write. Reads must therefore stop at the write pointer.
     bool keeps_stale_ = false;
     std::vector<Durable> durable_;
-    std::vector<uint32_t> dirty_zones_;  // never grows past the number of zones, reserved at the start
+    std::vector<uint32_t> dirty_zones_;  // at most one entry per zone; reserved at the start
     UndoLog undo_;
     FaultTable faults_;
 
-    IoList incoming_;  // as submitted
+    IoList incoming_;  // in order of submission
     IoList delayed_;   // by a latency fault, until Io::device_data[kDueNs]
     IoList ready_;
     uint64_t delayed_until_ns_ = 0;

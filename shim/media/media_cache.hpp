@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// What a conventional drive's volatile cache could lose: the content each block had at the last flush.
+// What the volatile cache of a conventional drive may lose: the log holds the content of each block at the last flush.
 #pragma once
 
 #include <cstdint>
@@ -12,12 +12,12 @@
 
 namespace ftl {
 
-// A drive writes its cache back by itself some time: past this many blocks everything counts as durable.
+// A real drive writes its cache back eventually. If the log exceeds this many blocks, all blocks count as durable.
 inline constexpr size_t kUndoBlocksMax = 64 * 1024;
 
 class UndoLog {
 public:
-    // Before blocks are written. Allocates: this is the crash machine's medium, not the fast one.
+    // Call it before blocks are written. It allocates memory: this medium is made for crash tests, not for speed.
     void remember(MediaStore &store, uint64_t lba, uint64_t block_count, uint32_t block_bytes) {
         if (block_count > kUndoBlocksMax || before_.size() + block_count > kUndoBlocksMax) {
             before_.clear();
@@ -35,15 +35,15 @@ public:
             }
         }
     }
-    // These are durable now (FUA).
+    // These blocks are durable now (FUA).
     void forget(uint64_t lba, uint64_t block_count) {
         before_.erase(before_.lower_bound(lba), before_.lower_bound(lba + block_count));
     }
     void clear() noexcept { before_.clear(); }
 
-    // Power is lost: any subset of the blocks, chosen by `prng`, has its old content again.
+    // Power loss: any subset of the blocks, chosen by `prng`, gets its old content back.
     void roll_back(MediaStore &store, Prng &prng, uint32_t block_bytes) {
-        const uint64_t lost_of_4 = prng.below(5);  // none … all, and in between
+        const uint64_t lost_of_4 = prng.below(5);  // from none to all
         for (auto &[block, content] : before_) {
             if (prng.below(4) < lost_of_4) {
                 const uint64_t offset = block * block_bytes;

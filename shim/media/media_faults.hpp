@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Faults injected into emulated media: which I/Os, after how many, how often, and what happens to them.
+// Faults injected into emulated media: which I/Os they hit, after how many matches, how often, and with what effect.
 #pragma once
 
 #include <cstdint>
@@ -14,17 +14,17 @@ namespace ftl {
 
 struct Fault {
     uint32_t id = 0;
-    std::optional<Op> op;  // none: any
+    std::optional<Op> op;  // nullopt: any op
     uint64_t lba = 0;
-    uint64_t block_count = 0;  // 0: anywhere
+    uint64_t block_count = 0;  // 0: any LBA
     Status status = status::ok;
-    bool do_not_retry = false;  // the answer says so, whatever dnr() says of the status
-    bool takes_effect = false;  // the I/O happens all the same, only its answer is an error
-    bool drops_cache = false;   // the volatile cache is lost, as with power
-    bool flip = false;          // a read brings one bit that is not what the media hold, with whatever status
+    bool do_not_retry = false;  // sets DNR in the answer, whatever dnr() returns for the status
+    bool takes_effect = false;  // the I/O is executed, and only its answer is an error
+    bool drops_cache = false;   // the volatile cache is lost, as in a power loss
+    bool flip = false;          // a read returns one wrong bit, with any status
     uint64_t latency_ns = 0;
-    uint64_t skip = 0;   // matches still to let pass
-    uint64_t times = 0;  // matches still to hit; meaningless when for_ever
+    uint64_t skip = 0;   // remaining matches to skip
+    uint64_t times = 0;  // remaining matches to hit; ignored if for_ever
     bool for_ever = true;
 };
 
@@ -53,7 +53,7 @@ public:
         uint64_t latency_ns = 0;
         bool flip = false;
     };
-    // [lba, lba + block_count) is what the I/O touches; block_count 0: everything.
+    // The I/O touches [lba, lba + block_count). block_count 0: all blocks.
     Effect hit(Op op, uint64_t lba, uint64_t block_count) noexcept {
         Effect effect;
         for (Fault &fault : faults_) {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// What each operation does to emulated media.
+// Executes the operations of emulated media.
 #include <algorithm>
 
 #include "media/media.hpp"
@@ -29,7 +29,7 @@ Status EmulatedMedia::execute(Io &io) noexcept {
     return status::invalid_opcode;
 }
 
-// The checks of an Io with data. max_blocks 0: no limit and no data.
+// Checks an Io with data. max_blocks 0: no limit and no data.
 Status EmulatedMedia::check_blocks(const Io &io, uint32_t max_blocks) const noexcept {
     if (io.block_count == 0 || (max_blocks != 0 && io.block_count > max_blocks)) {
         return status::invalid_field;
@@ -109,7 +109,7 @@ Status EmulatedMedia::append(Io &io) noexcept {
     return store_zone_blocks(io, alba, io.block_count);
 }
 
-// The first block_count blocks of the Io, to a zone whose write pointer is at lba.
+// Stores the first block_count blocks of the Io in a zone whose write pointer is at `lba`.
 Status EmulatedMedia::store_zone_blocks(const Io &io, uint64_t lba, uint64_t block_count) noexcept {
     const Status done =
         store_.write(lba * info_.block_bytes, IovCursor(io.memory()), block_count * info_.block_bytes, io.fua);
@@ -129,7 +129,7 @@ Status EmulatedMedia::write_zeroes(const Io &io) noexcept {
         if (const Status failed = zones_->begin_write(io.lba, io.block_count); failed != status::ok) {
             return failed;
         }
-        // What is behind a write pointer is zeroes already, unless stale data stayed there.
+        // Blocks behind the write pointer are already zero, unless the zone keeps stale data.
         if (keeps_stale_) {
             (void)store_.release(io.lba * info_.block_bytes, uint64_t{io.block_count} * info_.block_bytes);
         }
@@ -154,7 +154,7 @@ Status EmulatedMedia::deallocate(const Io &io) noexcept {
         return failed;
     }
     if (zones_) {
-        return status::ok;  // a hint that a zone reset makes real
+        return status::ok;  // only a hint; a zone reset frees the blocks
     }
     if (info_.volatile_cache) {
         undo_.remember(store_, io.lba, io.block_count, info_.block_bytes);
@@ -163,7 +163,7 @@ Status EmulatedMedia::deallocate(const Io &io) noexcept {
 }
 
 Status EmulatedMedia::flush() noexcept {
-    // The data first: a zone table that is newer than the data would promise blocks that are not there.
+    // Data first: a zone table that is newer than the data would describe blocks that do not exist.
     if (const Status failed = store_.sync(); failed != status::ok) {
         return failed;
     }
@@ -197,7 +197,7 @@ void EmulatedMedia::mark_dirty(uint32_t zone) noexcept {
 
 void EmulatedMedia::zone_reset(uint32_t zone) noexcept {
     if (!keeps_stale_) {
-        // Should the file system refuse, old data would show where zeroes belong, as it may on a real drive.
+        // If the file system refuses, old data remains where zeroes belong. A real drive may do the same.
         const uint64_t written = zones_->record(zone).written;
         (void)store_.release(zones_->start_of(zone) * info_.block_bytes, written * info_.block_bytes);
     }

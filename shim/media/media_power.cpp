@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Emulated media that lose their power: what is torn, and what of the volatile cache is lost.
+// Emulated media that lose power: which I/O is torn, and which part of the volatile cache is lost.
 #include <utility>
 
 #include "base/prng.hpp"
@@ -32,7 +32,7 @@ void EmulatedMedia::cut(uint64_t seed) {
     cut_at_operation_ = 0;
 }
 
-// An outstanding Io happens in part.
+// Executes an outstanding Io in part.
 void EmulatedMedia::tear(Io &io, Prng &prng) {
     if (io.op == Op::zone_send && zones_) {
         if (prng.coin()) {
@@ -89,7 +89,7 @@ void EmulatedMedia::lose_zone_cache(Prng &prng) {
             durable.written = record.written;
             continue;
         }
-        // All or nothing as often as something in between: the extremes find most bugs.
+        // All or nothing is as likely as anything in between, because the extremes find most bugs.
         const uint64_t at_stake = record.written - durable.written;
         uint64_t lost = 0;
         switch (prng.below(4)) {

@@ -20,7 +20,7 @@ namespace {
 
 constexpr uint64_t kPageBytes = 4096;
 constexpr uint32_t kVectorMax = 64;  // iovecs per system call
-// Below this, clearing memory is cheaper than faulting it in again.
+// For fewer bytes, clearing memory is cheaper than faulting it in again.
 constexpr uint64_t kAdviseBytesMin = 16 * kPageBytes;
 constexpr mode_t kFileMode = 0600;
 
@@ -28,7 +28,7 @@ constexpr mode_t kFileMode = 0600;
     throw std::system_error(errno, std::generic_category(), what);
 }
 
-// Up to kVectorMax pieces of at most `bytes` in total.
+// Up to kVectorMax pieces with at most `bytes` bytes in total.
 struct Pieces {
     std::array<iovec, kVectorMax> iov;
     int count = 0;
@@ -44,7 +44,7 @@ struct Pieces {
             bytes += piece.iov_len;
         }
     }
-    // Leaves what has not been transferred yet.
+    // Removes the transferred bytes.
     void consume(uint64_t done) noexcept {
         bytes -= done;
         int first = 0;
@@ -127,7 +127,7 @@ Status MediaStore::read(uint64_t offset, IovCursor to, uint64_t bytes) noexcept 
             if (got < 0 && errno == EINTR) {
                 continue;
             }
-            if (got <= 0) {  // 0: somebody truncated the file
+            if (got <= 0) {  // 0: the file has been truncated
                 return status::unrecovered_read;
             }
             offset += static_cast<uint64_t>(got);
@@ -177,7 +177,7 @@ Status MediaStore::release(uint64_t offset, uint64_t bytes) noexcept {
             if (errno != EOPNOTSUPP) {
                 return write_status(errno);
             }
-            // A file system without holes: write the zeroes.
+            // The file system has no holes, so write zeroes.
             static constexpr std::array<uint8_t, 64 * 1024> kZeroes{};
             while (bytes > 0) {
                 const size_t piece = std::min<uint64_t>(bytes, kZeroes.size());
@@ -219,7 +219,7 @@ MappedFile::MappedFile(const std::string &path, size_t bytes) {
     int error = ::fstat(fd, &found) == 0 ? 0 : errno;
     created_ = found.st_size == 0;
     if (error == 0 && created_) {
-        // Allocated now: a full disk must not turn into SIGBUS when the table is written.
+        // Allocate the space now: a full disk must not cause a SIGBUS when the table is written.
         error = ::posix_fallocate(fd, 0, static_cast<off_t>(bytes));
     }
     if (error == 0 && !created_ && static_cast<uint64_t>(found.st_size) != bytes) {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Where emulated media keeps its bytes: anonymous memory, populated when first written, or a sparse file. Never-written
-// and released ranges read as zeroes.
+// Stores the bytes of emulated media: in anonymous memory, populated on first write, or in a sparse file. Ranges that
+// were never written, or were released, read as zeroes.
 #pragma once
 
 #include <cstddef>
@@ -17,11 +17,11 @@ namespace ftl {
 class MediaStore {
 public:
     MediaStore() = default;
-    // Throws std::system_error (the message names the path) or std::invalid_argument.
+    // Throws std::system_error (its message names the path) or std::invalid_argument.
     static MediaStore in_memory(uint64_t bytes, bool huge_pages);
-    // Opens or creates the file; what is in it stays. Takes a lock on it: one drive per file.
+    // Opens or creates the file, and keeps its content. Locks the file: one drive per file.
     static MediaStore in_file(const std::string &path);
-    // The file gets at least so many bytes. Throws std::system_error.
+    // Makes the file at least that large. Throws std::system_error.
     void extend(const std::string &path, uint64_t bytes);
 
     MediaStore(MediaStore &&other) noexcept
@@ -34,14 +34,14 @@ public:
     MediaStore &operator=(const MediaStore &) = delete;
     ~MediaStore();
 
-    // There was no data before this store: it is in memory, or the file did not exist or was empty.
+    // No data existed before this store: it is in memory, or its file did not exist or was empty.
     [[nodiscard]] bool created() const noexcept { return created_; }
 
-    // Offsets and lengths lie within the store: the device has checked them. A null store reads zeroes.
+    // Offsets and lengths must lie within the store; the device has checked them. A null store reads zeroes.
     [[nodiscard]] Status read(uint64_t offset, IovCursor to, uint64_t bytes) noexcept;
-    // durable: on the file's disk, not only in the page cache, when it returns.
+    // `durable`: on return, the data is on the file's disk, not only in the page cache.
     [[nodiscard]] Status write(uint64_t offset, IovCursor from, uint64_t bytes, bool durable) noexcept;
-    // Reads as zeroes from now on; gives memory or disk space back.
+    // The range reads as zeroes from now on. Frees its memory or disk space.
     [[nodiscard]] Status release(uint64_t offset, uint64_t bytes) noexcept;
     [[nodiscard]] Status sync() noexcept;
 
@@ -54,13 +54,13 @@ private:
     int fd_ = -1;
 };
 
-// A small file mapped into memory: a crash of the process loses nothing of it.
+// A small file mapped into memory. Its content survives a crash of the process.
 class MappedFile {
 public:
-    // Throws std::system_error; std::invalid_argument when its size differs.
+    // Throws std::system_error, or std::invalid_argument if the file has another size.
     MappedFile(const std::string &path, size_t bytes);
 
-    // It did not exist, was empty, or its creator died before it wrote the first 8 bytes.
+    // The file did not exist, was empty, or its creator died before it wrote the first 8 bytes.
     [[nodiscard]] bool created() const noexcept { return created_; }
     [[nodiscard]] uint8_t *data() noexcept { return memory_.data(); }
     [[nodiscard]] Status sync() noexcept;

@@ -73,7 +73,7 @@ ZoneTable::ZoneTable(const ZoneGeometry &geometry, std::span<ZoneRecord> records
 
 bool ZoneTable::valid(const ZoneRecord &record, const ZoneGeometry &geometry) noexcept {
     switch (record.state) {
-        // A process can die between a write pointer and the state that goes with it.
+        // A process may die between the update of a write pointer and the update of the state.
         case ZoneState::empty:
         case ZoneState::implicitly_open:
         case ZoneState::explicitly_open:
@@ -159,7 +159,7 @@ void ZoneTable::advance(uint32_t zone, uint64_t block_count) noexcept {
     }
 }
 
-// Opens a zone that is empty, closed, or open already, if the resources are there.
+// Opens a zone that is empty, closed or already open, if resources are available.
 Status ZoneTable::open(uint32_t zone, ZoneState how) noexcept {
     const ZoneState state = records_[zone].state;
     if (is_open(state)) {
@@ -223,7 +223,7 @@ Status ZoneTable::send(const Io &io) noexcept {
         case ZoneAction::reset:
         case ZoneAction::offline:
             break;
-        default:  // Set Zone Descriptor Extension too: ZDES is 0
+        default:  // this includes Set Zone Descriptor Extension, because ZDES is 0
             return status::invalid_field;
     }
     if (io.zone_all) {
@@ -280,7 +280,7 @@ Status ZoneTable::act(uint32_t zone, ZoneAction action) noexcept {
     }
 }
 
-// Select All: only zones in a state the action is meant for take part.
+// Select All: applies the action to zones in the states that it is meant for.
 Status ZoneTable::act_on_all(ZoneAction action) noexcept {
     if (action == ZoneAction::open && geometry_.max_open_zones != 0) {
         uint64_t wanted = 0;
@@ -288,7 +288,7 @@ Status ZoneTable::act_on_all(ZoneAction action) noexcept {
             wanted += is_active(record.state) ? 1 : 0;
         }
         if (wanted > geometry_.max_open_zones) {
-            return status::too_many_open;  // all or none
+            return status::too_many_open;  // opens all zones or none
         }
     }
     for (uint32_t zone = 0; zone < geometry_.zone_count; ++zone) {
@@ -321,7 +321,7 @@ Status ZoneTable::act_on_all(ZoneAction action) noexcept {
 }
 
 Status ZoneTable::report(const Io &io) const noexcept {
-    // The extended report (ZRA 1) carries descriptor extensions, and there are none.
+    // The extended report (ZRA 1) would carry descriptor extensions, which do not exist here.
     if (io.zone_action != zns::code(zns::ReportAction::zones) || io.zone_filter > std::size(zns::kFilterStates)) {
         return status::invalid_field;
     }

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// The zone state machine of NVMe ZNS (Zoned Namespace Command Set 1.1, section 2.1), without any data: who may write
-// where, which zones are open and active, and the zone report. Used by EmulatedMedia and ZonedOverlay.
+// The zone state machine of NVMe ZNS (Zoned Namespace Command Set 1.1, section 2.1), without data: write pointers, zone
+// states, open and active resources, and the zone report. EmulatedMedia and ZonedOverlay use it.
 //
-// Resources: an Empty zone that is opened takes an active and an open resource. When all open resources are taken, the
-// least recently written implicitly opened zone is closed to make room; explicitly opened ones never are.
+// Resources: opening an Empty zone takes an active and an open resource. When all open resources are taken, the least
+// recently written implicitly opened zone is closed to free one. Explicitly opened zones are never closed for that.
 // Zone Operation Characteristics to advertise: ZOC 0 (fixed capacity, no excursions), OZCS bit 0 (RAZB: reads may cross
-// zone boundaries). Blocks at and behind the write pointer read as zeroes.
+// zone boundaries). Blocks at and after the write pointer read as zeroes.
 #pragma once
 
 #include <cstdint>
@@ -22,11 +22,11 @@ using zns::ZoneState;
 
 [[nodiscard]] const char *zone_state_name(ZoneState state) noexcept;
 
-// Also the form in which EmulatedMedia keeps zones in its ".zones" file.
+// EmulatedMedia also stores zones in this form in its ".zones" file.
 struct ZoneRecord {
-    uint64_t written = 0;  // blocks from the zone's start that hold data; the write pointer unless finished early
+    uint64_t written = 0;  // blocks with data from the zone's start; the write pointer, unless finished early
     ZoneState state = ZoneState::empty;
-    uint8_t attributes = 0;  // of its descriptor
+    uint8_t attributes = 0;  // zone attributes of the descriptor
     uint8_t reserved[6] = {};
 };
 static_assert(sizeof(ZoneRecord) == 16);
@@ -41,7 +41,7 @@ struct ZoneGeometry {
 
 class ZoneTable {
 public:
-    // What happens to the zones' data is the device's business.
+    // The device implements it, and handles the data of the zones.
     class Observer {
     public:
         virtual void zone_reset(uint32_t zone) noexcept = 0;
@@ -51,8 +51,8 @@ public:
         ~Observer() = default;
     };
 
-    // Works on the caller's records in place (one per zone, valid() each); zones that are open in them become closed.
-    // Throws std::invalid_argument when the geometry makes no sense.
+    // Works in place on the caller's records: one per zone, each of them valid(). Open zones become closed. Throws
+    // std::invalid_argument if the geometry is invalid.
     ZoneTable(const ZoneGeometry &geometry, std::span<ZoneRecord> records, Observer &observer);
 
     [[nodiscard]] static bool valid(const ZoneRecord &record, const ZoneGeometry &geometry) noexcept;
@@ -67,37 +67,38 @@ public:
     [[nodiscard]] uint32_t open_zones() const noexcept { return open_; }
     [[nodiscard]] uint32_t active_zones() const noexcept { return active_; }
 
-    // May these blocks be read?
+    // Checks whether these blocks may be read.
     [[nodiscard]] Status check_read(uint64_t lba, uint64_t block_count) const noexcept;
 
-    // May these blocks be written now? On success the zone is open; advance() follows when they are written.
+    // Checks whether these blocks may be written now. On success the zone is open; call advance() when they are
+    // written.
     [[nodiscard]] Status begin_write(uint64_t lba, uint64_t block_count) noexcept;
-    // The same for Zone Append; alba: where the first block goes.
+    // The same for Zone Append. `alba`: LBA of the first block.
     [[nodiscard]] Status begin_append(uint64_t zone_start, uint64_t block_count, uint64_t &alba) noexcept;
     void advance(uint32_t zone, uint64_t block_count) noexcept;
 
     // Zone Management Send: io.zone_action, io.zone_all, io.lba.
     [[nodiscard]] Status send(const Io &io) noexcept;
 
-    // Zone Management Receive: io.zone_action, io.zone_filter, io.zone_all (partial), io.lba; fills io's memory.
+    // Zone Management Receive: io.zone_action, io.zone_filter, io.zone_all (partial), io.lba. Fills io's memory.
     [[nodiscard]] Status report(const Io &io) const noexcept;
 
-    // The device's own doing: read_only or offline.
+    // The device makes a zone read_only or offline.
     void fail_zone(uint32_t zone, ZoneState state) noexcept;
-    // The same: full, before it was written to its end. False: only an active zone is finished.
+    // The device makes a zone full before it is written to its end. False: the zone is not active, and does not change.
     [[nodiscard]] bool finish_zone(uint32_t zone) noexcept;
-    // What it would like the host to do with a zone, until that is done.
+    // Sets or clears the attributes with which the device recommends a finish or a reset. The action clears them.
     void recommend(uint32_t zone, bool finish, bool reset) noexcept;
 
-    // So many blocks, of whole zones, are there; the others, which must be empty, are not yet.
+    // Only the first block_count blocks, which must be whole zones, are visible. The others must be empty.
     void show(uint64_t block_count) noexcept { block_count_ = block_count; }
     [[nodiscard]] uint32_t zones_shown() const noexcept {
         return static_cast<uint32_t>(block_count_ / geometry_.zone_size);
     }
 
-    // Power was lost: open zones are closed, those without data empty.
+    // After a power loss: open zones become closed, or empty if they have no data.
     void power_cycle() noexcept;
-    // Power was lost, and with it all but the first `written` blocks (and the end of a finish).
+    // After a power loss of all but the first `written` blocks (and of the end of a finish).
     void truncate(uint32_t zone, uint64_t written) noexcept;
 
 private:
@@ -123,7 +124,7 @@ private:
     Observer &observer_;
     uint32_t open_ = 0;
     uint32_t active_ = 0;
-    // Implicitly opened zones, least recently written first; element zone_count is the list's anchor.
+    // Implicitly opened zones, least recently written first. Element zone_count is the anchor of the list.
     std::vector<Link> links_;
 };
 

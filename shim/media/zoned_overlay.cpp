@@ -106,7 +106,7 @@ void ZonedOverlay::submit(Io &io) noexcept {
             }
             return;
         case Op::deallocate:
-            done(io, zones_->check_read(io.lba, io.block_count));  // a hint that a reset makes real
+            done(io, zones_->check_read(io.lba, io.block_count));  // only a hint; a zone reset frees the blocks
             return;
         case Op::zone_send:
             if (has_writes(io)) {
@@ -122,7 +122,7 @@ void ZonedOverlay::submit(Io &io) noexcept {
     done(io, status::invalid_opcode);
 }
 
-// `child` is the first free one.
+// `child` is the first free child.
 void ZonedOverlay::write(Io &io, Child &child) noexcept {
     Status failed = check(io);
     uint64_t lba = io.lba;
@@ -163,7 +163,7 @@ void ZonedOverlay::write_done(Child &child) noexcept {
     parent.status = child.io.status;
     parent.do_not_retry = child.io.do_not_retry;
     if (child.io.status != status::ok && takes_again(child)) {
-        // A conventional device takes the same blocks again: the write has not happened.
+        // The write has not happened, and a conventional device accepts the same blocks again.
         zones_->truncate(zone, child.io.lba - zones_->start_of(zone));
     } else if (child.io.status != status::ok) {
         if (records_[zone].state != ZoneState::offline) {
@@ -188,7 +188,7 @@ void ZonedOverlay::write_done(Child &child) noexcept {
     parent.complete(parent);
 }
 
-// Whether its sender may write it once more: the base was busy, and nothing stands or is on its way behind it.
+// True if the sender may repeat the write: the base was busy, and no later write to the zone is done or outstanding.
 bool ZonedOverlay::takes_again(const Child &child) const noexcept {
     const uint32_t zone = zones_->zone_of(child.io.lba);
     const ZoneRecord &record = records_[zone];

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Zones on a conventional device, kept in memory: what SPDK's zone_block bdev does, on our side of the wire.
+// Zones on a conventional device. Their state is in memory: what SPDK's zone_block bdev does in a target, this does in
+// the shim.
 //
-// A zone's write pointer moves when a write is submitted, so several writes to a zone may be outstanding in order. When
-// the base fails one, what is behind it can't be trusted: the zone becomes read-only and its user moves the data away.
-// When the base is busy, and there is nothing behind it, the write pointer goes back, and the write may be repeated.
-// Reads, flushes and FUA go to the base as they are; a read behind the write pointer returns what the base has there.
+// Submitting a write moves the zone's write pointer, so several writes to a zone may be outstanding in order. If the
+// base fails a write, the blocks after it are not reliable: the zone becomes read-only, and its user moves the data
+// away. If the base is busy, and no later write exists, the write pointer goes back and the write may be repeated.
+// Reads, flushes and FUA go to the base unchanged. A read beyond the write pointer returns the content of the base.
 #pragma once
 
 #include <memory>
@@ -20,9 +21,9 @@ namespace ftl {
 class ZonedOverlay final : public BlockDevice, public ZoneTable::Observer {
 public:
     // Zone size: zone_capacity rounded up to a power of two. initially_full: every zone is full until it is reset, for
-    // a base whose zones' states were forgotten. zone_commands false: actions, reports and appends are invalid opcodes,
-    // as over SPDK's NVMe-oF, where its zone_block takes nothing but reads and writes. Throws std::invalid_argument
-    // when the base can't carry a zone.
+    // a base whose zone states are unknown. zone_commands false: zone actions, reports and appends are invalid opcodes,
+    // as over SPDK's NVMe-oF, where zone_block accepts only reads and writes. Throws std::invalid_argument if the base
+    // has no room for such zones.
     ZonedOverlay(std::shared_ptr<Reactor> reactor, std::shared_ptr<BlockDevice> base, uint64_t zone_capacity,
                  uint32_t max_open_zones, bool initially_full, bool zone_commands);
 
@@ -33,7 +34,7 @@ public:
     [[nodiscard]] uint64_t deadline_ns() const noexcept { return ~uint64_t{0}; }
 
 private:
-    static constexpr uint32_t kWritesMax = 256;  // at the base at once; more wait here
+    static constexpr uint32_t kWritesMax = 256;  // writes outstanding at the base; more writes wait here
 
     struct Child {
         Io io;
@@ -57,13 +58,13 @@ private:
     bool zone_commands_;
     std::vector<ZoneRecord> records_;
     std::unique_ptr<ZoneTable> zones_;
-    std::vector<uint32_t> writes_in_zone_;  // at the base
+    std::vector<uint32_t> writes_in_zone_;  // writes outstanding at the base
     uint32_t writes_ = 0;
     std::vector<Child> children_;
     Child *free_children_ = nullptr;
-    IoList waiting_;  // writes without a child
-    IoList parked_;   // zone actions whose zone has writes at the base
-    IoList done_;     // answered here; completed by poll()
+    IoList waiting_;  // writes that wait for a child
+    IoList parked_;   // zone actions that wait for writes to their zone
+    IoList done_;     // done without the base; poll() completes these
     PollerRegistration registration_;
 };
 

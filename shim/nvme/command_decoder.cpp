@@ -18,13 +18,13 @@ wire::DsmRange range_of(const Io &io, uint32_t number) noexcept {
     return range;
 }
 
-// Only the types of wire::kSgl* move data.
+// Only the SGL types in wire::kSgl* can transfer data.
 Status check_data(const wire::Sgl &sgl, uint64_t needed, uint32_t max_io_bytes, DataShape &shape) noexcept {
     if (sgl.type != wire::kSglTransport && sgl.type != wire::kSglInCapsule) {
         return status::sgl_type;
     }
     if (sgl.type == wire::kSglInCapsule && !shape.to_device) {
-        return status::sgl_type;  // nothing can be returned inside a command capsule
+        return status::sgl_type;  // a command capsule cannot return data
     }
     if (needed > max_io_bytes) {
         return status::invalid_field;
@@ -48,7 +48,7 @@ Status decode_rw(const wire::Sqe &sqe, const BlockDeviceInfo &info, uint32_t max
         bad != status::ok) {
         return bad;
     }
-    // Of an append only the zone is known beforehand: the device says whether it fits.
+    // For an append, only the zone is known beforehand. The device checks that the data fits.
     return out_of_range(info, io.lba, op == Op::append ? 1 : io.block_count) ? status::lba_out_of_range : status::ok;
 }
 
@@ -62,14 +62,14 @@ Status decode_dsm(const wire::Sqe &sqe, Io &io, DataShape &shape) noexcept {
     if (sqe.sgl.type != wire::kSglTransport && sqe.sgl.type != wire::kSglInCapsule) {
         return status::sgl_type;
     }
-    // Linux sends room for 256 ranges however many there are.
+    // Linux sends space for 256 ranges, however many ranges it uses.
     if (sqe.sgl.length < shape.ranges * sizeof(wire::DsmRange) ||
         sqe.sgl.length > wire::kDsmRangesMax * sizeof(wire::DsmRange) || sqe.sgl.length % 4 != 0) {
         return status::sgl_data_length;
     }
     shape.length = sqe.sgl.length;
     if ((cdw11 & wire::kCdw11Deallocate) == 0) {
-        shape.ranges = 0;  // hints only: nothing to do, but the ranges still travel
+        shape.ranges = 0;  // hints only: nothing to do, but the ranges are still transferred
     }
     return status::ok;
 }
@@ -80,7 +80,7 @@ Status decode_zone_send(const wire::Sqe &sqe, const BlockDeviceInfo &info, Io &i
     io.zone_action = static_cast<uint8_t>(sqe.cdw13);
     io.zone_all = (sqe.cdw13 & zns::kCdw13SelectAll) != 0;
     if (io.zone_action == zns::code(zns::ZoneAction::set_descriptor_extension)) {
-        return status::invalid_field;  // would carry a zone descriptor extension
+        return status::invalid_field;  // the command would carry a zone descriptor extension
     }
     if (!io.zone_all && out_of_range(info, io.lba, 1)) {
         return status::lba_out_of_range;

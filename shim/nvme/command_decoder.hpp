@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// What the commands of a host mean: a submission queue entry becomes an Io, with every check that needs no data. NVM
-// Command Set, and Zoned Namespace Command Set 1.1. Which namespace a command is for is the queue's business.
+// Decodes commands from hosts: a submission queue entry becomes an Io. Does every check that needs no data. Commands of
+// the NVM Command Set and of the Zoned Namespace Command Set 1.1. The queue looks up the namespace.
 #pragma once
 
 #include <cstdint>
@@ -10,14 +10,14 @@
 
 namespace ftl {
 
-// What travels with a command.
+// The data transfer of a command.
 struct DataShape {
     uint32_t length = 0;     // bytes
-    uint32_t ranges = 0;     // dataset management: how many of them count
-    bool to_device = false;  // data comes from the host
+    uint32_t ranges = 0;     // dataset management: number of valid ranges
+    bool to_device = false;  // the host sends data
 };
 
-// Of every command, before anything else: io and shape as if it moved nothing. Not io.op, and not io.iov.
+// Call it for every command first. It sets io and shape as for a command without data, except io.op and io.iov.
 [[nodiscard]] inline Status decode_common(const wire::Sqe &sqe, Io &io, DataShape &shape) noexcept {
     io.zone_action = 0;
     io.zone_filter = 0;
@@ -31,22 +31,22 @@ struct DataShape {
     shape = {};
     if ((sqe.flags & wire::kFlagsPsdtMask) == 0 || (sqe.flags & wire::kFlagsPsdtMask) == wire::kFlagsPsdtMask ||
         (sqe.flags & wire::kFlagsFuseMask) != 0) {
-        return status::invalid_field;  // PRPs, or fused
+        return status::invalid_field;  // PRPs, or a fused command
     }
     return status::ok;
 }
 
-// Of a command for a namespace with this info, after decode_common(). The type and length of its data are checked
-// against the command; that in-capsule data are there is not.
+// Decodes a command for a namespace with this info. Call decode_common() first. Checks the type and length of the data
+// against the command, but not that in-capsule data is present.
 [[nodiscard]] Status decode_command(const wire::Sqe &sqe, const BlockDeviceInfo &info, uint32_t max_io_bytes, Io &io,
                                     DataShape &shape) noexcept;
 
-// Dataset management: io.iov[0] holds shape.ranges ranges as the host sent them.
-// All or nothing: no range is touched when one of them is wrong. Together they may have as many blocks as the
-// namespace: DMSL, which Identify tells.
+// Dataset management: io.iov[0] holds shape.ranges ranges as the host sent them. If one range is invalid, the command
+// fails and no range is deallocated. All ranges together may have as many blocks as the namespace (DMSL in the Identify
+// data).
 [[nodiscard]] Status check_ranges(const BlockDeviceInfo &info, const Io &io, const DataShape &shape) noexcept;
-// Makes io that of the first range that is not empty, from `range` on, and moves `range` behind it; false: there is
-// none.
+// Sets io to the next non-empty range, starting with index `range`, and advances `range` past it. False: no range is
+// left.
 [[nodiscard]] bool take_range(Io &io, const DataShape &shape, uint32_t &range) noexcept;
 
 }  // namespace ftl

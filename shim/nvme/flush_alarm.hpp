@@ -5,7 +5,8 @@
 
 namespace ftl {
 
-// Something a host was told is accepted is lost: its next Flush has to fail, once, whichever of its queues it comes by.
+// Data that was acknowledged to a host is lost. The host's next Flush must fail once, on whichever of its queues it
+// arrives.
 class FlushAlarm {
 public:
     [[nodiscard]] bool armed() const noexcept { return armed_.load(std::memory_order_relaxed); }

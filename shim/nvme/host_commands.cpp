@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// HostQpair's commands: an Io becomes a command, its data PDUs, and ends.
+// HostQpair's commands: turns an Io into a command, sends its data PDUs and completes it.
 #include <algorithm>
 
 #include "base/iov_cursor.hpp"
@@ -159,7 +159,7 @@ void HostQpair::queue_h2c(Slot &slot) noexcept {
     wire::H2cData pdu{};
     pdu.ch.type = PduType::h2c_data;
     pdu.ch.hlen = sizeof pdu;
-    // LAST closes the answer to one R2T.
+    // LAST marks the final PDU for one R2T.
     pdu.ch.flags = slot.sent + piece == slot.granted ? wire::flag::last_pdu : uint8_t{0};
     pdu.cccid = static_cast<uint16_t>(slot.data.slot);
     pdu.ttag = slot.ttag;
@@ -183,8 +183,8 @@ void HostQpair::on_sent(TxPdu &pdu) noexcept {
     }
 }
 
-// The controller is done with the command. Its PDUs may still be on their way out of the Io's buffers (a controller
-// that answers early): the Io goes back when they are gone.
+// The controller has completed the command, but may have done so early. PDUs may still be sending the Io's buffers, so
+// the Io is completed after they have left.
 void HostQpair::answer(Slot &slot, Status status) noexcept {
     slot.status = status;
     slot.answered = true;

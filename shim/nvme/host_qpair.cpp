@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// The queue: what the controller sends, time-outs and its end. How an Io becomes a command is in host_commands.cpp.
+// The queue: PDUs from the controller, timeouts and the end of the connection. host_commands.cpp turns Ios into
+// commands.
 #include "nvme/host_qpair.hpp"
 
 #include <algorithm>
@@ -17,7 +18,7 @@ using wire::PduType;
 namespace {
 
 constexpr uint32_t kMaxH2cMin = 4096;
-constexpr uint32_t kTimeoutChecks = 8;  // within the time-out
+constexpr uint32_t kTimeoutChecks = 8;  // checks per timeout period
 
 HostQpairConfig checked(HostQpairConfig config, const BlockDeviceInfo &info) {
     if (config.queue_depth == 0 || config.queue_depth > HostQpair::kQueueDepthMax) {
@@ -43,12 +44,12 @@ HostQpairConfig checked(HostQpairConfig config, const BlockDeviceInfo &info) {
 HostQpair::HostQpair(std::shared_ptr<Reactor> reactor, int fd, const HostQpairConfig &config,
                      const BlockDeviceInfo &info)
     : reactor_(std::move(reactor)), config_(checked(config, info)), info_(info), slots_(config_.queue_depth) {
-    info_.deallocated_reads_zeroes = false;  // the controller's own affair
+    info_.deallocated_reads_zeroes = false;  // unknown: the controller decides that
     info_.max_io_blocks = std::min(config_.max_io_bytes / info_.block_bytes, kNlbMax);
     if (info_.zoned) {
         const uint32_t append_bytes = config_.max_append_bytes > 0
                                           ? std::min(config_.max_append_bytes, config_.max_io_bytes)
-                                          : config_.max_io_bytes;  // ZASL 0: as MDTS
+                                          : config_.max_io_bytes;  // ZASL 0: same as MDTS
         info_.max_append_blocks = std::min(append_bytes / info_.block_bytes, kNlbMax);
     } else {
         info_.max_append_blocks = 0;
@@ -61,7 +62,8 @@ HostQpair::HostQpair(std::shared_ptr<Reactor> reactor, int fd, const HostQpairCo
     PduHandler &handler = *this;
     stream_ = std::make_unique<PduStream>(handler, PduStream::Role::host, fd, config_.header_digest,
                                           config_.data_digest, config_.tls);
-    // The reactor only borrows: Python and the issuers own the qpair, and its destructor takes it out.
+    // The reactor only borrows the qpair. Python and the issuers own it, and its destructor removes it from the
+    // reactor.
     const std::shared_ptr<Poller> borrowed(std::shared_ptr<void>(), this);
     reactor_->call([&] { id_ = reactor_->add(borrowed); });
 }
@@ -83,7 +85,7 @@ bool HostQpair::busy() const noexcept {
     return !done_.empty() || (connected_ && ((stream_->sending() && !stream_->blocked()) || stream_->has_input()));
 }
 
-// --- what the controller sends ------------------------------------------------------------------------------------
+// --- PDUs from the controller -----------------------------------------------------------------------------------
 
 bool HostQpair::on_header(const uint8_t *pdu, PduType type, uint8_t flags, uint32_t data_length,
                           DataSink &sink) noexcept {
@@ -131,17 +133,17 @@ bool HostQpair::on_response(const wire::CapsuleResp &pdu) noexcept {
         if (slot->digest_error) {
             status = status::transient_transport_error;
         } else if (from_controller(io.op) ? slot->received < slot->length : slot->writes && slot->sent < slot->length) {
-            status = status::data_transfer_error;  // success, but not all of the data
+            status = status::data_transfer_error;  // success, but data is missing
         }
         if (io.op == Op::append) {
-            // SPDK passes only DW0 on; a zone is shorter than 2^32 blocks, so ZSLBA tells the rest.
+            // SPDK returns only DW0. A zone has fewer than 2^32 blocks, so ZSLBA gives the high half.
             uint64_t alba = (io.lba & ~uint64_t{0xFFFFFFFF}) | (pdu.cqe.result & 0xFFFFFFFF);
             if (alba < io.lba) {
                 alba += uint64_t{1} << 32;
             }
             slot->result = alba;
             if (alba - io.lba + io.block_count > info_.zone_size && status == status::ok) {
-                status = status::internal_error;  // not in the zone it was sent to
+                status = status::internal_error;  // not in the zone that the append addressed
             }
         } else {
             slot->result = pdu.cqe.result;
@@ -157,10 +159,10 @@ bool HostQpair::on_r2t(const wire::R2t &pdu) noexcept {
         return stream_->reject(Fes::invalid_header_field, offsetof(wire::R2t, cccid));
     }
     if (slot->command.queued) {
-        return stream_->reject(Fes::sequence_error);  // it can't have seen the command yet
+        return stream_->reject(Fes::sequence_error);  // the controller cannot have received the command yet
     }
     if (slot->data.queued || slot->sent < slot->granted) {
-        return stream_->reject(Fes::limit_exceeded);  // we said MAXR2T = 0: one at a time
+        return stream_->reject(Fes::limit_exceeded);  // MAXR2T is 0: one R2T at a time
     }
     if (pdu.r2to != slot->sent) {
         return stream_->reject(Fes::invalid_header_field, offsetof(wire::R2t, r2to));
@@ -220,7 +222,7 @@ bool HostQpair::on_data(bool digest_ok) noexcept {
 
 // --- progress --------------------------------------------------------------------------------------------------
 
-// Looks at all commands, but not often.
+// Checks all commands, a few times per timeout period.
 void HostQpair::check_timeouts(uint64_t now_ns) noexcept {
     if (config_.io_timeout_ns == 0 || in_flight_ == 0 || now_ns < check_at_ns_) {
         return;
@@ -246,7 +248,7 @@ uint32_t HostQpair::poll(uint64_t now_ns) noexcept {
     if (stream_->fault()) {
         const StreamFault fault = stream_->fault();
         if (fault.reason == QpairClose::protocol_error && !stream_->partly_sent()) {
-            // Best effort: what is queued would send buffers that go back to their issuers now.
+            // Best effort. The queued PDUs are dropped, because their buffers go back to the issuers now.
             stream_->clear();
             stream_->queue_term_req();
             stream_->flush();
@@ -258,7 +260,7 @@ uint32_t HostQpair::poll(uint64_t now_ns) noexcept {
     return work;
 }
 
-// Runs what is there now; what completions submit in turn waits for the next poll.
+// Completes the Ios that are done now. Those that a completion submits wait for the next poll.
 uint32_t HostQpair::run_done() noexcept {
     IoList batch = done_;
     done_ = {};
@@ -278,7 +280,7 @@ void HostQpair::lose() noexcept {
         if (slot.io == nullptr) {
             continue;
         }
-        // Also a command whose answer is here already but whose data were not all gone.
+        // This includes commands that were answered before all their data had left.
         slot.io->status = slot.answered ? slot.status : status::path_error;
         slot.io->do_not_retry = slot.answered && slot.do_not_retry;
         slot.io->result = slot.result;

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// The host side of one NVMe/TCP I/O queue, from after Connect on: a remote namespace as a BlockDevice.
+// The host side of one NVMe/TCP I/O queue, after Connect: a remote namespace as a BlockDevice.
 //
-// Commands are on one of three lists, as in libnbd: waiting for a slot, in flight (CID = slot), done. A lost connection
-// moves everything to done with path_error; poll() runs the completions, so complete() never runs inside submit().
+// As in libnbd, a command is on one of three lists: waiting for a slot, in flight (CID = slot), or done. If the
+// connection is lost, all commands move to done with path_error. poll() runs the completions, so complete() never runs
+// inside submit().
 #pragma once
 
 #include <memory>
@@ -16,26 +17,26 @@
 namespace ftl {
 
 struct HostQpairConfig {
-    uint32_t queue_depth = 128;  // outstanding commands, at most SQSIZE
+    uint32_t queue_depth = 128;  // outstanding commands; at most SQSIZE
     uint32_t nsid = 1;
     bool header_digest = false;
     bool data_digest = false;
-    uint32_t max_h2c_data = 131072;    // the controller's MAXH2CDATA
+    uint32_t max_h2c_data = 131072;    // MAXH2CDATA of the controller
     uint32_t in_capsule_bytes = 4096;  // IOCCSZ * 16 - 64
     uint32_t max_io_bytes = 131072;    // MDTS
     uint32_t max_append_bytes = 0;     // ZASL
-    uint64_t io_timeout_ns = 0;        // a command without an answer for longer ends the connection; 0: none does
-    std::shared_ptr<TlsSession> tls;   // null: in the clear
+    uint64_t io_timeout_ns = 0;        // a command without an answer for that long ends the connection; 0: no limit
+    std::shared_ptr<TlsSession> tls;   // null: no TLS
 };
 
 class HostQpair final : public BlockDevice, public Poller, private PduHandler {
 public:
     static constexpr uint32_t kQueueDepthMax = 4096;
 
-    // Takes a duplicate of fd and registers with the reactor. Throws std::invalid_argument, std::system_error.
-    // info: of the namespace; max_io_blocks and max_append_blocks are filled in here.
+    // Takes a duplicate of fd and registers with the reactor. Throws std::invalid_argument or std::system_error. `info`
+    // describes the namespace; the constructor sets max_io_blocks and max_append_blocks.
     HostQpair(std::shared_ptr<Reactor> reactor, int fd, const HostQpairConfig &config, const BlockDeviceInfo &info);
-    // No Io may be outstanding: issuers share ownership of the device while they have some.
+    // No Io may be outstanding. Issuers share ownership of the device while they have outstanding Ios.
     ~HostQpair() override;
 
     [[nodiscard]] const BlockDeviceInfo &info() const noexcept override { return info_; }
@@ -51,7 +52,7 @@ public:
 
     [[nodiscard]] uint32_t id() const noexcept { return id_; }
     [[nodiscard]] bool connected() const noexcept { return connected_; }
-    // Outstanding and later I/O fails with path_error. Any thread. Idempotent.
+    // Outstanding and later I/O fails with path_error. Any thread may call it. Idempotent.
     void close();
 
 private:
@@ -64,20 +65,20 @@ private:
     static constexpr bool from_controller(Op op) noexcept { return op == Op::read || op == Op::zone_report; }
 
     struct Slot {
-        Io *io = nullptr;  // null: free
+        Io *io = nullptr;  // null: the slot is free
         TxPdu command;
-        TxPdu data;             // the H2CData PDU on its way; one at a time
+        TxPdu data;             // the H2CData PDU being sent; one at a time
         uint32_t length = 0;    // bytes to transfer
-        uint32_t granted = 0;   // end of what R2Ts asked for so far
-        uint32_t sent = 0;      // bytes put into H2CData so far
-        uint32_t received = 0;  // bytes of C2HData so far
+        uint32_t granted = 0;   // end of the data that R2Ts have asked for
+        uint32_t sent = 0;      // bytes put into H2CData PDUs
+        uint32_t received = 0;  // bytes of C2HData received
         uint16_t ttag = 0;
         uint64_t started_ns = 0;
         Status status = status::ok;
         bool do_not_retry = false;
         uint64_t result = 0;
-        bool writes = false;    // data goes to the controller, by R2T
-        bool answered = false;  // waits only for its PDUs to leave
+        bool writes = false;    // the command sends data to the controller, by R2T
+        bool answered = false;  // answered, but waits until its PDUs have left
         bool digest_error = false;
         uint32_t next_free = 0;
         wire::DsmRange range{};
@@ -112,11 +113,11 @@ private:
     bool connected_ = true;
 
     std::vector<Slot> slots_;  // sized in the constructor
-    uint32_t free_ = 0;        // head of the list through next_free; kNoSlot at its end
+    uint32_t free_ = 0;        // head of the list through next_free; kNoSlot: the list is empty
     uint32_t in_flight_ = 0;
     uint64_t check_at_ns_ = 0;
-    IoList waiting_;  // for a slot
-    IoList done_;     // to be completed by poll()
+    IoList waiting_;  // Ios that wait for a slot
+    IoList done_;     // poll() completes these
     // The PDU being received.
     uint16_t rx_cid_ = 0;
     bool rx_last_ = false;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// OpenSSL, where the shim is built with it: for the sources of TlsSession, whose header does without.
+// OpenSSL, if the shim is built with it. Only the sources of TlsSession include this; its header does not need OpenSSL.
 #pragma once
 
 #ifdef SHIM_OPENSSL

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// PduStream's other half: how PDUs are sent, and how a stream ends.
+// The second half of PduStream: sends PDUs and ends a stream.
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -17,7 +17,7 @@ using wire::PduType;
 
 namespace {
 
-// What follows the PDU's header, from a byte of it on.
+// The data that follows the PDU's header, from byte `from` on.
 IovCursor data_of(const TxPdu &pdu, size_t from) noexcept {
     IovCursor cursor({pdu.data, pdu.data_count});
     cursor.skip(pdu.data_skip + from);
@@ -30,7 +30,7 @@ uint32_t crc_of(IovCursor cursor, size_t bytes) noexcept {
     return crc;
 }
 
-// Appends what is left of the PDU after `sent` bytes; false when iov is full.
+// Appends the part of the PDU after the first `sent` bytes. False: iov is full.
 bool gather(TxPdu &pdu, uint32_t sent, iovec *iov, uint32_t &count, uint32_t room, size_t &total) noexcept {
     const auto put = [&](void *base, size_t bytes) noexcept {
         if (count == room) {
@@ -104,7 +104,7 @@ void PduStream::queue(TxPdu &pdu) noexcept {
     tail_ = &pdu;
 }
 
-// What the session has taken of PDUs that are gone. False: some of it has to wait.
+// Sends the data of finished PDUs that the session still holds. False: some of it must wait.
 bool PduStream::flush_tls() noexcept {
     if (tls_->flush()) {
         blocked_ = false;

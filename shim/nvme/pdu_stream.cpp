@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// How PDUs are received. How they are sent is in pdu_send.cpp.
+// Receives PDUs. pdu_send.cpp sends them.
 #include "nvme/pdu_stream.hpp"
 
 #include <fcntl.h>
@@ -28,7 +28,7 @@ constexpr uint32_t kFeiHlen = offsetof(wire::CommonHeader, hlen);
 constexpr uint32_t kFeiPdo = offsetof(wire::CommonHeader, pdo);
 constexpr uint32_t kFeiPlen = offsetof(wire::CommonHeader, plen);
 
-// What a role may receive after Connect; 0: nothing of that type.
+// Header length of each PDU type that a role may receive after Connect; 0: the role does not receive that type.
 uint32_t expected_hlen(PduStream::Role role, PduType type) noexcept {
     if (role == PduStream::Role::target) {
         switch (type) {
@@ -100,7 +100,7 @@ uint32_t PduStream::gather_sink(std::array<iovec, kIovMax> &iov) const noexcept 
     IovCursor cursor = sink_;
     uint32_t count = 0;
     size_t left = data_left_;
-    // One entry stays for the read-ahead.
+    // One entry is kept for the read-ahead.
     while (left > 0 && count < kIovMax - 1) {
         const iovec piece = cursor.piece(left);
         if (piece.iov_len == 0) {
@@ -126,7 +126,7 @@ ssize_t PduStream::receive_some(size_t &asked) noexcept {
     if (begin_ == end_) {
         begin_ = end_ = 0;
     } else if (begin_ > 0) {
-        // At most a header is left over: parse() consumes everything else.
+        // At most a header is left: parse() consumes everything else.
         std::memmove(buffer_.get(), buffer_.get() + begin_, end_ - begin_);
         end_ -= begin_;
         begin_ = 0;
@@ -190,7 +190,7 @@ uint32_t PduStream::receive() noexcept {
             break;
         }
         if (!(state_ == State::data && data_left_ >= kDirectMin)) {
-            window_ = kRxBufferBytes;  // the small window was full of small PDUs
+            window_ = kRxBufferBytes;  // small PDUs filled the small window
         }
     }
     return work;
@@ -233,7 +233,7 @@ bool PduStream::check_common_header() noexcept {
         data_length_ = ch_.plen - header_need_;
         return data_length_ <= wire::kTermReqDataMax || reject(Fes::invalid_header_field, kFeiPlen);
     }
-    // No alignment was agreed on, so PDO is where the header ends; what pads all the same is tolerated.
+    // No alignment was agreed on, so PDO should be the end of the header. Padding is tolerated.
     if (ch_.pdo < header_need_) {
         return reject(Fes::invalid_header_field, kFeiPdo);
     }
@@ -252,7 +252,6 @@ bool PduStream::check_common_header() noexcept {
 
 bool PduStream::begin_pdu(const uint8_t *pdu) noexcept {
     const uint32_t hlen = ch_.hlen;
-    // Kept for the TermReq that names the offender.
     if (header_need_ > hlen) {
         uint32_t digest;
         std::memcpy(&digest, pdu + hlen, sizeof digest);
@@ -272,7 +271,7 @@ bool PduStream::begin_pdu(const uint8_t *pdu) noexcept {
     return true;
 }
 
-// source null: recvmsg() has put the bytes in place already.
+// `source` null: recvmsg() has already stored the bytes.
 void PduStream::advance_data(const uint8_t *source, uint32_t bytes) noexcept {
     data_left_ -= bytes;
     if (discards_) {
@@ -366,7 +365,8 @@ void PduStream::parse() noexcept {
         break;
     }
     if (fault_ && fault_.reason == QpairClose::protocol_error) {
-        // The header at fault is still in the buffer unless its data was: then the TermReq names none.
+        // The faulty header is still in the buffer, unless the fault is in its data. In that case the TermReq has no
+        // header.
         const bool in_header = state_ == State::common_header || state_ == State::header;
         const size_t length = in_header ? std::min<size_t>(end_ - begin_, ch_.hlen) : 0;
         offender_length_ = static_cast<uint32_t>(std::min<size_t>(length, offender_.size()));

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// PDUs in and out of one non-blocking stream socket: framing, digests, gathering. What a PDU means is the handler's.
-// With a TLS session they go through that.
+// Sends and receives PDUs on a non-blocking stream socket, or on a TLS session on it: framing, digests and gathering.
+// The handler interprets the PDUs.
 //
-// Receive: one big recv() feeds a linear buffer from which any number of PDUs is parsed; the data of large PDUs goes
-// from the socket straight into its destination. Send: queued PDUs leave in as few sendmsg() as the kernel takes.
+// Receive: one large recv() fills a linear buffer with any number of PDUs, which are parsed there. The data of large
+// PDUs goes from the socket directly to its destination. Send: queued PDUs leave in as few sendmsg() calls as the
+// kernel allows.
 #pragma once
 
 #include <sys/uio.h>
@@ -25,11 +26,11 @@ enum class QpairClose : uint64_t {
     none = 0,
     peer_closed = 1,      // end of stream
     socket_error = 2,     // b = errno
-    protocol_error = 3,   // the peer broke the protocol; b = the FES we sent it
+    protocol_error = 3,   // the peer violated the protocol; b = the FES that was sent to it
     peer_terminated = 4,  // the peer sent a TermReq; b = its FES
     disconnected = 5,     // by a Disconnect command
-    closed = 6,           // by our own close()
-    timed_out = 7,        // a command had no answer in time
+    closed = 6,           // by close()
+    timed_out = 7,        // a command was not answered in time
 };
 
 struct StreamFault {
@@ -39,18 +40,18 @@ struct StreamFault {
     explicit operator bool() const noexcept { return reason != QpairClose::none; }
 };
 
-// A PDU to be sent. Owned by the handler's slots; lent to the stream from queue() until on_sent() or clear().
+// A PDU to be sent. The handler's slots own it; the stream borrows it from queue() until on_sent() or clear().
 struct TxPdu {
     static constexpr size_t kHeaderMax = sizeof(wire::CapsuleCmd) + wire::kDigestBytes;
 
     TxPdu *next = nullptr;
-    const iovec *data = nullptr;  // what follows the header: data_length bytes from data_skip on
+    const iovec *data = nullptr;  // the data after the header: data_length bytes from data_skip on
     uint32_t data_count = 0;
     uint32_t data_skip = 0;
     uint32_t data_length = 0;
-    uint32_t slot = 0;  // the handler's
+    uint32_t slot = 0;  // for the handler
     bool queued = false;
-    uint8_t header_length = 0;  // with digest
+    uint8_t header_length = 0;  // including its digest
     uint8_t digest_length = 0;
     alignas(8) std::array<uint8_t, kHeaderMax> header{};
     std::array<uint8_t, wire::kDigestBytes> digest{};
@@ -63,22 +64,22 @@ struct TxPdu {
     [[nodiscard]] uint32_t bytes() const noexcept { return header_length + data_length + digest_length; }
 };
 
-// Where the data of the PDU being received goes; iov null throws it away.
+// Destination of the data of the PDU being received. iov null: the data is discarded.
 struct DataSink {
     const iovec *iov = nullptr;
     uint32_t iov_count = 0;
-    uint32_t skip = 0;  // bytes of iov to leave alone first
+    uint32_t skip = 0;  // bytes of iov to skip first
 };
 
 class PduHandler {
 public:
-    // A header is complete, well-formed and verified; data_length bytes of data will follow. The bytes are only there
-    // during the call. False: PduStream::reject() or stop() was called.
+    // A header is complete, well-formed and verified; data_length bytes of data follow. The header bytes are valid only
+    // during the call. False: the handler called PduStream::reject() or stop().
     virtual bool on_header(const uint8_t *pdu, wire::PduType type, uint8_t flags, uint32_t data_length,
                            DataSink &sink) noexcept = 0;
-    // All the data of that PDU has arrived (not called when data_length is 0).
+    // All data of that PDU has arrived. Not called if data_length is 0.
     virtual bool on_data(bool digest_ok) noexcept = 0;
-    // The kernel has taken the PDU as a whole. May queue() more, also this one.
+    // The kernel has taken the whole PDU. The handler may queue() more PDUs, including this one.
     virtual void on_sent(TxPdu &pdu) noexcept = 0;
 
 protected:
@@ -89,37 +90,39 @@ class PduStream {
 public:
     enum class Role : uint8_t { host, target };
 
-    // Takes a duplicate of fd, which must be a connected stream socket, or the TLS session on it. Throws
-    // std::system_error; std::invalid_argument for a session that is not established, or another's.
+    // Takes a duplicate of fd, which must be a connected stream socket, or takes over the TLS session on it. Throws
+    // std::system_error, or std::invalid_argument if the session is not established or has another user.
     PduStream(PduHandler &handler, Role role, int fd, bool header_digest, bool data_digest,
               std::shared_ptr<TlsSession> tls = nullptr);
     ~PduStream();
     PduStream(const PduStream &) = delete;
     PduStream &operator=(const PduStream &) = delete;
 
-    // Reads and parses what is there; returns how many PDUs and pieces of data it got on with. Check fault() after.
+    // Reads and parses what the socket has. Returns the number of PDUs and pieces of data it processed. Check fault()
+    // afterwards.
     uint32_t receive() noexcept;
-    // Within on_header/on_data: the PDU breaks the protocol. fei: offset of the field at fault.
+    // Call it in on_header() or on_data(): the PDU violates the protocol. `fei`: offset of the faulty field.
     bool reject(wire::Fes fes, uint32_t fei = 0) noexcept;
-    // Within on_header/on_data: parse nothing more.
+    // Call it in on_header() or on_data(): stops parsing.
     bool stop() noexcept {
         stopped_ = true;
         return false;
     }
 
-    // The header's type, flags (LAST, SUCCESS) and own fields are the caller's; lengths and digests are filled in here.
+    // The caller sets the header's type, flags (LAST, SUCCESS) and specific fields. queue() fills in lengths and
+    // digests.
     void queue(TxPdu &pdu) noexcept;
-    // Sends what the kernel takes; returns how many PDUs were finished.
+    // Sends what the kernel takes. Returns the number of PDUs that were sent completely.
     uint32_t flush() noexcept;
-    // Forgets everything queued (a PDU sent in part too: the stream is unusable for sending after that).
+    // Drops all queued PDUs. If one was partly sent, the stream cannot send any more.
     void clear() noexcept;
-    // Queues a TermReq of our role for the present fault (protocol_error).
+    // Queues the TermReq of this role for the present fault (protocol_error).
     void queue_term_req() noexcept;
 
-    // Orderly end: after the last queued PDU. Reads and drops input; true at its end.
+    // Orderly end, to be called after the last queued PDU. Reads and drops input; true at the end of the stream.
     void shut_write() noexcept;
     bool drain_input() noexcept;
-    // End at once. The descriptor itself lives until the destructor, so that its number is not reused under epoll.
+    // Immediate end. The destructor closes the descriptor, so that epoll does not see its number reused.
     void shut() noexcept;
 
     [[nodiscard]] const StreamFault &fault() const noexcept { return fault_; }
@@ -131,7 +134,7 @@ public:
     [[nodiscard]] int fd() const noexcept { return open_ ? fd_ : -1; }
     [[nodiscard]] bool sending() const noexcept { return head_ != nullptr || (tls_ && tls_->holds_output()); }
     [[nodiscard]] bool blocked() const noexcept { return blocked_ && sending(); }
-    // receive() has something to do although the socket has nothing.
+    // receive() has work although the socket has no input.
     [[nodiscard]] bool has_input() const noexcept { return tls_ && open_ && tls_->has_input(); }
     [[nodiscard]] bool partly_sent() const noexcept { return head_ != nullptr && head_sent_ > 0; }
     [[nodiscard]] bool data_digest() const noexcept { return data_digest_; }
@@ -142,7 +145,8 @@ private:
     enum class State : uint8_t { common_header, header, padding, data, digest };
 
     static constexpr size_t kRxBufferBytes = 128 * 1024;
-    // While large data streams in, read ahead only this much: the rest then lands in its destination without a copy.
+    // While large data streams in, the read-ahead is this small, so that the rest goes to its destination without a
+    // copy.
     static constexpr size_t kRxSmallWindow = 2048;
     static constexpr uint32_t kDirectMin = 16 * 1024;
     static constexpr uint32_t kReceiveRounds = 4;
@@ -166,7 +170,7 @@ private:
     bool stopped_ = false;
     bool blocked_ = false;
     int fd_ = -1;
-    const std::shared_ptr<TlsSession> tls_;  // null: in the clear
+    const std::shared_ptr<TlsSession> tls_;  // null: no TLS
     StreamFault fault_;
 
     // Receive.
@@ -176,13 +180,13 @@ private:
     size_t end_ = 0;
     size_t window_ = kRxBufferBytes;
     wire::CommonHeader ch_{};
-    uint32_t header_need_ = 0;  // header and its digest
+    uint32_t header_need_ = 0;  // length of the header and its digest
     uint32_t data_length_ = 0;
     uint32_t padding_left_ = 0;
     uint32_t data_left_ = 0;
     bool digest_follows_ = false;
     uint32_t data_crc_ = 0;
-    bool discards_ = true;  // the data goes nowhere, else to sink_
+    bool discards_ = true;  // the data is discarded; otherwise it goes to sink_
     IovCursor sink_;
 
     // Send.

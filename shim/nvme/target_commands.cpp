@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// TargetQpair's commands: from the capsule of a host to the device, and back to the host.
+// TargetQpair's commands: from a host's capsule to the device, and back to the host.
 #include <algorithm>
 #include <cstring>
 
@@ -63,7 +63,7 @@ Status TargetQpair::decode(Slot &slot, const wire::Sqe &sqe) noexcept {
     slot.flush_all = flush && sqe.nsid == wire::kNsidAll;
     set_namespace_of(slot, slot.flush_all ? next_namespace(0) : find_namespace(sqe.nsid));
     if (slot.ns == nullptr) {
-        return slot.flush_all ? status::ok : status::invalid_namespace;  // of no namespace at all: nothing to flush
+        return slot.flush_all ? status::ok : status::invalid_namespace;  // flushes all, but there are none
     }
     if (flush && config_.flush_alarm && config_.flush_alarm->take()) {
         return status::write_fault;
@@ -71,17 +71,17 @@ Status TargetQpair::decode(Slot &slot, const wire::Sqe &sqe) noexcept {
     return decode_command(sqe, slot.ns->device->info(), config_.max_io_bytes, slot.io, slot.shape);
 }
 
-// Sets up the next of a command's several Ios; false when there is none.
+// Prepares the next Io of a command that has several. False: no Io is left.
 bool TargetQpair::next_step(Slot &slot) noexcept {
     if (slot.flush_all) {
-        // A removed namespace's record outlives its last Io, so nsid can still be read.
+        // The record of a removed namespace exists until its last Io is back, so nsid is still valid.
         set_namespace_of(slot, next_namespace(slot.ns->nsid));
         return slot.ns != nullptr;
     }
     return take_range(slot.io, slot.shape, slot.range);
 }
 
-// --- what the host sends -----------------------------------------------------------------------------------------
+// --- PDUs from the host ------------------------------------------------------------------------------------------
 
 bool TargetQpair::on_header(const uint8_t *pdu, PduType type, uint8_t flags, uint32_t data_length,
                             DataSink &sink) noexcept {
@@ -114,7 +114,7 @@ bool TargetQpair::on_command(const wire::CapsuleCmd &pdu, uint32_t data_length, 
         return stream_->reject(Fes::limit_exceeded);
     }
     if (in_capsule && sqe.sgl.address != 0) {
-        return stream_->reject(Fes::unsupported_parameter, kFeiSgl);  // an offset, and ICDOFF is 0
+        return stream_->reject(Fes::unsupported_parameter, kFeiSgl);  // an offset is not allowed, because ICDOFF is 0
     }
     if (data_length != (in_capsule ? sqe.sgl.length : 0)) {
         return stream_->reject(Fes::invalid_header_field, offsetof(wire::CommonHeader, plen));
@@ -133,7 +133,7 @@ bool TargetQpair::on_command(const wire::CapsuleCmd &pdu, uint32_t data_length, 
         await_data(slot, State::capsule);
         rx_slot_ = number_of(slot);
         if (slot.status == status::ok && slot.shape.to_device) {
-            find_buffer(slot);  // in-capsule data always fit the slot's own
+            find_buffer(slot);  // in-capsule data always fits into the slot's buffer
             sink = {slot.io.iov, slot.io.iov_count, 0};
         }
         return true;
@@ -171,7 +171,7 @@ bool TargetQpair::on_h2c_data(const wire::H2cData &pdu, uint8_t flags, uint32_t 
     }
     Slot &slot = slots_[pdu.ttag];
     if (slot.data.queued) {
-        return stream_->reject(Fes::sequence_error);  // it can't have seen our R2T yet
+        return stream_->reject(Fes::sequence_error);  // the host cannot have received the R2T yet
     }
     if (pdu.cccid != slot.cid) {
         return stream_->reject(Fes::invalid_header_field, offsetof(wire::H2cData, cccid));
@@ -195,7 +195,7 @@ bool TargetQpair::on_h2c_data(const wire::H2cData &pdu, uint8_t flags, uint32_t 
 
 bool TargetQpair::on_data(bool digest_ok) noexcept {
     if (rx_type_ != PduType::capsule_cmd && rx_type_ != PduType::h2c_data) {
-        return true;  // a TermReq's offending header; its fault is set already
+        return true;  // the offending header of a TermReq; its fault is already set
     }
     Slot &slot = slots_[rx_slot_];
     slot.received += rx_length_;
@@ -215,10 +215,10 @@ bool TargetQpair::on_data(bool digest_ok) noexcept {
 
 // --- commands --------------------------------------------------------------------------------------------------
 
-// Everything the command needs from the host is here.
+// The host has sent everything that the command needs.
 void TargetQpair::execute(Slot &slot) noexcept {
     if (slot.ns == nullptr) {
-        answer(slot, status::ok);  // Disconnect; or a flush of all namespaces where there is none
+        answer(slot, status::ok);  // a Disconnect, or a flush of all namespaces if there are none
         return;
     }
     if (slot.io.op == Op::deallocate) {
@@ -228,7 +228,7 @@ void TargetQpair::execute(Slot &slot) noexcept {
             return;
         }
     } else if (slot.io.op == Op::zone_report) {
-        // A device need not fill what lies behind the last descriptor; nobody else's data may show there.
+        // The device may leave the memory behind the last descriptor unchanged. It must not show data of other users.
         for (uint32_t i = 0; i < slot.io.iov_count; ++i) {
             std::memset(slot.io.iov[i].iov_base, 0, slot.io.iov[i].iov_len);
         }
@@ -242,7 +242,7 @@ void TargetQpair::submit(Slot &slot) noexcept {
         return;
     }
     slot.state = State::device;
-    slot.reserved = false;  // the device has it back
+    slot.reserved = false;  // the device owns the slots again
     ++outstanding_;
     slot.ns->device->submit(slot.io);
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// The queue: its slots and buffers, its time limits and its end. What becomes of a command is in target_commands.cpp.
+// The queue: slots and buffers, time limits and the end of the connection. target_commands.cpp runs the commands.
 #include "nvme/target_qpair.hpp"
 
 #include <algorithm>
@@ -50,7 +50,7 @@ void check_device(uint32_t nsid, const BlockDevice &device, uint32_t max_io_byte
     }
 }
 
-// Chunks hold whole blocks, so more than half of each is used.
+// A chunk holds whole blocks, so more than half of each chunk is used.
 uint32_t chunks_of_largest(uint32_t max_io_bytes) {
     return max_io_bytes / (TargetQpair::kChunkBytes / 2) + 1;
 }
@@ -102,7 +102,7 @@ TargetQpair::TargetQpair(std::shared_ptr<Reactor> reactor, int fd, const TargetQ
     PduHandler &handler = *this;
     stream_ = std::make_unique<PduStream>(handler, PduStream::Role::target, fd, config_.header_digest,
                                           config_.data_digest, config_.tls);
-    // The reactor only borrows: close() takes the qpair out.
+    // The reactor only borrows the qpair. close() removes it from the reactor.
     const std::shared_ptr<Poller> borrowed(std::shared_ptr<void>(), this);
     reactor_->call([&] { id_ = reactor_->add(borrowed); });
 }
@@ -117,7 +117,8 @@ void TargetQpair::set_namespace(uint32_t nsid, std::shared_ptr<BlockDevice> devi
     if (device) {
         check_device(nsid, *device, config_.max_io_bytes);
     }
-    // Records leave on this thread: the last reference to a device may be Python's, which the reactor must not drop.
+    // Namespace records are destroyed on this thread. Python may hold the last reference to a device, and the reactor
+    // must not drop such a reference.
     std::vector<std::unique_ptr<Namespace>> unused;
     const std::lock_guard lock(control_mutex_);
     if (removed_from_reactor_) {
@@ -221,7 +222,7 @@ void TargetQpair::place_in_slot_buffer(Slot &slot) noexcept {
 }
 
 bool TargetQpair::take_chunks(Slot &slot) noexcept {
-    // Devices may count on whole blocks in each iov entry.
+    // Devices rely on whole blocks in each iov entry.
     const uint32_t block_bytes = slot.ns->device->info().block_bytes;
     const uint32_t piece = slot.io.op == Op::zone_report ? kChunkBytes : kChunkBytes / block_bytes * block_bytes;
     const uint32_t count = (slot.shape.length + piece - 1) / piece;
@@ -255,7 +256,7 @@ void TargetQpair::give_chunks(Slot &slot) noexcept {
     slot.chunk_count = 0;
 }
 
-// False: the slot waits in line for chunks.
+// False: the slot waits for chunks.
 bool TargetQpair::find_buffer(Slot &slot) noexcept {
     if (slot.io.op == Op::write && slot.ns->device->reserve(slot.io, iov_per_slot_)) {
         slot.reserved = true;
@@ -279,7 +280,7 @@ bool TargetQpair::find_buffer(Slot &slot) noexcept {
     return false;
 }
 
-// In order of arrival, so that a large command is not starved by small ones.
+// In order of arrival, so that small commands do not starve a large one.
 void TargetQpair::serve_waiting() noexcept {
     while (life_ == Life::open && waiting_head_ != kNoTargetSlot && take_chunks(slots_[waiting_head_])) {
         Slot &slot = slots_[waiting_head_];
@@ -305,7 +306,7 @@ bool TargetQpair::skips_round(uint64_t now_ns) noexcept {
         hits_ = 0;
         window_ns_ = now_ns + kIdleWindowNs;
     }
-    // Who drives the reactor by hand counts on each round.
+    // A caller that drives the reactor with step() relies on every round.
     if (!idle_ || stream_->sending() || !reactor_->running() || ++skipped_ >= kIdleRounds) {
         skipped_ = 0;
         return false;
@@ -333,7 +334,8 @@ void TargetQpair::check_transfers(uint64_t now_ns) noexcept {
         check_ns_ = ~uint64_t{0};
         return;
     }
-    // A command whose data began to be awaited after the host was last heard has its time too.
+    // The host may have been silent before the oldest command began to wait for data. That command gets the full time,
+    // too.
     const uint64_t silent_since = std::max(heard_ns_, oldest_ns);
     if (now_ns >= oldest_ns + kTransferNs || now_ns >= silent_since + kSilenceNs) {
         stream_->set_fault(QpairClose::timed_out);
@@ -397,7 +399,7 @@ void TargetQpair::begin_close(uint64_t now_ns) noexcept {
     }
 }
 
-// Reservations of commands that will never run block a device's buffer: back with them at once.
+// Releases the reserved memory of commands that will never run, because it takes space in the device's buffer.
 void TargetQpair::release_unsubmitted() noexcept {
     for (Slot &slot : slots_) {
         if (slot.state == State::capsule || slot.state == State::waiting || slot.state == State::transfer) {
@@ -421,7 +423,7 @@ void TargetQpair::die(bool tell) noexcept {
         if (slot.state == State::answering) {
             free_slot(slot);
         } else if (slot.state == State::device) {
-            slot.ns->device->cancel(slot.io);  // its host sends it again, if it wants to, by another connection
+            slot.ns->device->cancel(slot.io);  // the host may send it again on another connection
         }
     }
     if (tell) {

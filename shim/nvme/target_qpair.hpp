@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// The target side of one NVMe/TCP I/O queue, from after Connect on: commands of a remote host become Ios to the
-// BlockDevices of its namespaces.
+// The target side of one NVMe/TCP I/O queue, after Connect: commands of a remote host become Ios to the BlockDevices of
+// its namespaces.
 //
-// Memory per qpair, all of it taken in the constructor (and touched only when used):
-//   queue_size slots, each with a buffer for in-capsule data, small reads and DSM ranges (>= 4 KiB)
-//   + a pool of 16 KiB chunks for larger transfers: kPoolBytes, or what the two largest commands need if that is more.
-// A command that finds too few chunks waits in line, before any of its data was asked for; so a slow or hostile peer
-// makes nothing grow, and the stream never stops in the middle of a PDU for want of memory.
+// The constructor allocates all memory of a qpair, which costs nothing until it is touched:
+//   - queue_size slots, each with a buffer for in-capsule data, small reads and DSM ranges (>= 4 KiB)
+//   - a pool of 16 KiB chunks for larger transfers: kPoolBytes, or what the two largest commands need if that is more.
+// If too few chunks are free, a command waits in line before the target asks for any of its data. So a slow or hostile
+// peer cannot make memory grow, and the stream never stops in the middle of a PDU because memory is short.
 #pragma once
 
 #include <atomic>
@@ -31,11 +31,11 @@ struct TargetQpairConfig {
     uint32_t max_io_bytes = 131072;
     uint32_t in_capsule_bytes = 8192;
     uint32_t max_h2c_data = 131072;
-    uint16_t sqhd = 1;  // the next head to report
+    uint16_t sqhd = 1;  // next SQHD to report
     bool flow_control = true;
     bool success_flag = true;
-    std::shared_ptr<FlushAlarm> flush_alarm;  // of this host, if it is owed one
-    std::shared_ptr<TlsSession> tls;          // null: in the clear
+    std::shared_ptr<FlushAlarm> flush_alarm;  // of this host; null: no Flush must fail
+    std::shared_ptr<TlsSession> tls;          // null: no TLS
 };
 
 struct TargetQpairStats {
@@ -55,21 +55,21 @@ public:
     static constexpr uint32_t kChunkBytes = 16 * 1024;
     static constexpr uint32_t kPoolBytes = 2 * 1024 * 1024;
     static constexpr uint32_t kSlotBufferMin = 4096;  // 256 DSM ranges
-    // How long the peer may take to read our last words.
+    // How long the peer may take to read the last PDUs.
     static constexpr uint64_t kLingerNs = 1'000'000'000;
-    // Data that we have asked for, or that a capsule has announced: how long each may take, and how long the host may
-    // be silent meanwhile. What was reserved for them is missing to other hosts.
+    // Time limits for data that an R2T asked for or that a capsule announced: for each transfer, and for the silence of
+    // the host meanwhile. Other hosts lack the memory that is reserved for such data.
     static constexpr uint64_t kTransferNs = 60'000'000'000;
     static constexpr uint64_t kSilenceNs = 15'000'000'000;
-    // A queue on which next to nothing comes is looked at in one of so many rounds: hosts may have many idle ones, and
-    // each look is a system call that those who work wait for.
+    // A queue with little traffic is polled in one of this many rounds. Hosts may have many idle queues, and each poll
+    // is a system call that delays busy queues.
     static constexpr uint32_t kIdleRounds = 16;
     static constexpr uint64_t kIdleWindowNs = 100'000'000;
-    static constexpr uint32_t kIdleHitsMax = 100;  // receptions in that time
+    static constexpr uint32_t kIdleHitsMax = 100;  // receptions per window
 
     using Namespaces = std::map<uint32_t, std::shared_ptr<BlockDevice>>;
 
-    // Takes a duplicate of fd and registers with the reactor. Throws std::invalid_argument, std::system_error.
+    // Takes a duplicate of fd and registers with the reactor. Throws std::invalid_argument or std::system_error.
     TargetQpair(std::shared_ptr<Reactor> reactor, int fd, const TargetQpairConfig &config, Namespaces namespaces);
     ~TargetQpair() override;
 
@@ -81,34 +81,35 @@ public:
 
     [[nodiscard]] uint32_t id() const noexcept { return id_; }
 
-    // Control path, any thread but the reactor's. device null: removes. I/O under way still completes.
+    // Control path; any thread but the reactor's may call it. `device` null: removes the namespace. Outstanding I/O
+    // still completes.
     void set_namespace(uint32_t nsid, std::shared_ptr<BlockDevice> device);
-    // Its connection has ended: what target_qpair_closed tells.
+    // The connection has ended. target_qpair_closed reports the same.
     [[nodiscard]] bool dead();
-    // And every Io is back: close() will not wait.
+    // The connection has ended and every Io is back, so close() will not wait.
     [[nodiscard]] bool drained() const noexcept { return drained_.load(std::memory_order_acquire); }
     [[nodiscard]] TargetQpairStats stats();
     // Closes the socket and waits until every Io is back. Idempotent.
     void close();
 
 private:
-    // open -> closing (our last PDUs go out, input is thrown away) -> dead (Ios may still be at devices)
+    // open -> closing (the last PDUs leave, input is discarded) -> dead (Ios may still be at devices)
     enum class Life : uint8_t { open, closing, dead };
 
     struct Namespace {
         uint32_t nsid;
         std::shared_ptr<BlockDevice> device;
-        uint32_t users = 0;  // slots that point here
+        uint32_t users = 0;  // slots that refer to it
         bool removed = false;
     };
 
     enum class State : uint8_t {
         free,
-        capsule,    // in-capsule data arrives
-        waiting,    // for chunks
-        transfer,   // R2T sent, H2CData arrive
-        device,     // submitted
-        answering,  // its last PDUs are queued
+        capsule,    // in-capsule data is arriving
+        waiting,    // waits for chunks
+        transfer,   // R2T sent, H2CData is arriving
+        device,     // submitted to the device
+        answering,  // the last PDUs are queued
     };
 
     struct Slot {
@@ -116,17 +117,17 @@ private:
         DataShape shape;
         Namespace *ns = nullptr;
         State state = State::free;
-        Status status = status::ok;  // decided before the data has arrived
+        Status status = status::ok;  // may be set before the data has arrived
         uint16_t cid = 0;
-        bool reserved = false;  // io.iov points at the device's memory
+        bool reserved = false;  // io.iov points into the device's memory
         bool digest_error = false;
         bool flush_all = false;
         uint32_t received = 0;
-        uint64_t since_ns = 0;  // capsule, transfer
-        uint32_t range = 0;     // of several: the next one
-        uint32_t chunk = 0;     // first of the chunks held, through chunk_next_
+        uint64_t since_ns = 0;  // start of state capsule or transfer
+        uint32_t range = 0;     // next range of a dataset management command
+        uint32_t chunk = 0;     // first chunk that the slot holds; chunk_next_ links the others
         uint32_t chunk_count = 0;
-        uint32_t next = 0;  // free list or line of those who wait
+        uint32_t next = 0;  // next slot in the free list or the waiting line
         TxPdu data;         // R2T or C2HData
         TxPdu reply;        // CapsuleResp
     };
@@ -179,8 +180,8 @@ private:
     bool write_shut_ = false;
     uint64_t linger_until_ns_ = 0;
 
-    std::vector<std::unique_ptr<Namespace>> namespaces_;  // by nsid
-    std::vector<std::unique_ptr<Namespace>> removed_;     // some slots still point to them
+    std::vector<std::unique_ptr<Namespace>> namespaces_;  // sorted by nsid
+    std::vector<std::unique_ptr<Namespace>> removed_;     // some slots still refer to them
 
     std::vector<Slot> slots_;
     uint32_t free_ = 0;
@@ -198,20 +199,20 @@ private:
     uint32_t chunks_left_ = 0;
 
     uint16_t sqhd_;
-    uint32_t rx_slot_ = 0;  // whose data are being received
+    uint32_t rx_slot_ = 0;  // slot whose data is being received
     wire::PduType rx_type_ = wire::PduType::capsule_cmd;
     uint32_t rx_length_ = 0;
     bool disconnect_ = false;
-    uint64_t check_ns_ = ~uint64_t{0};  // when transfers are looked at; never: there are none
+    uint64_t check_ns_ = ~uint64_t{0};  // when transfers are checked next; ~0: there are none
     uint64_t heard_ns_ = 0;
-    uint64_t window_ns_ = 0;  // where the present one ends
-    uint32_t hits_ = 0;       // in it
+    uint64_t window_ns_ = 0;  // end of the current window
+    uint32_t hits_ = 0;       // receptions in the current window
     uint32_t skipped_ = 0;
-    bool idle_ = false;  // in the window before
+    bool idle_ = false;  // few receptions in the previous window
     TargetQpairStats stats_;
 
-    std::atomic<bool> drained_{false};  // dead and no Io is out
-    std::mutex control_mutex_;          // close() may come from several threads at once
+    std::atomic<bool> drained_{false};  // dead, and every Io is back
+    std::mutex control_mutex_;          // several threads may call close() at once
     bool removed_from_reactor_ = false;
 };
 

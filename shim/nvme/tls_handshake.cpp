@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// TlsSession's other half: what OpenSSL calls, and the handshake.
+// The second half of TlsSession: the callbacks of OpenSSL, and the handshake.
 #include "nvme/openssl.hpp"
 #include "nvme/tls_session.hpp"
 
@@ -30,7 +30,7 @@ std::string last_error() {
     return reason != nullptr ? reason : "the connection was closed";
 }
 
-// A session as OpenSSL wants it for a key from elsewhere; null: out of memory.
+// Makes the session that OpenSSL requires for an external key. Null: out of memory.
 SSL_SESSION *session_of(SSL *ssl, const TlsPsk &psk) noexcept {
     const std::array<unsigned char, 2> suite = {0x13, static_cast<unsigned char>(psk.sha384 ? 0x02 : 0x01)};
     const SSL_CIPHER *cipher = SSL_CIPHER_find(ssl, suite.data());
@@ -59,7 +59,7 @@ void wipe(std::vector<uint8_t> &key) noexcept {
 }  // namespace
 
 struct TlsSession::Library {
-    // --- the filter below OpenSSL; above it is the socket's BIO
+    // --- the filter below OpenSSL; the BIO of the socket is below the filter
 
     static int filter_read(BIO *bio, char *bytes, int count) noexcept {
         auto &session = *static_cast<TlsSession *>(BIO_get_data(bio));
@@ -144,12 +144,12 @@ struct TlsSession::Library {
 
     // --- the keys
 
-    // Which of the host's identities it is, and with that which suite: OpenSSL would choose the suite first, and then
-    // find that a key is not for it.
+    // Chooses one of the host's identities, and with it the cipher suite. OpenSSL would choose the suite first, and
+    // then find that the key does not match it.
     static int on_client_hello(SSL *ssl, int *alert, void *) noexcept {
         auto &session = *static_cast<TlsSession *>(SSL_get_app_data(ssl));
         if (!session.psk_.identity.empty()) {
-            return SSL_CLIENT_HELLO_SUCCESS;  // the second one, behind a HelloRetryRequest
+            return SSL_CLIENT_HELLO_SUCCESS;  // the second ClientHello, after a HelloRetryRequest
         }
         const unsigned char *bytes = nullptr;
         size_t left = 0;
@@ -218,14 +218,14 @@ struct TlsSession::Library {
             SSL_CTX_free(context);
             throw std::runtime_error("OpenSSL does not support TLS 1.3 with AES-GCM: " + last_error());
         }
-        // A stream that ends in the middle of a PDU is found by who reads PDUs.
+        // The PDU parser detects a stream that ends within a PDU.
         SSL_CTX_set_options(
             context, SSL_OP_NO_TICKET | SSL_OP_NO_RENEGOTIATION | SSL_OP_NO_COMPRESSION | SSL_OP_IGNORE_UNEXPECTED_EOF
 #ifdef SSL_OP_ENABLE_KTLS
                          | SSL_OP_ENABLE_KTLS
 #endif
         );
-        // One record for each call: a peer that sends nothing but key updates does not keep us in there.
+        // One record per call: a peer that sends only key updates cannot keep the thread in OpenSSL.
         SSL_CTX_clear_mode(context, SSL_MODE_AUTO_RETRY);
         SSL_CTX_set_default_read_buffer_len(context, kInputBytes);
         SSL_CTX_set_mode(context, SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);  // see write()
@@ -234,7 +234,7 @@ struct TlsSession::Library {
         SSL_CTX_set_max_early_data(context, 0);
         SSL_CTX_set_recv_max_early_data(context, 0);
         if (is_host) {
-            // Nobody's certificate is good enough: there is no list of whom to trust.
+            // No certificate is accepted, because there is no list of trusted issuers.
             SSL_CTX_set_verify(context, SSL_VERIFY_PEER, nullptr);
         } else {
             SSL_CTX_set_client_hello_cb(context, on_client_hello, nullptr);
@@ -304,11 +304,11 @@ TlsSession::Step TlsSession::handshake() {
     io_error_ = 0;
     const int result = SSL_do_handshake(ssl);
     if (result == 1) {
-        // Without the key nothing has been proved.
+        // Without the key, the handshake proves nothing about the peer.
         if (SSL_session_reused(ssl) == 1) {
             established_ = true;
             if (!kernel_receives()) {
-                SSL_set_read_ahead(ssl, 1);  // not before: kTLS begins where nothing has been read ahead
+                SSL_set_read_ahead(ssl, 1);  // not earlier: kTLS cannot start after data has been read ahead
             }
             find_psk_ = nullptr;
             wipe(psk_.key);

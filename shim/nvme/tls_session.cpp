@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// What goes through a session. How it comes to be is in tls_handshake.cpp.
+// Reads and writes data of a session. tls_handshake.cpp establishes it.
 #include "nvme/tls_session.hpp"
 
 #include <fcntl.h>
@@ -117,7 +117,7 @@ ssize_t TlsSession::read(const iovec *iov, uint32_t iov_count) noexcept {
                 }
                 read_error_ = EBADMSG;
             } else if (error == SSL_ERROR_ZERO_RETURN || at_end_) {
-                // With more_input_: if there were data, the end is told next.
+                // If there was data, more_input_ makes the next call report the end of the stream.
                 more_input_ = total > 0;
                 return static_cast<ssize_t>(total);
             } else {
@@ -146,7 +146,7 @@ bool TlsSession::flush() noexcept {
     return true;
 }
 
-// Without partial writes it goes as a whole, or has to be offered again.
+// Partial writes are off: the record is sent as a whole, or must be offered again.
 bool TlsSession::send_record(const uint8_t *bytes, size_t count) noexcept {
     SSL *ssl = ssl_of(ssl_);
     size_t sent = 0;
@@ -162,14 +162,14 @@ bool TlsSession::send_record(const uint8_t *bytes, size_t count) noexcept {
     return false;
 }
 
-// Small pieces are gathered into a record; what fills one by itself goes as it is.
+// Gathers small pieces into one record. A piece that fills a record is sent without a copy.
 ssize_t TlsSession::write(const iovec *iov, uint32_t iov_count) noexcept {
     if (!established_) {
         errno = ENOTCONN;
         return -1;
     }
     size_t taken = 0;
-    size_t skip = 0;  // of the first entry
+    size_t skip = 0;  // bytes of the first entry
     const auto next = [&] { return static_cast<const uint8_t *>(iov->iov_base) + skip; };
     const auto advance = [&](size_t bytes) {
         taken += bytes;
@@ -193,7 +193,7 @@ ssize_t TlsSession::write(const iovec *iov, uint32_t iov_count) noexcept {
                 if (errno != EAGAIN) {
                     break;
                 }
-                // Enciphered or not, OpenSSL is to be offered the same bytes again, wherever they are.
+                // OpenSSL requires the same bytes again, at any address, whether it has encrypted them or not.
                 hold(kRecordBytes);
             }
             advance(kRecordBytes);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// The wire: NVMe/TCP PDUs, submission and completion queue entries, as they lie in memory.
-// NVMe/TCP Transport Specification 1.0, section 3; NVM Command Set 1.1. What is of zones is in nvme/zns.hpp.
+// The wire format: NVMe/TCP PDUs, submission and completion queue entries, as they lie in memory. NVMe/TCP Transport
+// Specification 1.0, section 3; NVM Command Set 1.1. The formats for zones are in nvme/zns.hpp.
 #pragma once
 
 #include <bit>
@@ -49,7 +49,7 @@ enum class Fes : uint16_t {
 };
 
 inline constexpr uint32_t kDigestBytes = 4;
-inline constexpr uint32_t kTermReqDataMax = 128;  // of the offending PDU's header
+inline constexpr uint32_t kTermReqDataMax = 128;  // from the header of the offending PDU
 
 #pragma pack(push, 1)
 
@@ -58,7 +58,7 @@ struct CommonHeader {
     uint8_t flags;
     uint8_t hlen;
     uint8_t pdo;
-    uint32_t plen;  // whole PDU: header, digests, padding, data
+    uint32_t plen;  // length of the PDU: header, digests, padding, data
 };
 static_assert(sizeof(CommonHeader) == 8);
 
@@ -70,8 +70,8 @@ struct Sgl {
 };
 static_assert(sizeof(Sgl) == 16);
 
-inline constexpr uint8_t kSglTransport = 0x5A;  // transport data block: by R2T and C2HData
-inline constexpr uint8_t kSglInCapsule = 0x01;  // data block, address is an offset into the capsule
+inline constexpr uint8_t kSglTransport = 0x5A;  // transport data block, transferred by R2T and C2HData
+inline constexpr uint8_t kSglInCapsule = 0x01;  // data block; the address is an offset into the capsule
 inline constexpr uint8_t kFlagsPsdtSgl = 0x40;  // SQE byte 1: PSDT = 01, not fused
 inline constexpr uint8_t kFlagsPsdtMask = 0xC0;
 inline constexpr uint8_t kFlagsFuseMask = 0x03;
@@ -156,7 +156,7 @@ static_assert(sizeof(R2t) == 24 && offsetof(R2t, r2to) == 12 && offsetof(R2t, r2
 struct TermReq {
     CommonHeader ch;
     Fes fes;
-    uint32_t fei;  // offset of the field at fault within the PDU header, for FES 1 and 6
+    uint32_t fei;  // offset of the faulty field within the PDU header, for FES 1 and 6
     uint8_t reserved[10];
 };
 static_assert(sizeof(TermReq) == 24 && offsetof(TermReq, fei) == 10);

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Zones on the wire: states, actions and reports, as they lie in memory. Zoned Namespace Command Set 1.1, section 3.4.
+// The wire format of zones: states, actions and reports, as they lie in memory. Zoned Namespace Command Set 1.1,
+// section 3.4.
 #pragma once
 
 #include <bit>
@@ -44,7 +45,7 @@ enum class ReportAction : uint8_t {  // ZRA
 inline constexpr uint32_t kCdw13FilterShift = 8;
 inline constexpr uint32_t kCdw13Partial = 1U << 16;
 
-// ZRASF: 0 is every zone, n those in this state n - 1.
+// ZRASF: 0 reports every zone, n the zones in state kFilterStates[n - 1].
 inline constexpr ZoneState kFilterStates[] = {
     ZoneState::empty, ZoneState::implicitly_open, ZoneState::explicitly_open, ZoneState::closed,
     ZoneState::full,  ZoneState::read_only,       ZoneState::offline};
@@ -56,7 +57,7 @@ inline constexpr uint8_t kFinishedByController = 1U << 0;  // ZFC
 inline constexpr uint8_t kFinishRecommended = 1U << 1;     // FZR
 inline constexpr uint8_t kResetRecommended = 1U << 2;      // RZR
 
-inline constexpr uint64_t kNoWritePointer = ~uint64_t{0};  // the field is undefined for full, read-only, offline zones
+inline constexpr uint64_t kNoWritePointer = ~uint64_t{0};  // undefined for full, read-only and offline zones
 
 #pragma pack(push, 1)
 

@@ -91,8 +91,8 @@ struct Io {
     void (*complete)(Io &) noexcept = nullptr;
     void *owner = nullptr;    // the issuer's
     uint64_t owner_data = 0;  // the issuer's
-    // Set by the issuer: its writes and trims with the same value are done in order (a queue of a host). Null: in one
-    // order with all others without a value.
+    // Set by the issuer: writes and trims with the same value (a queue of a host) are executed in order. Null: in order
+    // with all others that have no value.
     const void *ordered_by = nullptr;
     Io *next = nullptr;            // the device's while lent, the issuer's otherwise
     uint64_t device_data[4] = {};  // the device's while lent; reserve() may use it before submit()
@@ -101,7 +101,7 @@ struct Io {
     void (*gated_complete)(Io &) noexcept = nullptr;
     void *gated_owner = nullptr;
     void *gated_memory = nullptr;  // the device behind the gate whose memory iov points into
-    bool gated_cancelled = false;  // its issuer is gone: no other device may do it
+    bool gated_cancelled = false;  // the issuer is gone: no other device may execute it
 
     [[nodiscard]] std::span<iovec> memory() const noexcept { return {iov, iov_count}; }
 };
@@ -116,7 +116,7 @@ struct BlockDeviceInfo {
     bool deallocated_reads_zeroes = true;
     bool zoned = false;
     uint64_t zone_size = 0;         // blocks
-    uint64_t zone_capacity = 0;     // blocks, of zone 0 (each zone's own is in its report)
+    uint64_t zone_capacity = 0;     // blocks, of zone 0; the zone report has the capacity of each zone
     uint32_t max_open_zones = 0;    // 0: no limit
     uint32_t max_active_zones = 0;  // 0: no limit
 };
@@ -135,10 +135,10 @@ public:
     // without room queues the Io.
     virtual void submit(Io &io) noexcept = 0;
 
-    // Makes progress and runs completions; returns how much it did (0 = idle).
+    // Makes progress and runs completions. Returns the amount of work (0 = idle).
     virtual uint32_t poll(uint64_t now_ns) noexcept = 0;
 
-    // Only further poll() calls can finish what is left (so the reactor must not sleep for long).
+    // Only further poll() calls can finish the remaining work, so the reactor must not sleep for long.
     [[nodiscard]] virtual bool busy() const noexcept { return false; }
 
     // Zero-copy writes: for op == write with lba and block_count set, points io.iov/io.iov_count at the device's own
@@ -156,8 +156,8 @@ public:
     // the next polls; others continue.
     virtual void cancel(Io &io) noexcept { (void)io; }
 
-    // The device is gone for good: another device may do whatever it fails from now on. Memory of Ios in a lost device
-    // (reserved memory, and data received into it) stays untouched while the device exists.
+    // The device is gone for good: another device may repeat all I/O that it fails from now on. A lost device does not
+    // touch the memory of Ios (reserved memory, and data received into it) while it exists.
     [[nodiscard]] virtual bool lost() const noexcept { return false; }
 };
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// What an error of a block device means for who sent the I/O: the one table, for C++ and Python. docs/durability.md,
-// "Errors of the base", says what the FTL does about each class.
-// NVM Express Base 2.0, figures "Status Code"; ZNS Command Set 1.1.
+// What an error of a block device means for the sender of the I/O. This is the only such table, for C++ and Python.
+// docs/durability.md, "Errors of the base", describes how the FTL handles each class. Sources: NVM Express Base 2.0,
+// figures "Status Code"; ZNS Command Set 1.1.
 #pragma once
 
 #include "reactor/block_device.hpp"
@@ -10,17 +10,16 @@ namespace ftl {
 
 enum class ErrorClass : uint8_t {
     none,
-    gone,     // the device itself: nothing more is sent to it
+    gone,     // the whole device: nothing more is sent to it
     busy,     // the same command may succeed later
-    doubt,    // of a flush, that may have begun: what the device's volatile cache held may be lost with it, whatever
-              // a later one answers
-    command,  // refused for good; of what stands on media nothing is known
-    block,    // media under these blocks
-    zone,     // a zone that does not take this any more, or never did
-    mistake,  // no sender who keeps the rules gets this
+    doubt,    // a flush that may have begun failed: cached data may be lost, whatever a later flush answers
+    command,  // refused for good; says nothing about the data on media
+    block,    // media errors of these blocks
+    zone,     // the zone does not accept the command any more, or never did
+    mistake,  // a sender that follows the rules never gets this
 };
 
-// A retry would get the same answer. Devices of this package set this with such errors.
+// True if a retry would get the same answer. Devices of this package set DNR with such errors.
 [[nodiscard]] constexpr bool dnr(Status status) noexcept {
     switch (status) {
         case status::invalid_opcode:
@@ -43,7 +42,7 @@ enum class ErrorClass : uint8_t {
     }
 }
 
-// Of the statuses that are worth a retry: those that may concern one block or zone if they persist.
+// True for errors that are worth a retry, but if they persist may concern only a block or a zone.
 [[nodiscard]] constexpr bool perhaps_media(Status status) noexcept {
     switch (status) {
         case status::internal_error:
@@ -58,7 +57,7 @@ enum class ErrorClass : uint8_t {
     }
 }
 
-// do_not_retry: the device's bit (Io::do_not_retry). It makes an error final that would be worth a retry.
+// do_not_retry: the device's DNR bit (Io::do_not_retry). It makes an error final that otherwise would be worth a retry.
 [[nodiscard]] constexpr ErrorClass error_class(Op op, Status status, bool do_not_retry) noexcept {
     switch (status) {
         case status::ok:
@@ -72,19 +71,19 @@ enum class ErrorClass : uint8_t {
 
         case status::internal_error:  // SPDK's answer to any failure in a bdev, without DNR
         case status::data_transfer_error:
-        case status::too_many_active:  // a zone that is being finished makes room
+        case status::too_many_active:  // finishing a zone makes room
         case status::too_many_open:
             if (op == Op::flush) {
                 return ErrorClass::doubt;
             }
             return do_not_retry ? ErrorClass::command : ErrorClass::busy;
 
-        case status::capacity_exceeded:  // a thin-provisioned base: space may be freed, whatever its DNR says
+        case status::capacity_exceeded:  // thin-provisioned base: space may become free, whatever its DNR says
             return op == Op::flush ? ErrorClass::doubt : ErrorClass::busy;
 
-        // A flush that ends with one of these was not executed: its cache is unchanged.
+        // A flush that ends with one of these was not executed: the cache is unchanged.
         case status::aborted:
-        case status::aborted_sq_deleted:  // SPDK passes on the effect of a reset of the drive's controller
+        case status::aborted_sq_deleted:  // SPDK passes on that the drive's controller was reset
         case status::aborted_preempted:
         case status::write_protected:
         case status::interrupted:
@@ -121,29 +120,29 @@ enum class ErrorClass : uint8_t {
     }
 }
 
-// The whole device is gone, as far as one error tells: it does not answer, has no power, or stays busy in a way that no
+// This error alone says that the whole device is gone: it does not answer, has no power, or is busy in a way that no
 // single block or zone explains.
 [[nodiscard]] constexpr bool base_gone(Status status) noexcept {
     const ErrorClass kind = error_class(Op::read, status, false);
     return kind == ErrorClass::gone || (kind == ErrorClass::busy && !perhaps_media(status));
 }
 
-// How long the FTL waits for a busy device, and how often it asks meanwhile.
+// How long the FTL waits for a busy device, and how often it repeats the I/O meanwhile.
 inline constexpr uint64_t kBusyDelayMinNs = 1'000'000;
 inline constexpr uint64_t kBusyDelayMaxNs = 100'000'000;
 inline constexpr uint64_t kBusyDelayGrowth = 2;
-inline constexpr uint64_t kBusyPatienceNs = 60'000'000'000;      // one I/O of the FTL's own
-inline constexpr uint64_t kBusyReadPatienceNs = 20'000'000'000;  // a host's read: hosts give up after 30 s
-// After an I/O has waited that long in vain, while others succeeded: the patience for the next one of its kind. The
-// error may be one of the medium.
+inline constexpr uint64_t kBusyPatienceNs = 60'000'000'000;      // for the FTL's own I/O
+inline constexpr uint64_t kBusyReadPatienceNs = 20'000'000'000;  // for a host's read: hosts give up after 30 s
+// Patience for the next I/O of a kind, after one has waited in vain for the full time while others succeeded. The error
+// may be one of the medium.
 inline constexpr uint64_t kBusyPatienceLeftNs = 1'000'000'000;
-// A zone that is being finished makes room for another one within that time, or never.
+// If finishing a zone makes room for another zone, it does so within this time.
 inline constexpr uint64_t kZonesPatienceNs = 1'000'000'000;
 
 [[nodiscard]] constexpr bool limits_zones(Status status) noexcept {
     return status == status::too_many_active || status == status::too_many_open;
 }
-// How long an issuer with that much patience for a busy device waits for an answer.
+// How long an issuer with this patience for a busy device waits when it gets `status`.
 [[nodiscard]] constexpr uint64_t patience_with(Status status, uint64_t patience_ns) noexcept {
     return limits_zones(status) && kZonesPatienceNs < patience_ns ? kZonesPatienceNs : patience_ns;
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// What the shim tells Python: the kinds of events, and what the three numbers of each kind are called.
+// Events that the shim sends to Python: their kinds, and the names of the three numbers of each kind.
 #pragma once
 
 #include <cstdint>
@@ -20,11 +20,11 @@ enum class EventKind : uint32_t {
     drained = 16,
     core_failed = 17,   // the core fails every I/O from now on
     load_done = 18,     // LoadGenerator
-    cache_failed = 20,  // the nv cache: writes wait until the core is told to do without it
+    cache_failed = 20,  // nv cache: writes wait until forget_cache()
     flush_failed = 21,
     zone_finished = 24,    // by the base, before the zone was full; the zone has not failed
-    band_unreadable = 30,  // a host, or the scrub, could not read what is in force there
-    scrub_done = 31,       // in whatever way
+    band_unreadable = 30,  // a host or the scrub could not read valid data of the band
+    scrub_done = 31,       // with any result
     overflow = 255,        // events were dropped
 };
 
@@ -45,7 +45,7 @@ struct EventField {
 inline constexpr EventField kEventFields[] = {
     {EventKind::io_done, &Event::a, "ticket"},
     {EventKind::io_done, &Event::b, "status"},
-    {EventKind::io_done, &Event::c, "result"},              // of an I/O that failed: whether the device has set DNR
+    {EventKind::io_done, &Event::c, "result"},              // of a failed I/O: whether the device set DNR
     {EventKind::target_qpair_closed, &Event::a, "reason"},  // QpairClose
     {EventKind::target_qpair_closed, &Event::b, "detail"},  // an errno, or the FES of a TermReq
     {EventKind::host_qpair_lost, &Event::a, "reason"},
@@ -68,19 +68,19 @@ inline constexpr EventField kEventFields[] = {
     {EventKind::drained, &Event::a, "ticket"},
     {EventKind::drained, &Event::b, "status"},  // of the flush
     {EventKind::core_failed, &Event::a, "status"},
-    {EventKind::core_failed, &Event::b, "by_flush"},  // that may have lost what the base held
+    {EventKind::core_failed, &Event::b, "by_flush"},  // a failed flush; data in the base's cache may be lost
     {EventKind::load_done, &Event::a, "done_blocks"},
     {EventKind::load_done, &Event::b, "errors"},
     {EventKind::cache_failed, &Event::a, "status"},
     {EventKind::flush_failed, &Event::a, "status"},
-    {EventKind::flush_failed, &Event::b, "failures"},  // in a row while the write buffer wanted a flush
+    {EventKind::flush_failed, &Event::b, "failures"},  // consecutive failures while the write buffer wanted a flush
     {EventKind::zone_finished, &Event::a, "band"},
     {EventKind::zone_finished, &Event::b, "punit"},
     {EventKind::band_unreadable, &Event::a, "band"},
     {EventKind::band_unreadable, &Event::b, "address"},
     {EventKind::band_unreadable, &Event::c, "status"},
     {EventKind::scrub_done, &Event::a, "band"},
-    {EventKind::overflow, &Event::a, "first_newer_source"},  // sources from this id on are newer than what was dropped
+    {EventKind::overflow, &Event::a, "first_newer_source"},  // sources from this id on were added later
 };
 
 }  // namespace ftl

@@ -26,7 +26,7 @@ void require_same(const char *what, uint64_t was, uint64_t is) {
     }
 }
 
-// What hosts were told about the device.
+// Hosts know these properties of the device, so they must not change.
 void require_same(const BlockDeviceInfo &was, const BlockDeviceInfo &is) {
     if (is.block_count < was.block_count) {
         require_same("block_count", was.block_count, is.block_count);
@@ -100,7 +100,7 @@ void Gate::came_back(Io &io, const Behind &from) noexcept {
     switch (state_) {
         case State::open:
             if (&from != behind_.get()) {
-                forward(io);  // a straggler: its device has a successor already
+                forward(io);  // a late completion: its device already has a successor
                 return;
             }
             state_ = State::holding;
@@ -115,7 +115,7 @@ void Gate::came_back(Io &io, const Behind &from) noexcept {
     }
 }
 
-// To its issuer.
+// Returns the Io to its issuer.
 void Gate::give_back(Io &io) noexcept {
     release_memory(io);
     io.complete = io.gated_complete;
@@ -154,7 +154,7 @@ void Gate::cancel(Io &io) noexcept {
     }
 }
 
-// Completes what is there now; what completions submit in turn waits for the next poll.
+// Completes the Ios that are done now. Those that a completion submits wait for the next poll.
 uint32_t Gate::poll(uint64_t /*now_ns*/) noexcept {
     IoList batch = done_;
     done_ = {};

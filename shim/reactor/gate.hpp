@@ -1,18 +1,18 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// A BlockDevice in front of one that may be lost and replaced by another with the same content: an FtlCore whose base
-// went away, a HostQpair whose connection broke. Who uses the gate notices a pause.
+// A BlockDevice in front of another one that may be lost and replaced by a device with the same content, such as an
+// FtlCore whose base is gone or a HostQpair whose connection broke. Users of the gate notice only a pause.
 //
-//   open     I/O goes to the device behind. What a lost device (BlockDevice::lost) answers with an error is not
-//            completed but held, and then
-//   holding  all that comes is held too, in order, until
-//   set_device(next): what is held goes to it, in order, and the gate is open; or
-//   fail(status): what is held, and all that comes, fails, until a device is set.
+//   open     The gate forwards I/O to the device behind it. If that device is lost (BlockDevice::lost) and completes an
+//            I/O with an error, the gate holds the I/O instead of completing it, and its state becomes
+//   holding  The gate holds all new I/O, too, in order, until one of these is called:
+//            set_device(next)  sends held I/O to `next`, in order, and opens the gate;
+//            fail(status)      fails held and new I/O until a device is set.
 //
-// The next device may be larger, never smaller: the gate is as large as it from then on.
+// The next device may be larger than the last one, but not smaller. The gate then has the size of the next device.
 //
-// A write whose data were received into a lost device's memory (reserve()) goes to the next one with its iov, so that
-// memory is kept until the write is done. FUA writes get no such memory: a device may have accepted one, put part of it
-// on media and used those slots again by the time it is lost.
+// A write may have received its data in a lost device's memory (reserve()). It goes to the next device with the same
+// iov, so the gate keeps that memory until the write is done. FUA writes get no such memory: before it was lost, the
+// device may have accepted an FUA write, put part of it on media and reused those slots.
 #pragma once
 
 #include <atomic>
@@ -30,9 +30,9 @@ class Gate final : public BlockDevice {
 public:
     enum class State : uint8_t { open, holding, failing };
 
-    // Throws std::invalid_argument for another gate: an Io has room for one.
+    // Throws std::invalid_argument if `device` is a gate: an Io has room for one gate only.
     Gate(std::shared_ptr<Reactor> reactor, std::shared_ptr<BlockDevice> device);
-    // No Io may be outstanding: issuers share ownership of the gate while they have some.
+    // No Io may be outstanding. Issuers share ownership of the gate while they have outstanding Ios.
     ~Gate() override = default;
 
     [[nodiscard]] const BlockDeviceInfo &info() const noexcept override {
@@ -44,28 +44,29 @@ public:
     [[nodiscard]] uint64_t deadline_ns() const noexcept { return ~uint64_t{0}; }
     bool reserve(Io &io, uint32_t iov_room) noexcept override;
     void abandon(Io &io) noexcept override;
-    void cancel(Io &io) noexcept override;  // the next device does not get the Io, whether it is held or will come back
+    void cancel(Io &io) noexcept override;  // no later device gets the Io, held or still outstanding
 
-    // Orders: from any thread but the reactor's. Each also releases earlier devices that nothing uses any more.
-    void hold();  // an open gate: the device behind is lost
+    // Orders. Any thread but the reactor's may give them. Each order also releases earlier devices that are no longer
+    // used.
+    void hold();  // for an open gate: the device behind it is lost
     // Throws std::invalid_argument, and changes nothing, if hosts would notice a difference.
     void set_device(std::shared_ptr<BlockDevice> device);
     void fail(Status status);
-    // True: only the present device is kept.
+    // True: the gate keeps only the current device.
     bool sweep();
-    // True: every Io at another device has come back. Data of held Ios may be in the memory of an earlier device.
+    // True: every Io at another device has come back. The data of held Ios may still be in an earlier device's memory.
     [[nodiscard]] bool emptied();
 
     [[nodiscard]] State state();
     [[nodiscard]] uint32_t held();
 
 private:
-    // A device, and the number of Ios that are at it, or have their data in its memory.
+    // A device, with the number of Ios that are at it or have their data in its memory.
     struct Behind {
         Gate *gate;
         std::shared_ptr<BlockDevice> device;
         uint64_t users = 0;
-        uint64_t sent = 0;  // those that are at it
+        uint64_t sent = 0;  // Ios that are at the device
     };
     using Behinds = std::vector<std::unique_ptr<Behind>>;
 
@@ -74,19 +75,19 @@ private:
     void give_back(Io &io) noexcept;
     static void release_memory(Io &io) noexcept;
     static void on_complete(Io &io) noexcept;
-    // Control path: devices are destroyed by the caller, not on the reactor's thread.
+    // Control path: the caller destroys the devices, not the reactor's thread.
     void retire(Behinds &unused);
     void take_unused(Behinds &unused);
 
-    // References stay valid: an info is never changed or freed. The last one is current.
+    // Infos are never changed or freed, so that references stay valid. The last one is current.
     std::vector<std::unique_ptr<const BlockDeviceInfo>> infos_;
     std::atomic<const BlockDeviceInfo *> info_;
     State state_ = State::open;
-    Status failure_ = status::ok;     // failing
-    std::unique_ptr<Behind> behind_;  // open, or holding until somebody notices
+    Status failure_ = status::ok;     // in state failing
+    std::unique_ptr<Behind> behind_;  // set when open, and when holding until an order retires it
     Behinds earlier_;
     IoList held_;
-    IoList done_;  // to be completed by poll()
+    IoList done_;  // poll() completes these
     PollerRegistration registration_;
 };
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// FIFO of Ios through Io::next, for whoever they are lent to.
+// FIFO of Ios, linked by Io::next. The current holder of the Ios uses it.
 #pragma once
 
 #include <cstdint>
@@ -28,7 +28,7 @@ public:
         }
         ++count_;
     }
-    // All of the other one behind this one's, in order; the other one is empty then.
+    // Appends all Ios of `other`, in order. `other` is empty then.
     void append(IoList &other) noexcept {
         if (other.empty()) {
             return;
@@ -71,7 +71,7 @@ public:
         return io;
     }
 
-    // O(n), control path only. False: it is not in this list.
+    // O(n), control path only. False: the Io is not in this list.
     bool remove(Io &io) noexcept {
         Io *before = nullptr;
         for (Io *each = head_; each != nullptr; before = each, each = each->next) {

@@ -78,7 +78,7 @@ void IoPort::on_complete(Io &io) noexcept {
         slot.state.store(State::done, std::memory_order_release);
         port.reactor_.emit(EventKind::io_done, port.id_, ticket, status, result);
     } else {
-        // The slot keeps the answer until its submitter, who hears of the overflow, has asked for it.
+        // The event ring is full. The slot keeps the answer until the submitter asks for it after the overflow.
         slot.state.store(State::untold, std::memory_order_release);
         port.reactor_.drop();
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// The control plane's access to a BlockDevice: superblocks, zone reports, restore, tests. Bounded and asynchronous:
-// submissions cross to the reactor through a ring, completions come back as io_done events.
+// Access of the control plane to a BlockDevice: for superblocks, zone reports, restore and tests. It is bounded and
+// asynchronous: submissions go to the reactor through a ring, and completions come back as io_done events.
 #pragma once
 
 #include <atomic>
@@ -30,10 +30,10 @@ class IoPort final : public Poller {
 public:
     IoPort(Reactor &reactor, std::shared_ptr<BlockDevice> device, uint32_t depth);
 
-    // The submitter's thread (one at a time). nullopt when `depth` I/Os are outstanding.
+    // For the submitter's thread (one at a time). nullopt: `depth` I/Os are outstanding.
     std::optional<uint64_t> submit(const IoRequest &request);
 
-    // Frees the slot of a completed ticket; calls reaped(slot) for each, so that the owner can release its buffer.
+    // Frees the slots of completed tickets. Calls reaped(slot) for each, so that the owner can release its buffer.
     template <typename Reaped>
     void reap(Reaped &&reaped) {
         for (uint32_t slot = 0; slot < slots_.size(); ++slot) {
@@ -43,7 +43,7 @@ public:
             }
         }
     }
-    // On the submitter's thread. Returns every answer whose event was dropped: untold(ticket, status, result).
+    // For the submitter's thread. Calls untold(ticket, status, result) for each answer whose event was dropped.
     template <typename Untold>
     void take_untold(Untold &&untold) {
         for (Slot &slot : slots_) {
@@ -74,7 +74,7 @@ private:
     };
 
     static void on_complete(Io &io) noexcept;
-    // What an answer contains besides its status: its result or, for an error, whether it had "do not retry".
+    // The result of an answer or, for an error, whether it had "do not retry".
     [[nodiscard]] static uint64_t result_of(const Io &io) noexcept {
         return io.status == status::ok ? io.result : uint64_t{io.do_not_retry};
     }

@@ -19,7 +19,7 @@ namespace {
 
 constexpr uint64_t kNever = ~uint64_t{0};
 constexpr uint64_t kNsPerMs = 1'000'000;
-// A sleep is bounded so that a poller whose deadline moves without an fd is never forgotten for long.
+// A poller's deadline may change without activity on an fd. This limit keeps such a poller from waiting long.
 constexpr uint64_t kSleepMaxNs = 100 * kNsPerMs;
 constexpr int kEpollBatch = 64;
 constexpr uint64_t kWakeTag = ~uint64_t{0};
@@ -39,7 +39,7 @@ int checked(int fd, const char *what) {
 
 void signal_eventfd(int fd) noexcept {
     const uint64_t one = 1;
-    [[maybe_unused]] const ssize_t written = ::write(fd, &one, sizeof one);  // EAGAIN: it is signalled already
+    [[maybe_unused]] const ssize_t written = ::write(fd, &one, sizeof one);  // EAGAIN: the eventfd is already signalled
 }
 
 void clear_eventfd(int fd) noexcept {
@@ -106,13 +106,13 @@ void Reactor::run() {
         const bool busy =
             std::any_of(entries_.begin(), entries_.end(), [](const Entry &entry) { return entry.poller->busy(); });
         if (busy || now_ns_ - last_work_ns < spin_ns_) {
-            sched_yield();  // the peer may need this core to make the progress we poll for
+            sched_yield();  // the peer may need this core to make the progress that we poll for
             continue;
         }
         sleep();
     }
     {
-        // Calls queued before the end still run; later ones find running_ false and run in their caller's thread.
+        // Calls queued before the end still run. Later calls find running_ false and run in their caller's thread.
         const std::lock_guard lock(call_mutex_);
         running_ = false;
     }
@@ -146,7 +146,8 @@ uint32_t Reactor::poll_round() {
 
 void Reactor::sweep() {
     swept_needed_ = false;
-    // Perhaps the last that has them: what they own may call remove() when it goes.
+    // These may be the last references to the pollers, whose destructors may call remove(). They run at the end of this
+    // function, when entries_ is consistent again.
     const auto first =
         std::stable_partition(entries_.begin(), entries_.end(), [](const Entry &entry) { return !entry.removed; });
     const std::vector<Entry> gone(std::make_move_iterator(first), std::make_move_iterator(entries_.end()));
@@ -209,7 +210,8 @@ void Reactor::run_calls() {
 }
 
 void Reactor::wake() noexcept {
-    // Pairs with the fence in sleep(): either we see asleep_, or the sleeper sees what was published before wake().
+    // Pairs with the fence in sleep(): either this thread sees asleep_, or the sleeper sees what was published before
+    // wake().
     std::atomic_thread_fence(std::memory_order_seq_cst);
     if (asleep_.load(std::memory_order_relaxed)) {
         signal_eventfd(wake_fd_);
@@ -279,7 +281,7 @@ void Reactor::watch_fds() {
             continue;
         }
         if (entry.watched_fd >= 0 && entry.watched_fd != fd) {
-            epoll_ctl(epoll_fd_, EPOLL_CTL_DEL, entry.watched_fd, nullptr);  // closed ones are gone already
+            epoll_ctl(epoll_fd_, EPOLL_CTL_DEL, entry.watched_fd, nullptr);  // a closed fd has left the set by itself
             entry.watched_fd = -1;
         }
         if (fd >= 0) {
@@ -303,7 +305,7 @@ void Reactor::sleep() {
     }
     asleep_.store(true, std::memory_order_relaxed);
     std::atomic_thread_fence(std::memory_order_seq_cst);
-    // What was published before asleep_ became visible had no wake(): look once more.
+    // Whoever published before asleep_ became visible did not call wake(), so poll once more.
     if (calls_pending_.load(std::memory_order_acquire) || poll_round() > 0) {
         asleep_.store(false, std::memory_order_relaxed);
         return;
@@ -324,7 +326,7 @@ void Reactor::sleep() {
             clear_eventfd(wake_fd_);
             continue;
         }
-        // A socket closed by its poller stays in the set while somebody else holds a duplicate of it.
+        // A socket that its poller has closed stays in the set while another process or object holds a duplicate of it.
         stale |= std::none_of(entries_.begin(), entries_.end(), [tag](const Entry &entry) {
             return entry.id == tag && entry.poller->fd() == entry.watched_fd && entry.watched_fd >= 0;
         });

@@ -34,14 +34,15 @@ public:
 
 class Reactor {
 public:
-    // There can be as many lost blocks as a band has; half of the ring is enough for them. The other half has room for
-    // everything that somebody waits for: I/O of ports (a few, of some 128 each), drains (16), and one event for each
-    // qpair, and for each band or zone Python has given an order about. A loop that stands still long enough may fill
-    // that, too: any event may be dropped. Everybody hears of it then (overflow), and asks for what he waits for.
+    // All blocks of a band may be lost, but half of the ring is enough for these events. The other half is for events
+    // that Python waits for: I/O of ports (a few ports with some 128 each), drains (16), and one event for each qpair
+    // and for each band or zone with an order from Python. If the event loop stalls long enough, these may overflow the
+    // ring, too, so any event may be dropped. The overflow event then tells Python, which asks for everything that it
+    // waits for.
     static constexpr size_t kEventRing = 8192;
     static constexpr size_t kLostBlocksMax = kEventRing / 2;
 
-    // spin_us: how long to go on polling after the last work before sleeping.
+    // spin_us: how long to continue polling after the last work before sleeping.
     explicit Reactor(std::string name, uint32_t spin_us = 20);
     ~Reactor();
     Reactor(const Reactor &) = delete;
@@ -54,30 +55,30 @@ public:
     // Drives the pollers once from the calling thread. Only while not running. Returns work done.
     uint32_t step();
 
-    // Runs fn on the reactor's thread and waits for it (at once, in the caller's, while not running). Control path
-    // only. An exception of fn comes out here.
+    // Runs fn on the reactor's thread and waits for it. If the reactor is not running, runs fn in the caller's thread
+    // at once. Control path only. An exception of fn is rethrown here.
     void call(const std::function<void()> &fn);
 
-    // Any thread: ends a sleep, so that every poller is polled soon. Cheap while the reactor is awake.
+    // Any thread: wakes the reactor, so that every poller is polled soon. Cheap while the reactor is awake.
     void wake() noexcept;
 
-    // Reactor thread only (or inside call()). The id is what events carry as `source`. The reactor shares ownership
-    // until remove(), which may be called from within a poll(), also by the poller itself.
+    // Reactor thread only (or inside call()). Events have the returned id as `source`. The reactor shares ownership
+    // until remove(). Any poll() may call remove(), even for its own poller.
     uint32_t add(std::shared_ptr<Poller> poller);
     void remove(uint32_t id);
 
     // Reactor thread only. Never blocks or allocates.
     void emit(EventKind kind, uint32_t source, uint64_t a = 0, uint64_t b = 0, uint64_t c = 0) noexcept;
-    // Reactor thread only. Whether the next emit() of anything but block_lost is kept.
+    // Reactor thread only. True: the next emit() will be kept, unless it is block_lost.
     [[nodiscard]] bool has_room() const noexcept;
-    // Reactor thread only. As an emit() that is dropped.
+    // Reactor thread only. Reports an overflow, like an emit() that is dropped.
     void drop() noexcept;
 
     // Any thread (one consumer).
     [[nodiscard]] int event_fd() const noexcept { return event_fd_; }
     std::vector<Event> events();
 
-    // Monotonic; in step mode what set_now() says, once it was called. Cached once per round of polls.
+    // Monotonic, and cached for each round of polls. In step mode, the time of the last set_now(), if there was one.
     [[nodiscard]] uint64_t now_ns() const noexcept { return now_ns_; }
     void set_now(uint64_t now_ns) noexcept;  // simulation
 
@@ -85,7 +86,7 @@ private:
     struct Entry {
         uint32_t id;
         std::shared_ptr<Poller> poller;
-        bool removed = false;  // not polled any more; swept after the round: it may be the one that is being polled
+        bool removed = false;  // no longer polled; removed after the round, because it may be the one being polled
         int watched_fd = -1;
         bool watched_write = false;
     };
@@ -113,7 +114,7 @@ private:
     std::atomic<std::thread::id> owner_{};
 
     std::vector<Entry> entries_;
-    std::vector<Entry> added_;  // by a poll(); joins entries_ after the round
+    std::vector<Entry> added_;  // added during a poll(); moved to entries_ after the round
     uint32_t next_id_ = 1;
     bool polling_ = false;
     bool swept_needed_ = false;
@@ -134,7 +135,7 @@ private:
     std::array<Event, kEventRing> ring_{};
     std::atomic<uint64_t> ring_head_{0};   // next to write
     std::atomic<uint64_t> ring_tail_{0};   // next to read
-    std::atomic<uint32_t> overflowed_{0};  // 0: nothing was dropped; else the next id there was then
+    std::atomic<uint32_t> overflowed_{0};  // 0: nothing was dropped; otherwise the next free id at that time
     std::atomic<bool> signalled_{false};
 };
 

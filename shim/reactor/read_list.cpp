@@ -53,11 +53,11 @@ uint32_t ReadList::poll(uint64_t /*now_ns*/) noexcept {
         device_->submit(io);
     }
     if (free_.size() == slots_.size() && (status_ != status::ok || sent_ == addresses_.size())) {
-        const bool told = reactor_.has_room();
-        // From here on the submitter may start another, or let go of the buffer.
+        const bool has_room = reactor_.has_room();
+        // From here on the submitter may start another list or free the buffer.
         const uint64_t status = status_;
-        state_.store(told ? State::idle : State::untold, std::memory_order_release);
-        if (told) {
+        state_.store(has_room ? State::idle : State::untold, std::memory_order_release);
+        if (has_room) {
             reactor_.emit(EventKind::io_done, id_, 0, status, 0);
         } else {
             reactor_.drop();

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Reads of one length from very many addresses, side by side, into the rows of one buffer: what a load of a device with
-// very many zones asks for. One event, io_done, when all have come back.
+// Reads blocks from many addresses in parallel, the same length from each, into the rows of one buffer. Loading a
+// device with very many zones uses it. One io_done event reports that all reads have come back.
 #pragma once
 
 #include <atomic>
@@ -17,16 +17,17 @@ class ReadList final : public Poller {
 public:
     ReadList(Reactor &reactor, std::shared_ptr<BlockDevice> device, uint32_t depth);
 
-    // The submitter's thread, while idle(). rows: addresses.size() times block_count blocks. Not empty.
+    // Called by the submitter's thread, while idle(). `rows` has room for addresses.size() * block_count blocks.
+    // `addresses` is not empty.
     void start(std::vector<uint64_t> addresses, uint32_t block_count, uint8_t *rows);
-    // Whether there is none, or the event of the last one was sent or taken.
+    // True if no list is running: none was started, or the event of the last one was sent or dropped.
     [[nodiscard]] bool idle() const noexcept {
         const State state = state_.load(std::memory_order_acquire);
         return state == State::idle || state == State::untold;
     }
-    // The submitter's thread: whether the list is done and its event was dropped. Once for each.
+    // Called by the submitter's thread. True, once for each list: the list is done and its event was dropped.
     [[nodiscard]] bool take_untold() noexcept;
-    // Of the last list: that of the first read that failed. No more are sent behind it.
+    // Status of the last list: that of the first read that failed. No reads are sent after a failure.
     [[nodiscard]] Status status() const noexcept { return status_; }
 
     [[nodiscard]] const BlockDevice &device() const noexcept { return *device_; }
