@@ -104,7 +104,7 @@ def test_what_it_would_not_take_is_refused_before_it_is_asked(
             file.write(magic)
             error = refused(spdk_target, daemon, *CREATE)
             assert error["code"] == -17
-            assert f"{role} bdev {name} already holds an " in error["message"]
+            assert f"{role} bdev {name} holds an " in error["message"]
             file.seek(0)
             file.write(bytes(len(magic)))
     assert spdk_target.state() == before
@@ -186,7 +186,7 @@ def check_answers(target: SpdkTarget, daemon: Daemon) -> None:
     unmap = ("bdev_ftl_unmap", "-b", "n0", "--lba", "1024", "--num-blocks")
     assert target.ftl(daemon, *unmap, "1024").strip() == "true"
     assert "(code -22)" in refused(target, daemon, *unmap, "1")["message"]
-    assert "which has no bdev_ftl_grow" in refused(target, daemon, "bdev_ftl_grow", "-b", "n0")["message"]
+    assert "which does not support bdev_ftl_grow" in refused(target, daemon, "bdev_ftl_grow", "-b", "n0")["message"]
 
 
 def shape(value: Any) -> Any:
