@@ -246,6 +246,25 @@ class OrderedScrub(ScrubStatus):
     name: str
 
 
+class Limit(TypedDict):
+    """free_bands: it applies up to so many; user_share: of the writes, in percent."""
+
+    free_bands: int
+    user_share: int
+
+
+class Move(TypedDict):
+    """A band that is being moved. valid_blocks, invalid_blocks, age and merit are as they were when it was chosen."""
+
+    band: int
+    why: str
+    valid_blocks: int
+    invalid_blocks: int
+    left_blocks: int
+    age: int
+    merit: float
+
+
 class Stats(_Named):
     """bdev_ftl_get_stats()."""
 
@@ -277,6 +296,8 @@ class Stats(_Named):
     limit: str
     user_share: int
     limits_applied: dict[str, int]
+    limits: dict[str, Limit]
+    moves: list[Move]
     lost_blocks: int
     zone_faults: int
     zones_finished_by_base: int

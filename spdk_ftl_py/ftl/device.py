@@ -157,6 +157,11 @@ class FtlDevice:
         """Everything accepted is on media, and the superblock says so."""
         return self.life.halted_cleanly
 
+    @property
+    def bands(self) -> Bands:
+        """Read-only for others."""
+        return self._bands
+
     async def bands_loaded(self) -> None:
         """Call it when the core knows all bands, and before anything is served."""
         await self._manager.bands_loaded()
@@ -381,6 +386,7 @@ class FtlDevice:
         if self.state is FtlState.READ_ONLY:
             return True
         if status == 0:
+            self._bands.was_reset(index)
             self._failed_flushes = 0
             return True
         if punit is not None:

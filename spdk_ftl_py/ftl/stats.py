@@ -84,6 +84,8 @@ def of_bands(bands: Bands, manager: BandManager) -> dict[str, Any]:
         "limit": manager.applied.name,
         "user_share": manager.applied.user_share,
         "limits_applied": dict(manager.limits_applied),
+        "limits": manager.limits.to_dict(),
+        "moves": manager.moves.tell(bands),
     }
 
 

@@ -37,6 +37,10 @@ class Limits:
         self.urgent_bands = self._table[LIMIT_NAMES.index(LIMIT_START) - 1][1]
         """If at most this many bands are free, any gain justifies a relocation."""
 
+    def to_dict(self) -> dict[str, dict[str, int]]:
+        """By name, the most urgent one first: up to how many free bands it applies, and the user's share in percent."""
+        return {name: {"free_bands": thld, "user_share": share} for name, thld, share in self._table}
+
     def apply(self, free_bands: int) -> Applied:
         for name, thld, share in self._table:
             if free_bands <= thld:

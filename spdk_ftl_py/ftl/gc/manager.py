@@ -19,6 +19,7 @@ from ...conf import RESERVED_BANDS, FtlConf
 from ..media.band import CLOSED, MOVING, QUEUED, RESETTING, Bands
 from ..media.geometry import Geometry
 from .limits import NO_LIMIT, UNLIMITED, Applied, Limits
+from .moves import Moves
 from .reloc import Selector
 
 log = logging.getLogger(__name__)
@@ -63,6 +64,7 @@ class BandManager:
         self.limits_applied: dict[str, int] = {}
         """How often each limit came into effect."""
         self.moves_started = 0
+        self.moves = Moves()
         self._core = core
         self._conf = conf
         self._buffer_blocks = buffer_blocks
@@ -267,6 +269,7 @@ class BandManager:
             except (BlockingIOError, ValueError):
                 # The shim is ahead: it has as many moves as it can, or the band has changed.
                 return
+            self.moves.began(self.bands, victim, self._selector, next_band_seq=self.next_band_seq, urgent=urgent)
             self.bands.ordered(victim, MOVING)
             self.moves_started += 1
 

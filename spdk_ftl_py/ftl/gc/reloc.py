@@ -91,6 +91,13 @@ class Selector:
             allowed &= gain * 100 >= bands.capacity * self._invalid_thld
         return self._best(bands, allowed, next_band_seq)
 
+    def merit(self, bands: Bands, number: int, next_band_seq: int) -> float:
+        """Of one band, as the policy sees it now."""
+        one = slice(number, number + 1)
+        invalid = np.maximum(0, bands.capacity[one] - bands.valid[one])
+        age = np.maximum(1, next_band_seq - bands.seq[one])
+        return float(self.policy.merit(invalid, bands.valid[one], age)[0])
+
     def _best(self, bands: Bands, allowed: NDArray[np.bool_], next_band_seq: int) -> int | None:
         if not allowed.any():
             return None

@@ -114,6 +114,8 @@ class Bands:
         """CLOSED or FAULTED."""
         self.relocate = np.zeros(count, bool)
         """The base recommends a reset of one of its zones."""
+        self.resets = np.zeros(count, np.uint32)
+        """Resets that have succeeded since the FTL was created or loaded."""
         self.whole_capacity = geometry.band_blocks
         """The capacity of a band with all its zones."""
         self.free_capacity = 0
@@ -200,6 +202,10 @@ class Bands:
             self._written[number] = 0
             self._unwritten[number] = True
         self._file(number, _CODE[state])
+
+    def was_reset(self, number: int) -> None:
+        """All its zones were reset."""
+        self.resets[number] += 1
 
     def want_empty(self, number: int) -> None:
         """The base recommends a reset of one of its zones: the band is moved, whatever that gains, until its reset."""

@@ -174,3 +174,31 @@ async def test_free_bands_are_those_that_are_told_as_free(rig: FtlRig) -> None:
         assert stats["bands"]["mending"] == len(list(bands.to_mend()))
         assert stats["limit_free_bands"] == stats["free_bands"] + queued
         assert sum(stats["bands"].values()) == rig.device.geometry.band_count
+
+
+@pytest.mark.parametrize("policy", ["greedy", "cost_benefit"])
+async def test_stats_say_which_bands_are_moved_and_why(make_rig: MakeFtlRig, policy: str) -> None:
+    rig = await make_rig(conf=FtlConf(reloc_policy=policy))
+    assert rig.device.stats()["moves"] == []
+    await rig.start("write", total_blocks=4 * rig.device.block_count)
+    await rig.until(lambda: rig.device.stats()["moves"] != [])
+    stats = rig.device.stats()
+    assert len(stats["moves"]) == stats["active_relocs"]
+    for move in stats["moves"]:
+        assert rig.device.bands[move["band"]].state == "moving"
+        assert move["valid_blocks"] + move["invalid_blocks"] == rig.device.bands[move["band"]].capacity
+        assert 0 <= move["left_blocks"] <= move["valid_blocks"]
+        assert move["why"] in ("urgent", "threshold")
+        aged = move["invalid_blocks"] / (move["valid_blocks"] + 1) * move["age"]
+        assert move["merit"] == pytest.approx(aged if policy == "cost_benefit" else move["invalid_blocks"], abs=0.001)
+    limits = list(stats["limits"].values())
+    assert [each["free_bands"] for each in limits] == sorted(each["free_bands"] for each in limits)
+    await rig.finish()
+
+
+async def test_each_band_counts_its_resets(rig: FtlRig) -> None:
+    await rig.overwrite(4)
+    await rig.port.flush()
+    counted, reset = rig.device.bands.resets, rig.device.stats()["zone_resets"]
+    assert reset > len(counted)
+    assert counted.sum() * rig.device.geometry.punits == reset

@@ -1,0 +1,61 @@
+"""Which bands are being moved, and why each of them was chosen: for people, not for decisions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+from ..media.band import MOVING, Bands
+from .reloc import Selector
+
+ENDANGERED: Final = "endangered"
+"""A zone of the band has failed, or the base recommends a reset of one."""
+URGENT: Final = "urgent"
+"""So few bands are free that any gain justifies the move."""
+THRESHOLD: Final = "threshold"
+"""Enough of the band is invalid (conf invalid_thld)."""
+
+
+@dataclass(frozen=True)
+class Move:
+    """A band, as it was when it was chosen. Lengths are in blocks; age: bands opened since."""
+
+    band: int
+    why: str
+    valid: int
+    invalid: int
+    age: int
+    merit: float
+
+
+class Moves:
+    """The moves in progress."""
+
+    def __init__(self) -> None:
+        self._moves: dict[int, Move] = {}
+
+    def began(self, bands: Bands, number: int, selector: Selector, *, next_band_seq: int, urgent: bool) -> None:
+        """The band was chosen; call it before the state of the band changes."""
+        self._moves = {each: move for each, move in self._moves.items() if bands[each].state == MOVING}
+        band = bands[number]
+        why = ENDANGERED if band.endangered else URGENT if urgent else THRESHOLD
+        age = max(1, next_band_seq - band.seq)
+        merit = selector.merit(bands, number, next_band_seq)
+        self._moves[number] = Move(number, why, band.valid, band.invalid, age, merit)
+
+    def tell(self, bands: Bands) -> list[dict[str, Any]]:
+        """JSON-able, for bdev_ftl_get_stats; left_blocks: what is still in force in the band."""
+        moving = {band.index: band.valid for band in bands.in_state(MOVING)}
+        return [
+            {
+                "band": move.band,
+                "why": move.why,
+                "valid_blocks": move.valid,
+                "invalid_blocks": move.invalid,
+                "left_blocks": moving[move.band],
+                "age": move.age,
+                "merit": round(move.merit, 3),
+            }
+            for move in self._moves.values()
+            if move.band in moving
+        ]
