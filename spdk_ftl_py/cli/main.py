@@ -47,6 +47,7 @@ _MODULES: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
             *("load", "unload", "unmap", "set-property", "set-cache", "remove-cache", "rename", "set-uuid"),
         ),
     ),
+    ("spdk_ftl_py.cli.top_command", ("top",)),
     ("spdk_ftl_py.cli.config_commands", ("save-config", "load-config")),
     ("spdk_ftl_py.cli.completion_command", (COMPLETION,)),
 )

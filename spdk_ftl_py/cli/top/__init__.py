@@ -1,0 +1,1 @@
+"""`spdk-ftl top`: a live view of the FTLs in the terminal."""
