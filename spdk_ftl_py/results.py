@@ -265,8 +265,67 @@ class Move(TypedDict):
     merit: float
 
 
-class Stats(_Named):
-    """bdev_ftl_get_stats()."""
+class Latency(TypedDict):
+    """In microseconds. Percentiles are at most 3 % too high."""
+
+    count: int
+    sum_us: float
+    mean_us: float
+    p50_us: float
+    p90_us: float
+    p99_us: float
+    p99_9_us: float
+    max_us: float
+    buckets: list[list[int]]
+    """[upper bound in microseconds, how many took no longer]: 1 us to 16.8 s, in powers of two."""
+
+
+class Latencies(TypedDict):
+    """trim: also Write Zeroes."""
+
+    read: Latency
+    write: Latency
+    flush: Latency
+    trim: Latency
+
+
+class ErrorCounts(TypedDict):
+    """By what an error means: docs/durability.md, "Errors of the base"."""
+
+    gone: int
+    busy: int
+    doubt: int
+    command: int
+    block: int
+    zone: int
+    mistake: int
+
+
+class HostErrors(TypedDict):
+    """I/O that hosts saw fail."""
+
+    read: ErrorCounts
+    write: ErrorCounts
+    flush: ErrorCounts
+    trim: ErrorCounts
+
+
+class HostIo(TypedDict):
+    """gate: open; holding: I/O is held until the base is back; failing: I/O fails until then."""
+
+    gate: str
+    held: int
+
+
+class ReactorTime(TypedDict):
+    """How the FTL's I/O thread has spent its time since its start."""
+
+    busy_us: int
+    idle_us: int
+
+
+class FtlStats(_Named):
+    """Of an FTL without a daemon (FtlDevice.stats()); part of bdev_ftl_get_stats()."""
 
     state: str
     user: IoCounts
@@ -306,6 +365,16 @@ class Stats(_Named):
     spare_zones: int
     scrub: ScrubStatus
     core: dict[str, int]
+
+
+class Stats(FtlStats):
+    """bdev_ftl_get_stats()."""
+
+    latency: Latencies
+    """Of hosts' I/O that has completed, since the daemon created or loaded the FTL."""
+    host_errors: HostErrors
+    host_io: HostIo
+    reactor: ReactorTime
 
 
 # --- hosts -----------------------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@
 #include "reactor/block_device.hpp"
 #include "reactor/error_class.hpp"
 #include "reactor/event.hpp"
+#include "reactor/io_account.hpp"
 
 namespace nb = nanobind;
 
@@ -143,6 +144,7 @@ void bind_enums(nb::module_ &m) {
     bind_core_enums(m);
     m.attr("BLOCK_BYTES") = kBlockSize;
     m.attr("EAGER_REQUESTS") = kEagerRequests;
+    m.attr("LATENCY_BOUNDS") = IoLatency::kBounds;
     m.attr("STREAM_USER") = kStreamUser;
     m.attr("STREAM_RELOC") = kStreamReloc;
     m.attr("ADDRESS_INVALID") = L2p::kInvalid;

@@ -7,9 +7,9 @@
 #include <string>
 #include <vector>
 
+#include "base/latency_histogram.hpp"
 #include "base/page_memory.hpp"
 #include "base/prng.hpp"
-#include "load/latency_histogram.hpp"
 #include "load/load_content.hpp"
 #include "reactor/block_device.hpp"
 #include "reactor/reactor.hpp"

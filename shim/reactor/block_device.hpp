@@ -102,6 +102,7 @@ struct Io {
     void *gated_owner = nullptr;
     void *gated_memory = nullptr;  // the device behind the gate whose memory iov points into
     bool gated_cancelled = false;  // the issuer is gone: no other device may execute it
+    uint64_t gated_at_ns = 0;      // when it reached a gate that keeps an account
 
     [[nodiscard]] std::span<iovec> memory() const noexcept { return {iov, iov_count}; }
 };

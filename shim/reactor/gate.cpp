@@ -46,8 +46,9 @@ void require_same(const BlockDeviceInfo &was, const BlockDeviceInfo &is) {
 
 }  // namespace
 
-Gate::Gate(std::shared_ptr<Reactor> reactor, std::shared_ptr<BlockDevice> device)
+Gate::Gate(std::shared_ptr<Reactor> reactor, std::shared_ptr<BlockDevice> device, bool accounts)
     : behind_(std::make_unique<Behind>(Behind{this, checked(std::move(device))})),
+      account_(accounts ? std::make_unique<IoAccount>() : nullptr),
       registration_(std::move(reactor), *this) {
     infos_.push_back(std::make_unique<const BlockDeviceInfo>(behind_->device->info()));
     info_.store(infos_.back().get(), std::memory_order_release);
@@ -59,6 +60,9 @@ void Gate::submit(Io &io) noexcept {
     io.gated_complete = io.complete;
     io.gated_owner = io.owner;
     io.gated_cancelled = false;
+    if (account_) {
+        io.gated_at_ns = registration_.reactor().now_ns();
+    }
     switch (state_) {
         case State::open:
             forward(io);
@@ -118,6 +122,9 @@ void Gate::came_back(Io &io, const Behind &from) noexcept {
 // Returns the Io to its issuer.
 void Gate::give_back(Io &io) noexcept {
     release_memory(io);
+    if (account_ && !io.gated_cancelled) {
+        account_->add(io, registration_.reactor().now_ns() - io.gated_at_ns);
+    }
     io.complete = io.gated_complete;
     io.owner = io.gated_owner;
     io.complete(io);
@@ -259,6 +266,19 @@ Gate::State Gate::state() {
 uint32_t Gate::held() {
     uint32_t result = 0;
     registration_.reactor().call([&] { result = held_.count(); });
+    return result;
+}
+
+std::unique_ptr<const Gate::Account> Gate::account() {
+    if (!account_) {
+        throw std::logic_error("gate: it keeps no account");
+    }
+    auto result = std::make_unique<Account>();
+    registration_.reactor().call([&] {
+        result->io = *account_;
+        result->state = state_;
+        result->held = held_.count();
+    });
     return result;
 }
 

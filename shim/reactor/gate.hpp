@@ -21,6 +21,7 @@
 
 #include "reactor/block_device.hpp"
 #include "reactor/device_poller.hpp"
+#include "reactor/io_account.hpp"
 #include "reactor/io_list.hpp"
 #include "reactor/reactor.hpp"
 
@@ -30,8 +31,15 @@ class Gate final : public BlockDevice {
 public:
     enum class State : uint8_t { open, holding, failing };
 
-    // Throws std::invalid_argument if `device` is a gate: an Io has room for one gate only.
-    Gate(std::shared_ptr<Reactor> reactor, std::shared_ptr<BlockDevice> device);
+    struct Account {
+        IoAccount io;
+        State state = State::open;
+        uint32_t held = 0;
+    };
+
+    // Throws std::invalid_argument if `device` is a gate: an Io has room for one gate only. accounts: the gate keeps an
+    // account of the I/O that passes it, in some 60 KiB.
+    Gate(std::shared_ptr<Reactor> reactor, std::shared_ptr<BlockDevice> device, bool accounts = false);
     // No Io may be outstanding. Issuers share ownership of the gate while they have outstanding Ios.
     ~Gate() override = default;
 
@@ -59,6 +67,8 @@ public:
 
     [[nodiscard]] State state();
     [[nodiscard]] uint32_t held();
+    // A copy, taken on the reactor's thread. Throws std::logic_error if the gate keeps no account.
+    [[nodiscard]] std::unique_ptr<const Account> account();
 
 private:
     // A device, with the number of Ios that are at it or have their data in its memory.
@@ -88,6 +98,7 @@ private:
     Behinds earlier_;
     IoList held_;
     IoList done_;  // poll() completes these
+    const std::unique_ptr<IoAccount> account_;
     PollerRegistration registration_;
 };
 

@@ -92,15 +92,23 @@ void Reactor::stop() {
 
 void Reactor::run() {
     owner_ = std::this_thread::get_id();
-    uint64_t last_work_ns = monotonic_ns();
+    refresh_clock();
+    uint64_t last_work_ns = now_ns_;
+    bool worked = false;
     while (!stopping_.load(std::memory_order_acquire)) {
+        const uint64_t before_ns = now_ns_;
         refresh_clock();
+        std::atomic<uint64_t> &spent_ns = worked ? busy_ns_ : idle_ns_;
+        spent_ns.store(spent_ns.load(std::memory_order_relaxed) + (now_ns_ - before_ns), std::memory_order_relaxed);
+        worked = false;
         if (calls_pending_.load(std::memory_order_acquire)) {
             run_calls();
             last_work_ns = now_ns_;
+            worked = true;
         }
         if (poll_round() > 0) {
             last_work_ns = now_ns_;
+            worked = true;
             continue;
         }
         const bool busy =
@@ -109,7 +117,7 @@ void Reactor::run() {
             sched_yield();  // the peer may need this core to make the progress that we poll for
             continue;
         }
-        sleep();
+        worked = sleep();
     }
     {
         // Calls queued before the end still run. Later calls find running_ false and run in their caller's thread.
@@ -297,7 +305,7 @@ void Reactor::watch_fds() {
     }
 }
 
-void Reactor::sleep() {
+bool Reactor::sleep() {
     watch_fds();
     uint64_t wake_ns = now_ns_ + kSleepMaxNs;
     for (const Entry &entry : entries_) {
@@ -308,7 +316,7 @@ void Reactor::sleep() {
     // Whoever published before asleep_ became visible did not call wake(), so poll once more.
     if (calls_pending_.load(std::memory_order_acquire) || poll_round() > 0) {
         asleep_.store(false, std::memory_order_relaxed);
-        return;
+        return true;
     }
     const uint64_t now = monotonic_ns();
     const uint64_t wait_ns = wake_ns > now ? wake_ns - now : 0;
@@ -334,6 +342,7 @@ void Reactor::sleep() {
     if (stale) {
         rebuild_epoll();
     }
+    return false;
 }
 
 void Reactor::emit(EventKind kind, uint32_t source, uint64_t a, uint64_t b, uint64_t c) noexcept {

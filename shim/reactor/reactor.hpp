@@ -82,6 +82,11 @@ public:
     [[nodiscard]] uint64_t now_ns() const noexcept { return now_ns_; }
     void set_now(uint64_t now_ns) noexcept;  // simulation
 
+    // Any thread. How the reactor's own thread has spent its time: in rounds that found work, and in others, asleep or
+    // not. The times stand still while it sleeps, for kSleepMaxNs at most.
+    [[nodiscard]] uint64_t busy_ns() const noexcept { return busy_ns_.load(std::memory_order_relaxed); }
+    [[nodiscard]] uint64_t idle_ns() const noexcept { return idle_ns_.load(std::memory_order_relaxed); }
+
 private:
     struct Entry {
         uint32_t id;
@@ -98,7 +103,7 @@ private:
     void refresh_clock() noexcept;
     void watch_fds();
     void rebuild_epoll();
-    void sleep();
+    bool sleep();  // true: there was work after all
     void signal_events() noexcept;
 
     std::string name_;
@@ -120,6 +125,8 @@ private:
     bool swept_needed_ = false;
     uint64_t now_ns_ = 0;
     bool simulated_clock_ = false;
+    std::atomic<uint64_t> busy_ns_{0};  // written by the reactor's thread alone, like the next
+    std::atomic<uint64_t> idle_ns_{0};
 
     struct Call {
         const std::function<void()> *fn;

@@ -24,6 +24,7 @@ from ..runtime.tasks import end_tasks
 from ..runtime.waiting import until
 from ..spdk.attach import export_nguid
 from ..spdk.exports import EXPORT_MODEL
+from . import host_io
 from .base import DeferredError
 from .export_sockets import ExportSockets
 
@@ -123,7 +124,7 @@ class Front:
         FtlError."""
         assert self._nvmf is not None
         assert self._address is not None
-        self.gate = _shim.Gate(self.reactor.shim, core)
+        self.gate = _shim.Gate(self.reactor.shim, core, accounts=True)
         self._refusing = _shim.Gate(self.reactor.shim, core)
         # Hosts retry after a path error.
         self._refusing.fail(Status.INVALID_NAMESPACE)
@@ -188,6 +189,16 @@ class Front:
     def serving(self) -> bool:
         """I/O goes to a core."""
         return self.gate is not None and self.gate.state == "open"
+
+    def host_io(self) -> dict[str, Any]:
+        """For bdev_ftl_get_stats. Empty before open()."""
+        if self.gate is None:
+            return {}
+        shim = self.reactor.shim
+        return {
+            **host_io.describe(self.gate.account()),
+            "reactor": {"busy_us": shim.busy_ns // 1000, "idle_us": shim.idle_ns // 1000},
+        }
 
     async def disconnect_hosts(self) -> None:
         """Disconnects these hosts; they may reconnect at once."""

@@ -103,7 +103,7 @@ class OrderedDevice(DeviceParts):
         if self.ftl is None:
             reason = f": {self.error}" if self.error else ""
             raise BusyError(f"FTL bdev {self.name} is {self.state.value}{reason}; it has no statistics")
-        return {"name": self.name, **self.ftl.stats()}
+        return {"name": self.name, **self.ftl.stats(), **self.front.host_io()}
 
     def scrub(self, *, stop: bool) -> dict[str, Any]:
         """For bdev_ftl_scrub. Raises BusyError if the FTL can't read now."""

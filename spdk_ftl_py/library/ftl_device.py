@@ -22,7 +22,7 @@ from ..runtime.tasks import to_its_end
 from .block_device import BlockDevice
 
 if TYPE_CHECKING:
-    from ..results import Property, Stats
+    from ..results import FtlStats, Property
 
 _FORCE = "use another device, or give force=True to erase it"
 
@@ -155,9 +155,9 @@ class FtlDevice(BlockDevice):
         """Why it has failed, or is read_only."""
         return None if self._ftl.failure is None else self._ftl.failure.message
 
-    def stats(self) -> Stats:
-        """The result of bdev_ftl_get_stats. Not available after halt()."""
-        return cast("Stats", self._ftl.stats())
+    def stats(self) -> FtlStats:
+        """The result of bdev_ftl_get_stats, without what a daemon adds about hosts. Not available after halt()."""
+        return cast("FtlStats", self._ftl.stats())
 
     def properties(self) -> list[Property]:
         """The properties in the result of bdev_ftl_get_properties. Not available after halt()."""

@@ -86,7 +86,7 @@ it imports when it is asked for; its arrows are those that type checkers see (te
 
 SHIM_ROOMS: Rooms = {
     "base": set(),
-    "reactor": set(),
+    "reactor": {"base"},
     "nvme/zns": set(),
     "nvme": {"base", "reactor", "nvme/zns"},
     "media": {"base", "reactor", "nvme/zns"},

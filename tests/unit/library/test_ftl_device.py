@@ -24,7 +24,7 @@ from spdk_ftl_py import (
     ParameterError,
     ReactorLoop,
 )
-from spdk_ftl_py.results import Property, Stats
+from spdk_ftl_py.results import FtlStats, Property
 from support.typed_values import mismatches
 
 ZONES, ZONE_BLOCKS = 48, 256
@@ -63,7 +63,7 @@ async def test_its_statistics_have_the_types_they_are_said_to_have(reactor: Reac
     async with await FtlDevice.create(drive(reactor), name="ftl0", conf=CONF) as ftl:
         await ftl.write(0, bytes(4096))
         assert ftl.stats()["user"]["write"]["blocks"] == 1
-        assert mismatches(ftl.stats(), Stats) == []
+        assert mismatches(ftl.stats(), FtlStats) == []
         assert {each["name"] for each in ftl.properties()} >= {"num_blocks", "scrub_days"}
         assert mismatches(ftl.properties(), list[Property]) == []
         assert ftl.failure is None

@@ -21,6 +21,8 @@ public:
         max_ = std::max(max_, ns);
     }
 
+    [[nodiscard]] uint64_t count() const noexcept { return count_; }
+    [[nodiscard]] uint64_t sum() const noexcept { return sum_; }
     [[nodiscard]] uint64_t min() const noexcept { return count_ == 0 ? 0 : min_; }
     [[nodiscard]] uint64_t max() const noexcept { return max_; }
     [[nodiscard]] uint64_t mean() const noexcept { return count_ == 0 ? 0 : sum_ / count_; }
