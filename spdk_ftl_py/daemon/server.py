@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any, Final
 
 from aiohttp import web
-from aiohttp.web_protocol import RequestHandler
 
 from .. import schema, strict_json
 from ..access import unix_sockets
@@ -37,6 +36,7 @@ from ..errors import (
     BusyError,
     FtlError,
 )
+from .bounded_connection import LINGER_S, BoundedConnection
 from .requester import asked_for_by, requester, show_peer
 
 BODY_BYTES_MAX: Final = 1 << 20
@@ -45,8 +45,6 @@ CONNECTIONS_MAX: Final = 64
 UNIX_PATH_BYTES_MAX: Final = 107
 _LISTEN_BACKLOG: Final = 64
 _HALT_TIMEOUT_S: Final = 2.0
-_LINGER_S: Final = 1.0
-"""How long the rest of a refused request is still received, so that its sender can read the refusal."""
 _REFUSALS_TOLD_EVERY_S: Final = 10.0
 """The interval for each user."""
 _USERS_REMEMBERED_MAX: Final = 1024
@@ -79,7 +77,7 @@ class RpcServer:
         self._refusals_logged: dict[int, float] = {}
         self._methods = dict(methods)
         self._request_timeout_s = request_timeout_s
-        self._connections: dict[asyncio.Protocol, _Connection] = {}
+        self._connections: dict[asyncio.Protocol, BoundedConnection] = {}
         self._server: asyncio.AbstractServer | None = None
         self._lock: int | None = None
         self._http: web.Server | None = None
@@ -100,7 +98,7 @@ class RpcServer:
             except BaseException:
                 self._drop_lock()
                 raise
-        self._http = web.Server(self._handle, access_log=None, keepalive_timeout=0, lingering_time=_LINGER_S)
+        self._http = web.Server(self._handle, access_log=None, keepalive_timeout=0, lingering_time=LINGER_S)
         loop = asyncio.get_running_loop()
         # From 3.13 on, asyncio also removes the file of a socket that it was given.
         keep: dict[str, Any] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
@@ -218,9 +216,17 @@ class RpcServer:
 
     def _connection(self) -> asyncio.Protocol:
         assert self._http is not None
-        return _Connection(self._http(), self._connections, self._request_timeout_s, self._refusal)
+        return BoundedConnection(self._http(), self._connections, self._request_timeout_s, self._refusal)
 
-    def _refusal(self, connection: UnixSocket) -> bytes | None:
+    def _refusal(self, transport: asyncio.Transport) -> bytes | None:
+        if (refusal := self._stranger(transport.get_extra_info("socket"))) is not None:
+            return refusal
+        if sum(not each.refused for each in self._connections.values()) >= CONNECTIONS_MAX:
+            log.warning("more than %d connections: closing the newest", CONNECTIONS_MAX)
+            return _TOO_MANY
+        return None
+
+    def _stranger(self, connection: UnixSocket) -> bytes | None:
         """The refusal for a caller who may give no orders. Usually the mode of the socket already keeps such callers
         out; this also covers a socket that a service manager made, or that somebody opened to everybody."""
         peer = peer_of(connection)
@@ -300,78 +306,6 @@ class RpcServer:
             text = f"{name}: internal error ({type(error).__name__}): see the daemon's log"
             return _error(identifier, JSONRPC_INTERNAL_ERROR, text)
         return {"jsonrpc": "2.0", "id": identifier, "result": result}
-
-
-class _Connection(asyncio.Protocol):
-    """aiohttp's protocol with a deadline for the request and a bound on the number of connections."""
-
-    def __init__(
-        self,
-        inner: RequestHandler,
-        connections: dict[asyncio.Protocol, _Connection],
-        timeout_s: float,
-        refusal: Callable[[UnixSocket], bytes | None],
-    ) -> None:
-        """refusal: what it is told instead of being served."""
-        self._inner = inner
-        self._refusal = refusal
-        self._connections = connections
-        self._timeout_s = timeout_s
-        self._refused = False
-        self._deadline: asyncio.TimerHandle | None = None
-        self._transport: asyncio.Transport | None = None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        refusal = self._refusal(transport.get_extra_info("socket"))
-        if refusal is None and sum(not each._refused for each in self._connections.values()) >= CONNECTIONS_MAX:
-            log.warning("more than %d connections: closing the newest", CONNECTIONS_MAX)
-            refusal = _TOO_MANY
-        self._connections[self._inner] = self
-        if refusal is not None:
-            self._refused = True
-            if len(self._connections) > 2 * CONNECTIONS_MAX:
-                transport.abort()
-                return
-            # If the connection were closed with unread data, the client would never see the refusal.
-            transport.write(refusal)
-            transport.write_eof()
-            self._deadline = asyncio.get_running_loop().call_later(_LINGER_S, self.abort)
-            return
-        self._deadline = asyncio.get_running_loop().call_later(self._timeout_s, self.abort)
-        self._inner.connection_made(transport)
-
-    def received(self) -> None:
-        """The request is complete: its deadline no longer applies."""
-        if self._deadline is not None:
-            self._deadline.cancel()
-
-    def abort(self) -> None:
-        if self._transport is not None:
-            self._transport.abort()
-
-    def connection_lost(self, error: Exception | None) -> None:
-        self.received()
-        self._connections.pop(self._inner, None)
-        if not self._refused:
-            self._inner.connection_lost(error)
-
-    def data_received(self, data: bytes) -> None:
-        if self._refused:
-            return
-        self._inner.data_received(data)
-
-    def eof_received(self) -> bool | None:
-        if not self._refused:
-            self._inner.eof_received()
-        return None
-
-    def pause_writing(self) -> None:
-        self._inner.pause_writing()
-
-    def resume_writing(self) -> None:
-        self._inner.resume_writing()
 
 
 async def _read_body(request: web.BaseRequest) -> bytes | None:
