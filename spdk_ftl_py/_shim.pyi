@@ -176,6 +176,13 @@ class Reactor:
     @property
     def running(self) -> bool: ...
     @property
+    def rounds(self) -> int:
+        """How often every poller has been polled. After a wake() it rises, unless a poller hangs. Does not wait."""
+
+    def wake(self) -> None:
+        """Has every poller polled soon. Does not wait."""
+
+    @property
     def event_fd(self) -> int:
         """Readable when events() has something. Owned by the reactor."""
 

@@ -333,6 +333,8 @@ void bind_reactor(nb::module_ &m) {
             },
             nb::arg("now_ns") = nb::none(), unlocked)
         .def_prop_ro("running", &Reactor::running)
+        .def_prop_ro("rounds", &Reactor::rounds)
+        .def("wake", &Reactor::wake)
         .def_prop_ro("event_fd", &Reactor::event_fd)
         .def("events", &Reactor::events, unlocked);
 
