@@ -149,6 +149,11 @@ RPCS: Final[Mapping[str, Rpc]] = {
         "which files were removed",
         "-19 there is no such file; -16 an FTL needs it, or it holds acknowledged writes: nothing was removed",
     ),
+    "ftl_set_log_level": Rpc(
+        "LogSettings",
+        "the levels that are in force now",
+        "-32602 no such subject, or audit while the orders go to a file",
+    ),
     "ftl_halt": Rpc(
         "HaltedDaemon",
         "the FTLs that were halted; the daemon ends after the answer",

@@ -184,6 +184,13 @@ class Reactor:
         """Time that its thread has spent in other rounds, or asleep; up to 100 ms late while it sleeps."""
 
     @property
+    def rounds(self) -> int:
+        """How often every poller has been polled. After a wake() it rises, unless a poller hangs. Does not wait."""
+
+    def wake(self) -> None:
+        """Has every poller polled soon. Does not wait."""
+
+    @property
     def event_fd(self) -> int:
         """Readable when events() has something. Owned by the reactor."""
 

@@ -494,7 +494,18 @@ class DaemonInfo(TypedDict):
     peer_timeout_s: float
     devices: int
     unneeded_buffers: list[BufferFile]
+    log_level: str
+    log_subjects: dict[str, str]
+    audit_log: str | None
     uptime_s: float
+
+
+class LogSettings(TypedDict):
+    """ftl_set_log_level(): what the daemon logs now. log_subjects: levels by subject."""
+
+    log_level: str
+    log_subjects: dict[str, str]
+    audit_log: str | None
 
 
 class HaltedDaemon(TypedDict):

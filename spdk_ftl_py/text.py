@@ -68,10 +68,3 @@ class ShownFormatter(logging.Formatter):
 
     def formatException(self, ei: object) -> str:
         return shown(super().formatException(ei), 16 * SHOWN_MAX, keep="\n")  # type: ignore[arg-type]
-
-
-def log_to_stderr(level: int, form: str) -> None:
-    """As logging.basicConfig() does, through ShownFormatter."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(ShownFormatter(form))
-    logging.basicConfig(level=level, handlers=[handler])

@@ -335,6 +335,8 @@ void bind_reactor(nb::module_ &m) {
         .def_prop_ro("running", &Reactor::running)
         .def_prop_ro("busy_ns", &Reactor::busy_ns)
         .def_prop_ro("idle_ns", &Reactor::idle_ns)
+        .def_prop_ro("rounds", &Reactor::rounds)
+        .def("wake", &Reactor::wake)
         .def_prop_ro("event_fd", &Reactor::event_fd)
         .def("events", &Reactor::events, unlocked);
 

@@ -146,6 +146,7 @@ uint32_t Reactor::poll_round() {
         }
     }
     polling_ = false;
+    rounds_.store(rounds_.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
     if (swept_needed_ || !added_.empty()) {
         sweep();
     }

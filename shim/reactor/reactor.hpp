@@ -51,6 +51,8 @@ public:
     void start();
     void stop();  // idempotent; joins the thread
     [[nodiscard]] bool running() const noexcept { return running_.load(std::memory_order_acquire); }
+    // Any thread: how often every poller has been polled. After a wake() it rises, unless a poller hangs.
+    [[nodiscard]] uint64_t rounds() const noexcept { return rounds_.load(std::memory_order_relaxed); }
 
     // Drives the pollers once from the calling thread. Only while not running. Returns work done.
     uint32_t step();
@@ -117,6 +119,7 @@ private:
     std::atomic<bool> stopping_{false};
     std::atomic<bool> asleep_{false};
     std::atomic<std::thread::id> owner_{};
+    std::atomic<uint64_t> rounds_{0};  // only the owner writes it
 
     std::vector<Entry> entries_;
     std::vector<Entry> added_;  // added during a poll(); moved to entries_ after the round

@@ -1,6 +1,6 @@
 """Subcommands of `spdk-ftl` that ask the daemon: status, devices, stats, properties, hosts, create, delete, add-host,
 remove-host, allow-any-host, remove-buffers, grow, load, unload, unmap, set-property, set-cache, remove-cache,
-rename, set-uuid."""
+rename, set-uuid, set-log-level."""
 
 from __future__ import annotations
 
@@ -49,6 +49,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     _add_rpc(subparsers, "remove-cache", "remove the nv cache of an FTL while it runs")
     _add_rpc(subparsers, "rename", "rename an FTL, in the target too")
     _add_rpc(subparsers, "set-uuid", "give a copy of an FTL, on an unclaimed bdev, a uuid of its own")
+    _add_rpc(subparsers, "set-log-level", "set how much the daemon logs, until it ends", prefix="ftl")
     buffers = _add(subparsers, "remove-buffers", "remove write buffer files that no FTL needs (see status)")
     rpc = schema.load("ftl_remove_buffers")
     uuid = parameter(rpc, "uuid")
@@ -137,10 +138,39 @@ def _add(
     return parser
 
 
-def _add_rpc(subparsers: argparse._SubParsersAction[argparse.ArgumentParser], command: str, summary: str) -> None:
-    rpc = schema.load(f"bdev_ftl_{command.replace('-', '_')}")
+def _add_rpc(
+    subparsers: argparse._SubParsersAction[argparse.ArgumentParser],
+    command: str,
+    summary: str,
+    *,
+    prefix: str = "bdev_ftl",
+) -> None:
+    rpc = schema.load(f"{prefix}_{command.replace('-', '_')}")
+    has_target = any(each.name == "target" for each in rpc.parameters)
     on_a_bdev = any(each.name == "base_bdev" for each in rpc.parameters)
     parser = _add(subparsers, command, summary, table=False)
+    if has_target:
+        _add_rpc_target(parser, on_a_bdev=on_a_bdev)
+    add_arguments(parser, rpc)
+    check_arguments(parser, rpc)
+
+    def run(args: argparse.Namespace) -> int:
+        with refusing(parser):
+            params = parameters_of(args, rpc)
+            if has_target and args.target is not None:
+                params["target"] = args.target
+            check_together(rpc, params)
+        result = daemon_client(args).call(rpc.method, params)
+        print(result if isinstance(result, str) else json.dumps(result, indent=2))
+        waits = still_deferred(params, result)
+        if waits is not None:
+            print(f"spdk-ftl: {waits}", file=sys.stderr)
+        return 0 if waits is None else 1
+
+    parser.set_defaults(run=run)
+
+
+def _add_rpc_target(parser: argparse.ArgumentParser, *, on_a_bdev: bool) -> None:
     parser.add_argument(
         "-s",
         "--target",
@@ -152,23 +182,6 @@ def _add_rpc(subparsers: argparse._SubParsersAction[argparse.ArgumentParser], co
             "RPC socket of the SPDK target that the FTL is on (needed only if several targets have an FTL of that name)"
         ),
     )
-    add_arguments(parser, rpc)
-    check_arguments(parser, rpc)
-
-    def run(args: argparse.Namespace) -> int:
-        with refusing(parser):
-            params = parameters_of(args, rpc)
-            if args.target is not None:
-                params["target"] = args.target
-            check_together(rpc, params)
-        result = daemon_client(args).call(rpc.method, params)
-        print(result if isinstance(result, str) else json.dumps(result, indent=2))
-        waits = still_deferred(params, result)
-        if waits is not None:
-            print(f"spdk-ftl: {waits}", file=sys.stderr)
-        return 0 if waits is None else 1
-
-    parser.set_defaults(run=run)
 
 
 def _status(args: argparse.Namespace) -> int:

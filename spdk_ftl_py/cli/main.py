@@ -45,6 +45,7 @@ _MODULES: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
             *("add-host", "remove-host", "allow-any-host", "remove-buffers"),
             "grow",
             *("load", "unload", "unmap", "set-property", "set-cache", "remove-cache", "rename", "set-uuid"),
+            "set-log-level",
         ),
     ),
     ("spdk_ftl_py.cli.top_command", ("top",)),

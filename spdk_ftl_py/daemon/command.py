@@ -15,10 +15,9 @@ from typing import TYPE_CHECKING, Final
 from ..access.users import uid_of
 from ..client import SOCKET_DEFAULT, SOCKET_ENVIRONMENT
 from ..errors import ParameterError
-from ..runtime.descriptors import raise_descriptor_limit
+from ..runtime.logs import AUDIT, LogLevels, check_setting, log_to_stderr
 from ..runtime.service_manager import ServiceManager
 from ..runtime.signals import ignored, on_signals
-from ..text import log_to_stderr
 from ..usage import account, parsed, path, refusing, seconds, socket_path
 from .state import (
     STATE_ENVIRONMENT,
@@ -180,7 +179,27 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
             "everything that is built on them"
         ),
     )
-    parser.add_argument("-v", "--verbose", action="store_true", help="log every step")
+    parser.add_argument("-v", "--verbose", action="store_true", help="log every step, as --log-level debug does")
+    parser.add_argument(
+        "--log-level",
+        metavar="[SUBJECT=]LEVEL",
+        type=parsed(check_setting),
+        action="append",
+        default=[],
+        help=(
+            "least severe messages to log: error, warning, info or debug; for the whole log, or for a subject as the "
+            "log shows it, e.g. ftl.gc=debug (repeatable; default: info; `spdk-ftl set-log-level` changes it)"
+        ),
+    )
+    parser.add_argument(
+        "--audit-log",
+        metavar="FILE",
+        type=path,
+        help=(
+            "append a line to this file, instead of the log, for each order: who gave it, what it was, how it ended "
+            "(mode 0600; may be rotated)"
+        ),
+    )
     parser.set_defaults(run=run, parser=parser)
 
 
@@ -191,10 +210,13 @@ def run(args: argparse.Namespace) -> int:
 
     with refusing(args.parser, "--limit"):
         PeerLimits.parse(args.limit)
+    levels = LogLevels.parse(args.log_level, level="debug" if args.verbose else "info")
+    with refusing(args.parser, "--log-level"):
+        if args.audit_log is not None and AUDIT in levels.subjects:
+            raise ParameterError("the subject audit has no level if --audit-log is given: all orders go to that file")
     manager = ServiceManager(os.environ)
     given = args.socket or (Path(os.environ[SOCKET_ENVIRONMENT]) if os.environ.get(SOCKET_ENVIRONMENT) else None)
-    log_to_stderr(logging.DEBUG if args.verbose else logging.INFO, "%(asctime)s %(levelname).1s %(name)s: %(message)s")
-    logging.getLogger("asyncio").setLevel(logging.WARNING)
+    log_to_stderr("%(levelname).1s %(name)s: %(message)s", levels)
     saved = [] if args.config is None else _saved(args.config)
     asyncio.run(
         serve(
@@ -210,6 +232,8 @@ def run(args: argparse.Namespace) -> int:
             manager=manager,
             saved=saved,
             nqn_template=args.nqn_template,
+            levels=levels,
+            audit_log=None if args.audit_log is None else args.audit_log.absolute(),
         )
     )
     return 0
@@ -250,28 +274,34 @@ async def serve(
     manager: ServiceManager | None = None,
     saved: Sequence[SavedFtl] = (),
     nqn_template: str | None = None,
+    levels: LogLevels | None = None,
+    audit_log: Path | None = None,
 ) -> None:
     """The whole life of a daemon, from opening its state directory to its last undo. saved: FTLs to load."""
     # The imports of the data path are only needed to serve, not for every --help.
     from ..nvme.target.peers import PeerLimits
+    from ..runtime.watchdog import Watchdog
     from ..spdk.exports import host_nqn
+    from .audit import audit_to_file, audit_to_log
     from .base import DaemonIdentity
-    from .checks import split_address
     from .control_sockets import ControlSockets
     from .export_sockets import ExportSockets
+    from .log_rpcs import LogRpcs
     from .native_engine import NativeEngine
+    from .preflight import NewDirectories, check_buffer_directory, check_descriptors, check_listen
     from .registry import Registry
     from .requester import asked_for_by
 
     # Imported objects stay. Without this, each garbage collection would take some 10 ms to scan them.
     gc.freeze()
     manager = manager or ServiceManager({})
-    split_address(listen)
     peers = PeerLimits.parse(limits)
     sockets = ControlSockets(socket_options, manager)
     exports = ExportSockets(manager)
-    raise_descriptor_limit()
-    buffer_directory = make_buffer_directory(buffer_directory)
+    check_descriptors()
+    check_listen(listen, exports)
+    sockets.check()
+    logs = LogRpcs(levels or LogLevels(), audit_log=None if audit_log is None else str(audit_log))
     halt = asyncio.Event()
     registry: Registry | None = None
     ended_by = "the daemon itself"
@@ -288,44 +318,58 @@ async def serve(
         else:
             registry.tell()
 
-    with on_signals(end, tell):
-        state = StateDirectory(state_directory)
-        state.open()
-        try:
-            identity = DaemonIdentity(
-                host_nqn(state.host_id),
-                state.host_id,
-                listen,
-                peer_timeout_s,
-                buffer_directory,
-                state.path / "keys" if target_keys else None,
-                peers,
-                target_user,
-                exports,
-                nqn_template,
-            )
-            registry = Registry(state, identity, socket_path=str(sockets.path))
-            registry.on_halted = halt.set
-            await sockets.start(NativeEngine(registry, identity).route(registry.methods))
+    handler = None if audit_log is None else audit_to_file(audit_log)
+    try:
+        with on_signals(end, tell), NewDirectories(buffer_directory, state_directory) as made:
+            buffer_directory = make_buffer_directory(buffer_directory)
+            check_buffer_directory(buffer_directory)
+            state = StateDirectory(state_directory)
+            state.open()
             try:
-                await registry.start(saved)
+                identity = DaemonIdentity(
+                    host_nqn(state.host_id),
+                    state.host_id,
+                    listen,
+                    peer_timeout_s,
+                    buffer_directory,
+                    state.path / "keys" if target_keys else None,
+                    peers,
+                    target_user,
+                    exports,
+                    nqn_template,
+                )
+                registry = Registry(state, identity, socket_path=str(sockets.path), logs=logs)
+                registry.on_halted = halt.set
                 try:
-                    manager.close()
-                    manager.notify("READY=1")
-                    print(f"spdk-ftl: ready, control socket {sockets.path} (pid {os.getpid()})", flush=True)
-                    await halt.wait()
+                    await sockets.start(NativeEngine(registry, identity).route(registry.methods))
+                except BaseException:
+                    state.undo_creation()
+                    raise
+                made.keep()
+                try:
+                    async with Watchdog(manager) as watchdog:
+                        registry.on_halting = watchdog.stopping
+                        with watchdog.starting():
+                            await registry.start(saved)
+                        try:
+                            manager.close()
+                            manager.notify("READY=1")
+                            print(f"spdk-ftl: ready, control socket {sockets.path} (pid {os.getpid()})", flush=True)
+                            await halt.wait()
+                        finally:
+                            # Also if the ready line could not be written: FTLs of an earlier daemon may already be
+                            # loading.
+                            if not registry.is_halting:
+                                log.info("halting, asked for by %s", ended_by)
+                            with asked_for_by(ended_by):
+                                await registry.halt(undo=undo_on_exit)
                 finally:
-                    # Also if the ready line could not be written: FTLs of an earlier daemon may already be loading.
-                    if not registry.is_halting:
-                        log.info("halting, asked for by %s", ended_by)
-                    manager.notify("STOPPING=1")
-                    with asked_for_by(ended_by):
-                        await registry.halt(undo=undo_on_exit)
+                    await sockets.close()
             finally:
-                await sockets.close()
-        finally:
-            state.close()
-            exports.close()
+                state.close()
+                exports.close()
+    finally:
+        audit_to_log(handler)
 
 
 def _listen(address: str) -> str:

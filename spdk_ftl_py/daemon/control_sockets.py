@@ -56,9 +56,16 @@ class ControlSockets:
         self._monitor = self._path(MONITOR, options.monitor, "--monitor-socket", manager)
         if options.monitor_group is not None and self._monitor is None:
             raise ParameterError("--monitor-group: give --monitor-socket too")
-        if self._monitor == self.path:
+        if self._monitor is not None and _real(self._monitor) == _real(self.path):
             raise ParameterError(f"--monitor-socket {self.path}: is the path of the control socket: give another one")
         self._servers: list[RpcServer] = []
+
+    def check(self) -> None:
+        """Raises FtlError if a socket can't be made. Changes nothing."""
+        if not self._makes_directory:
+            self._server(CONTROL, self.path, {}, "--socket").check()
+        if self._monitor is not None:
+            self._server(MONITOR, self._monitor, {}, "--monitor-socket").check()
 
     async def start(self, methods: Mapping[str, Method]) -> None:
         """Raises BusyError or FtlError; then nothing is left."""
@@ -79,10 +86,13 @@ class ControlSockets:
             await self._servers.pop().close()
 
     async def _start(self, name: str, path: Path, methods: Mapping[str, Method], option: str) -> None:
-        listener = self._given.get(name)
-        server = RpcServer(path, methods, group=self._groups[name], option=option, listener=listener)
+        server = self._server(name, path, methods, option)
         await server.start()
         self._servers.append(server)
+
+    def _server(self, name: str, path: Path, methods: Mapping[str, Method], option: str) -> RpcServer:
+        listener = self._given.get(name)
+        return RpcServer(path, methods, group=self._groups[name], option=option, listener=listener)
 
     def _reading(self, name: str, method: Method) -> Method:
         rpc = schema.load(name)
@@ -156,6 +166,11 @@ class ControlSockets:
     def _default(self) -> Path:
         self._makes_directory = True
         return run_directory() / SOCKET_NAME
+
+
+def _real(path: Path) -> Path:
+    """Two paths of one socket have the same."""
+    return Path(os.path.realpath(path.parent)) / path.name
 
 
 def _gid(option: str, group: str) -> int:

@@ -41,6 +41,10 @@ class ExportSockets:
         self.forget(device)
         return None
 
+    def has(self, traddr: str, port: int) -> bool:
+        """Whether the socket of any FTL is kept for that address."""
+        return any(_is_at(held, traddr, port) for held in self._held.values())
+
     def keep(self, device: UUID, listening: socket.socket) -> None:
         """Keeps the socket until it is forgotten."""
         if self._manager.is_there and device not in self._held:

@@ -12,6 +12,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from ..errors import BusyError, FtlError
+from ..runtime.logs import LogLevels
 from ..spdk.saved_config import OwnFtl
 from ..text import show_names
 from ..version import __version__
@@ -25,6 +26,7 @@ from .devices import Devices, Key, key_of, worth_keeping
 from .front import Export
 from .growing import grow
 from .host_rpcs import HostRpcs
+from .log_rpcs import LogRpcs
 from .orders import Orders
 from .orphans import Orphans
 from .requester import requester
@@ -44,7 +46,9 @@ log = logging.getLogger(__name__)
 class Registry:
     """The FTLs of one daemon. Names are unique for each target."""
 
-    def __init__(self, state: StateDirectory, identity: DaemonIdentity, *, socket_path: str) -> None:
+    def __init__(
+        self, state: StateDirectory, identity: DaemonIdentity, *, socket_path: str, logs: LogRpcs | None = None
+    ) -> None:
         self._state = state
         self._identity = identity
         self._socket_path = socket_path
@@ -62,6 +66,8 @@ class Registry:
         )
         self._deletions: set[asyncio.Task[Any]] = set()
         self._halting: asyncio.Task[None] | None = None
+        self.on_halting: Callable[[], None] = lambda: None
+        """A halt begins."""
         self.on_halted: Callable[[], None] = lambda: None
         """An RPC has halted everything: the daemon has to end."""
         self._is_up = False
@@ -71,6 +77,7 @@ class Registry:
         self._configs = ConfigRpcs(self, identity)
         self._scans = Scans(self, identity, identity.prober)
         self._buffers = BufferRpcs(self._devices, identity.buffer_dir)
+        self._logs = logs or LogRpcs(LogLevels())
         self._started = time.monotonic()
 
     @property
@@ -91,6 +98,7 @@ class Registry:
             **self._configs.methods,
             **self._scans.methods,
             **self._buffers.methods,
+            **self._logs.methods,
         }
 
     # --- start and halt ---
@@ -122,6 +130,7 @@ class Registry:
         Raises FtlError at the end if an FTL could not be halted, or undone.
         """
         if self._halting is None:
+            self.on_halting()
             self._halting = asyncio.create_task(self._halt_all(undo=undo), name="halt")
         await asyncio.shield(self._halting)
 
@@ -355,6 +364,7 @@ class Registry:
             "peer_timeout_s": self._identity.peer_timeout_s,
             "devices": len(self._devices),
             "unneeded_buffers": [each.to_dict() for each in self._buffers.unneeded()],
+            **self._logs.describe(),
             "uptime_s": round(time.monotonic() - self._started, 1),
         }
 

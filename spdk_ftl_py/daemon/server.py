@@ -37,6 +37,7 @@ from ..errors import (
     FtlError,
 )
 from .bounded_connection import LINGER_S, BoundedConnection
+from .audit import Order, is_order
 from .requester import asked_for_by, requester, show_peer
 
 BODY_BYTES_MAX: Final = 1 << 20
@@ -90,8 +91,7 @@ class RpcServer:
         listener = self._handed_over
         if listener is None:
             # First the checks that need no lock, so that no lock file is left beside a path that can't be a socket.
-            self._stale()
-            unix_sockets.check_place(self.socket_path, "control socket", self._another)
+            self.check()
             self._take_lock()
             try:
                 listener = self._bind()
@@ -103,6 +103,12 @@ class RpcServer:
         # From 3.13 on, asyncio also removes the file of a socket that it was given.
         keep: dict[str, Any] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
         self._server = await loop.create_unix_server(self._connection, sock=listener, backlog=_LISTEN_BACKLOG, **keep)
+
+    def check(self) -> None:
+        """Raises FtlError if no socket can be made there. Changes nothing."""
+        if self._handed_over is None:
+            self._stale()
+            unix_sockets.check_place(self.socket_path, "control socket", self._another)
 
     async def close(self) -> None:
         """Stops listening, lets requests in progress answer for a moment, removes the socket. Idempotent."""
@@ -258,14 +264,14 @@ class RpcServer:
         peer = None if transport is None else peer_of(transport.get_extra_info("socket"))
         try:
             with asked_for_by(show_peer(peer)):
-                status, reply = await self._answer(request)
+                status, reply = await self._answer(request, peer)
         finally:
             self._received(request)
         response = web.json_response(reply, status=status)
         response.force_close()
         return response
 
-    async def _answer(self, request: web.BaseRequest) -> tuple[int, dict[str, Any]]:
+    async def _answer(self, request: web.BaseRequest, peer: Peer | None) -> tuple[int, dict[str, Any]]:
         if request.path != "/":
             return 404, _error(None, JSONRPC_INVALID_REQUEST, f"no such path: {request.path[:80]}: POST JSON-RPC to /")
         if request.method != "POST":
@@ -279,9 +285,9 @@ class RpcServer:
             call = strict_json.loads(body)
         except ValueError as error:
             return 400, _error(None, JSONRPC_PARSE_ERROR, f"not JSON: {error}"[:200])
-        return 200, await self._call(call)
+        return 200, await self._call(call, peer)
 
-    async def _call(self, call: Any) -> dict[str, Any]:
+    async def _call(self, call: Any, peer: Peer | None) -> dict[str, Any]:
         if not isinstance(call, dict):
             return _error(None, JSONRPC_INVALID_REQUEST, "a request must be one JSON-RPC object")
         identifier = call.get("id")
@@ -296,15 +302,25 @@ class RpcServer:
         if method is None:
             known = ", ".join(sorted(self._methods))
             return _error(identifier, JSONRPC_METHOD_NOT_FOUND, f"unknown method {name[:80]!r}; known: {known}")
+        order = Order(name, call.get("params"), peer, str(self.socket_path)) if is_order(name) else None
+        ended = "no answer"
         try:
             result = await method(schema.load(name).validate(call.get("params")))
+            ended = "ok"
         except FtlError as error:
+            ended = ""
+            if order is not None:
+                order.ended(error)
             log.info("%s, asked for by %s, failed: %s", name, requester(), error.message)
             return {"jsonrpc": "2.0", "id": identifier, "error": error.to_jsonrpc()}
         except Exception as error:
+            ended = f"internal error ({type(error).__name__})"
             log.exception("%s, asked for by %s: internal error", name, requester())
             text = f"{name}: internal error ({type(error).__name__}): see the daemon's log"
             return _error(identifier, JSONRPC_INTERNAL_ERROR, text)
+        finally:
+            if order is not None and ended:
+                order.ended(result=ended)
         return {"jsonrpc": "2.0", "id": identifier, "result": result}
 
 

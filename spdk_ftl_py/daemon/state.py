@@ -65,6 +65,7 @@ class StateDirectory:
         """A descriptor of the directory from open() to close(). Files are opened relative to it, even if the path leads
         elsewhere by then."""
         self._lock: int | None = None
+        self._is_new = False
 
     def open(self) -> None:
         """Creates the directory if necessary, and reads the state file.
@@ -72,6 +73,7 @@ class StateDirectory:
         Raises BusyError if another daemon has it, FtlError if it can't be used or the file is damaged; then nothing has
         changed.
         """
+        self._is_new = not os.path.lexists(self.path)
         try:
             self._folder = open_directory(self.path, "state directory", _ANOTHER, make=True)
             self._lock = lock_file(_LOCK_FILE, f"state directory {self.path}: its lock", directory=self._folder)
@@ -85,8 +87,19 @@ class StateDirectory:
                 "--state-dir"
             ) from None
         except BaseException:
+            self.undo_creation()
             self.close()
             raise
+
+    def undo_creation(self) -> None:
+        """Removes the directory if open() has created it, and nothing was saved in it since."""
+        # Only who has the lock may do this: another daemon may have opened the new directory first.
+        if not self._is_new or self._lock is None or self._folder is None or self.devices:
+            return
+        with contextlib.suppress(OSError):
+            for name in (_RESERVE_FILE, _STATE_FILE, _LOCK_FILE):
+                self._remove(name)
+            self.path.rmdir()
 
     def save(self, devices: list[dict[str, Any]]) -> None:
         """Replaces the state file atomically: a crash leaves the old one or the new one. Raises FtlError."""

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         HaltedDaemon,
         Hosts,
         LoadedConfig,
+        LogSettings,
         OrderedScrub,
         RemovedBuffers,
         RenumberedFtl,
@@ -732,6 +733,25 @@ class DaemonRpcs(ABC):
         """
         params = given(uuid=uuid, force=force or None)
         return cast("RemovedBuffers", self.call("ftl_remove_buffers", params))
+
+    def ftl_set_log_level(
+        self,
+        *,
+        level: Literal["error", "warning", "info", "debug", "default"],
+        subject: str | None = None,
+    ) -> LogSettings:
+        """Set how much the daemon logs, until it ends.
+
+        level: The least severe messages that are logged; default: what the daemon was started with, and for a subject
+            what the rest of the log has
+        subject: A folder or module of the package, as the log shows it without spdk_ftl_py., such as ftl.gc, or audit
+            for the orders (default: the whole log, except for subjects with a level of their own)
+
+        Returns the levels that are in force now.
+        Raises FtlError: -32602 no such subject, or audit while the orders go to a file.
+        """
+        params = given(level=level, subject=subject)
+        return cast("LogSettings", self.call("ftl_set_log_level", params))
 
     def ftl_halt(self) -> HaltedDaemon:
         """End the daemon: halt its FTLs cleanly and remove everything that it made in the targets. The next daemon

@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable
+from weakref import WeakSet
 
 from .. import _shim
 
@@ -20,6 +21,14 @@ log = logging.getLogger(__name__)
 EventHandler = Callable[[_shim.Event], None]
 Clock = Callable[[int], int]
 """Simulated time in ns; the argument is what the last step did (0: nothing)."""
+
+
+_running: WeakSet[ReactorLoop] = WeakSet()
+
+
+def running_reactors() -> list[ReactorLoop]:
+    """Those of this process with a thread of their own."""
+    return list(_running)
 
 
 def load_ended(event: _shim.Event, load: _shim.LoadGenerator) -> bool:
@@ -60,6 +69,7 @@ class ReactorLoop:
         else:
             self._loop.add_reader(self.shim.event_fd, self._drain)
             self.shim.start()
+            _running.add(self)
 
     async def stop(self) -> None:
         """Idempotent. Events that nobody has fetched are delivered before it returns."""
@@ -71,6 +81,7 @@ class ReactorLoop:
             await asyncio.gather(self._stepper, return_exceptions=True)
             self._stepper = None
         else:
+            _running.discard(self)
             self.shim.stop()
             loop.remove_reader(self.shim.event_fd)
         self._drain()

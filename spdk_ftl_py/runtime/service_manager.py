@@ -1,5 +1,6 @@
 """The interface to systemd, or another service manager with the same protocol: listening sockets that it hands over and
-keeps, and notifications. (sd_listen_fds(3), sd_notify(3), sd_pid_notify_with_fds(3).)
+keeps, notifications, and the watchdog. (sd_listen_fds(3), sd_notify(3), sd_pid_notify_with_fds(3),
+sd_watchdog_enabled(3).)
 
 It applies only to the main process of the service, so the variables are removed from the environment.
 """
@@ -20,6 +21,7 @@ FIRST_DESCRIPTOR: Final = 3
 DESCRIPTORS_MAX: Final = 4096
 _FDS: Final = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
 _NOTIFY: Final = "NOTIFY_SOCKET"
+_WATCHDOG: Final = ("WATCHDOG_PID", "WATCHDOG_USEC")
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +32,9 @@ class ServiceManager:
     def __init__(self, environment: MutableMapping[str, str]) -> None:
         """Takes the variables for this process from environment. Raises ParameterError if they are invalid."""
         self._address = environment.pop(_NOTIFY, "")
+        silence_s = _take_watchdog(environment)
+        self.watchdog_s = silence_s if self._address else 0.0
+        """The manager restarts this process after a silence of so many seconds; 0: it does not."""
         self._given = _take_sockets(environment)
         self._stored: set[str] = {name for name, _ in self._given}
 
@@ -102,6 +107,15 @@ class ServiceManager:
             log.debug("the service manager handed over socket %s, which is not needed", name)
             sock.close()
         self._given = []
+
+
+def _take_watchdog(environment: MutableMapping[str, str]) -> float:
+    pid, period = (environment.pop(name, "") for name in _WATCHDOG)
+    if not period or pid not in ("", str(os.getpid())):
+        return 0.0
+    if not (period.isascii() and period.isdecimal()) or len(period) > 20:
+        raise ParameterError(f"$WATCHDOG_USEC is {period[:40]!r}: must be a number of microseconds")
+    return int(period) / 1e6
 
 
 def _take_sockets(environment: MutableMapping[str, str]) -> list[tuple[str, socket.socket]]:

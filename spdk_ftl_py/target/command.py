@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import logging
 from typing import Any
 from uuid import UUID
 
 from ..errors import ParameterError
 from ..runtime.descriptors import raise_descriptor_limit
+from ..runtime.logs import LogLevels, log_to_stderr
 from ..runtime.signals import on_signals
-from ..text import log_to_stderr
 from ..usage import parsed, socket_name, text
 from .sizes import APPEND_BYTES_MIN, MEDIA_BYTES_MAX, METADATA_BYTES, UINT32_END, parse_bytes
 
@@ -210,8 +209,8 @@ def malloc_call(spec: str) -> Call:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the target until a signal or an RPC ends it. Raises FtlError if it cannot start."""
-    level = (logging.WARNING, logging.INFO, logging.DEBUG)[min(args.verbose, 2)]
-    log_to_stderr(level, "%(asctime)s %(levelname)s %(name)s: %(message)s")
+    level = ("warning", "info", "debug")[min(args.verbose, 2)]
+    log_to_stderr("%(levelname)s %(name)s: %(message)s", LogLevels(level))
     raise_descriptor_limit()
     calls: list[Call] = [*args.zns, *args.malloc]
     named: dict[str, str] = {}

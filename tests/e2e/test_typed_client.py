@@ -100,6 +100,7 @@ def live(world: FtlWorld, daemon: Checked) -> None:
     daemon.bdev_ftl_load(name="ftl0", base_bdev="Nvme0n1", uuid=uuid, target=target)
     daemon.ftl_get_daemon()
     daemon.ftl_remove_buffers()
+    assert daemon.ftl_set_log_level(level="debug", subject="ftl.gc")["log_subjects"] == {"ftl.gc": "debug"}
     assert daemon.ftl_halt()["halted"] == ["ftl0"]
 
 

@@ -66,6 +66,9 @@ NONSENSE: dict[str, tuple[str, ...]] = {
     "name": ("a/b", "a b", "a" * 64),
     "BASE_BDEV": ("a\nb", "a" * 256),
     "CACHE": ("a\nb", "a" * 256),
+    "[SUBJECT=]LEVEL": ("x", "=debug", "ftl.gc", "ftl.gc=loud", "no.such=debug", "../ftl=debug", "ftl..gc=debug"),
+    "LEVEL": ("x", "INFO", "loud"),
+    "SUBJECT": ("FTL", "a b", "ftl..gc", "a" * 50),
     "ENGINE": ("x", "Native", "zoned"),
     "CORE_MASK": ("a\nb", "a" * 256),
     "FTL_PROPERTY": ("a\nb", "a" * 64),
@@ -127,6 +130,7 @@ NEEDED = {
     "-p": "band_thld",
     "-v": "80",
     "--new-name": "ftl1",
+    "-l": "debug",
 }
 """So that an argument that is missing is not what is wrong."""
 
@@ -212,7 +216,8 @@ def test_nonsense_is_wrong_usage_that_names_the_argument(value: str, capsys: pyt
 
 
 SENSE = {
-    "serve": "--socket /s --socket-group 100 --listen [::1]:4420 --peer-timeout 0 --limit half-open=5 --target-user 0",
+    "serve": "--socket /s --socket-group 100 --listen [::1]:4420 --peer-timeout 0 --limit half-open=5 --target-user 0 "
+    "--log-level warning --log-level ftl.gc=debug --log-level audit=info",
     "target": "-r /s -c f --zns name=a,zone_size=16M,capacity=12M,zones=8 --malloc size=1M,block_size=512,md_size=8",
     "demo": "--json f --size 512M --writes 1 --time 0.5 --seed 0",
     "torture": "--seed 0 --crashes 1 --every 0 --world 0",
@@ -239,6 +244,7 @@ SENSE = {
     "rename": "-b ftl0 --new-name ftl1",
     "set-uuid": f"-d x -u {UUID} --zone-capacity 1 -f",
     "save-config": "-s /t -o f",
+    "set-log-level": "-l debug --subject ftl.gc",
 }
 
 
@@ -287,6 +293,10 @@ def test_what_makes_sense_is_not_refused(command: str) -> None:
         (
             "serve --limit kato_ms_min=5000 --limit kato_ms_max=4000",
             "argument --limit: limit kato_ms_min 5000 is above",
+        ),
+        (
+            "serve --audit-log f --log-level audit=error",
+            "argument --log-level: the subject audit has no level if --audit-log is given",
         ),
         ("torture --processes --every 5", "--every can't be used with --processes"),
     ],

@@ -43,6 +43,7 @@ PARAMS: dict[str, dict[str, Any]] = {
     "ftl_load_config": {"config": []},
     "ftl_remove_buffers": {},
     "ftl_save_config": {},
+    "ftl_set_log_level": {"level": "info"},
 }
 
 

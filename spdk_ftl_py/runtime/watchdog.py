@@ -1,0 +1,99 @@
+"""Tells the service manager that this process lives: its event loop turns, and so does each reactor thread."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from .reactor import ReactorLoop, running_reactors
+from .service_manager import ServiceManager
+from .tasks import end_tasks
+
+LOOKS_PER_PERIOD: Final = 4
+"""A look comes this many times in the period of the watchdog, so that one late look ends nothing."""
+EXTENSION_S: Final = 60.0
+EXTEND_EVERY_S: Final = 10.0
+EXTENDED_MAX_S: Final = 3600.0
+"""A start or a halt that takes longer than this gets no more time."""
+
+log = logging.getLogger(__name__)
+
+
+class Watchdog:
+    """Use as ``async with Watchdog(manager)``. Without a manager that wants to be told, it does nothing.
+
+    It sends WATCHDOG=1 only if every running reactor has polled its pollers since the last look. A reactor that sleeps
+    is woken for that. If a thread hangs, the manager hears nothing more, ends the process, and starts the next one,
+    which takes over what this one had accepted (docs/durability.md).
+    """
+
+    def __init__(self, manager: ServiceManager) -> None:
+        self._manager = manager
+        self._seen: dict[ReactorLoop, int] = {}
+        self._hanging: set[str] = set()
+        self._extended_since: float | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def __aenter__(self) -> Watchdog:
+        if self._manager.watchdog_s > 0:
+            self._tasks.append(asyncio.create_task(self._watch(), name="watchdog"))
+        if self._manager.is_there:
+            self._tasks.append(asyncio.create_task(self._extend_for_ever(), name="more time from the service manager"))
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await end_tasks(self._tasks)
+
+    @contextmanager
+    def starting(self) -> Iterator[None]:
+        """While this context is active, the manager gives the start more time, as long as all threads turn."""
+        self._extended_since = time.monotonic()
+        self._extend()
+        try:
+            yield
+        finally:
+            self._extended_since = None
+
+    def stopping(self) -> None:
+        """Tells the manager that this process is about to end; from now on it gets more time for that."""
+        self._manager.notify("STOPPING=1")
+        self._extended_since = time.monotonic()
+        self._extend()
+
+    def look(self) -> None:
+        """Tells the manager that this process lives, unless a reactor hangs."""
+        if not self._any_hangs():
+            self._manager.notify("WATCHDOG=1")
+
+    async def _watch(self) -> None:
+        while True:
+            self.look()
+            await asyncio.sleep(self._manager.watchdog_s / LOOKS_PER_PERIOD)
+
+    async def _extend_for_ever(self) -> None:
+        while True:
+            await asyncio.sleep(EXTEND_EVERY_S)
+            self._extend()
+
+    def _extend(self) -> None:
+        since = self._extended_since
+        if since is not None and time.monotonic() - since < EXTENDED_MAX_S and not self._hanging:
+            self._manager.notify(f"EXTEND_TIMEOUT_USEC={int(EXTENSION_S * 1e6)}")
+
+    def _any_hangs(self) -> bool:
+        """Whether a reactor has not turned since the last look. Wakes all of them for the next one."""
+        seen = {reactor: reactor.shim.rounds for reactor in running_reactors()}
+        hanging = {reactor.name for reactor, rounds in seen.items() if self._seen.get(reactor) == rounds}
+        for name in sorted(hanging - self._hanging):
+            log.error("%s: its reactor thread hangs: the service manager will restart this process", name)
+        for name in sorted(self._hanging - hanging):
+            log.warning("%s: its reactor thread turns again", name)
+        self._hanging = hanging
+        self._seen = seen
+        for reactor in seen:
+            reactor.shim.wake()
+        return bool(hanging)
