@@ -61,6 +61,8 @@ ROOMS: Rooms = {
     "target": {*CONTROL, "usage", *NVME},
     "demo": {*CONTROL, "usage", "conf", *NVME, *FTL, "spdk", "client", "daemon", "target"},
     "torture": {*CONTROL, "usage", "conf", *NVME, *FTL, "spdk", "client", "daemon", "target", "demo"},
+    "under_test": {*BASE, "results", "client"},
+    "testing": {*BASE, "under_test"},
     "plugin": {*BASE, "client", "schema"},
     "plan": {*BASE, "agreement", "schema", "client"},
     "cli": {*BASE, "usage", "conf", "client", "schema", "plugin", "plan", "daemon", "target", "demo", "torture"},
