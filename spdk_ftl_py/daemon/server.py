@@ -36,8 +36,8 @@ from ..errors import (
     BusyError,
     FtlError,
 )
-from .bounded_connection import LINGER_S, BoundedConnection
 from .audit import Order, is_order
+from .bounded_connection import LINGER_S, BoundedConnection
 from .requester import asked_for_by, requester, show_peer
 
 BODY_BYTES_MAX: Final = 1 << 20

@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from e2e.ftl_world import ZNS, FtlWorld, ftl_world
-from support.system import _environment
+from support.system import surroundings
 
 COLLECTION = Path(__file__).resolve().parents[2] / "packaging" / "ansible"
 MODULE = "spdk_ftl.ftl.spdk_ftl"
@@ -36,7 +36,7 @@ def world(folder: Path) -> Iterator[FtlWorld]:
 
 
 def ansible(world: FtlWorld, program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = _environment(
+    environment = surroundings(
         LC_ALL="C.UTF-8",
         HOME=str(world.folder),
         ANSIBLE_HOME=str(world.folder / "ansible"),

@@ -14,7 +14,7 @@ import pytest
 
 from e2e.ftl_world import FtlWorld, ftl_world
 from support.processes import daemon_process, target_process
-from support.system import _environment
+from support.system import surroundings
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "docs" / "examples" / "plan.yaml"
 NQN = "nqn.2026-11.io.example:host"
@@ -37,7 +37,7 @@ def run(world: FtlWorld, plan: str, *arguments: str) -> subprocess.CompletedProc
     return subprocess.run(
         [sys.executable, "-m", "spdk_ftl_py.cli", "apply", str(path), "--socket", world.daemon.socket, *arguments],
         cwd=world.folder,
-        env=_environment(),
+        env=surroundings(),
         capture_output=True,
         text=True,
         timeout=120,
@@ -145,7 +145,7 @@ def test_create_waits_for_a_base_that_comes_and_fails_for_one_that_does_not(worl
             *(sys.executable, "-m", "spdk_ftl_py.cli", "create", "--socket", world.daemon.socket),
             *("-s", world.target.socket, "-b", "late", "-d", "Late", "--zone-capacity", "192", "--wait", "1"),
         ],
-        cwd=world.folder, env=_environment(), capture_output=True, text=True, timeout=60, check=False,
+        cwd=world.folder, env=surroundings(), capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert done.returncode == 1
     assert json.loads(done.stdout)["waiting_for"] == "base bdev Late does not exist yet"

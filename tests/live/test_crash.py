@@ -16,6 +16,7 @@ from live.spdk_target import SpdkTarget
 from spdk_ftl_py.runtime.reactor import ReactorLoop
 from spdk_ftl_py.torture.hosts import HOST_NQN as LOAD_NQN
 from spdk_ftl_py.torture.hosts import MIXES, Hosts
+from spdk_ftl_py.under_test.restartable import DaemonUnderTest, Restartable
 from support.drive import HOST_NQN, digest, write_and_verify
 from support.system import Daemon, EmbeddedTarget
 
@@ -29,37 +30,39 @@ HOST_TIMEOUT_S = 120.0
 LOAD_S = 0.5
 
 
-class Target:
+class Target(Restartable[SpdkTarget]):
+    @property
+    def spdk(self) -> SpdkTarget:
+        return self.now
+
+
+@contextmanager
+def running(program: str, folder: Path, configure: Callable[[SpdkTarget], None]) -> Iterator[Target]:
     """A real target that can be killed, and is started again by its user with the same configuration."""
 
-    def __init__(self, program: str, folder: Path, configure: Callable[[SpdkTarget], None]) -> None:
-        self._program = program
-        self._folder = folder
-        self._configure = configure
-        self.spdk = self._start()
-
-    def _start(self) -> SpdkTarget:
-        spdk = SpdkTarget(self._program, self._folder)
+    def start() -> SpdkTarget:
+        spdk = SpdkTarget(program, folder)
         try:
             spdk.call("nvmf_create_transport", trtype="TCP")
-            self._configure(spdk)
+            configure(spdk)
         except BaseException:
             spdk.close()
             raise
         return spdk
 
-    def kill_and_restart(self) -> None:
-        self.spdk.kill()
-        self.spdk = self._start()
-
-
-@contextmanager
-def running(program: str, folder: Path, configure: Callable[[SpdkTarget], None]) -> Iterator[Target]:
-    target = Target(program, folder, configure)
+    target = Target(start)
     try:
         yield target
     finally:
-        target.spdk.close()
+        target.stop()
+
+
+@pytest.fixture
+def daemons(folder: Path) -> Iterator[DaemonUnderTest]:
+    """One after the other, with the same state."""
+    daemons = DaemonUnderTest(folder)
+    yield daemons
+    daemons.stop()
 
 
 @pytest.fixture
@@ -119,6 +122,7 @@ def under_load(address: tuple[str, str, str], crash: Callable[[], None], *, seed
     asyncio.run(work())
 
 
+@pytest.mark.embedded
 def test_what_was_flushed_to_a_file_is_there_when_the_target_was_killed(spdk_program: str, folder: Path) -> None:
     base = folder / "base"
     with base.open("wb") as file:
@@ -141,6 +145,7 @@ def test_what_was_flushed_to_a_file_is_there_when_the_target_was_killed(spdk_pro
         target.spdk.ftl(daemon, "bdev_ftl_delete", "-b", "ftl0")
 
 
+@pytest.mark.embedded
 def test_hosts_notice_nothing_of_a_killed_target_whose_drive_lives_on(
     spdk_program: str, folder: Path, zns_drive: EmbeddedTarget
 ) -> None:
@@ -152,33 +157,29 @@ def test_hosts_notice_nothing_of_a_killed_target_whose_drive_lives_on(
         target.spdk.ftl(daemon, "bdev_ftl_delete", "-b", "ftl0")
 
 
-class Daemons:
-    """One after the other, with the same state."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self.now = Daemon(folder)
-
-    def kill_and_restart(self) -> None:
-        self.now.kill()
-        self.now = Daemon(self._folder)
+@pytest.mark.embedded
+def test_hosts_notice_nothing_of_a_killed_daemon(
+    spdk_program: str, folder: Path, zns_drive: EmbeddedTarget, daemons: DaemonUnderTest
+) -> None:
+    with running(spdk_program, folder, attacher(zns_drive)) as target:
+        allowed = [word for number in range(HOSTS) for word in ("--host", LOAD_NQN.format(number))]
+        target.spdk.ftl(daemons.now, "bdev_ftl_create", "-b", "ftl0", "-d", "Nvme0n1", *allowed)
+        under_load(export_of(target.spdk, daemons.now), daemons.kill_and_restart, seed=3)
+        wait_for_ftl0(target.spdk)
+        target.spdk.ftl(daemons.now, "bdev_ftl_delete", "-b", "ftl0")
 
 
 def test_the_targets_own_bdev_goes_on_when_the_daemon_was_killed(
-    spdk_program: str, folder: Path, zns_drive: EmbeddedTarget
+    spdk_program: str, folder: Path, zns_drive: EmbeddedTarget, daemons: DaemonUnderTest
 ) -> None:
     """I/O from within the target: hosts stay connected to its own nvmf export of a concat on ftl0."""
-    daemons = Daemons(folder)
-    try:
-        with running(spdk_program, folder, attacher(zns_drive)) as target:
-            spdk = target.spdk
-            spdk.ftl(daemons.now, "bdev_ftl_create", "-b", "ftl0", "-d", "Nvme0n1")
-            spdk.call("bdev_raid_create", name="Concat0", raid_level="concat", strip_size_kb=64, base_bdevs=["ftl0"])
-            port = spdk.export("Concat0", CONCAT_NQN)
-            under_load(("127.0.0.1", str(port), CONCAT_NQN), daemons.kill_and_restart, seed=2)
-            spdk.call("nvmf_delete_subsystem", nqn=CONCAT_NQN)
-            spdk.call("bdev_raid_delete", name="Concat0")
-            spdk.ftl(daemons.now, "bdev_ftl_delete", "-b", "ftl0")
-            assert spdk.bdev("ftl0") is None
-    finally:
-        daemons.now.close()
+    with running(spdk_program, folder, attacher(zns_drive)) as target:
+        spdk = target.spdk
+        spdk.ftl(daemons.now, "bdev_ftl_create", "-b", "ftl0", "-d", "Nvme0n1")
+        spdk.call("bdev_raid_create", name="Concat0", raid_level="concat", strip_size_kb=64, base_bdevs=["ftl0"])
+        port = spdk.export("Concat0", CONCAT_NQN)
+        under_load(("127.0.0.1", str(port), CONCAT_NQN), daemons.kill_and_restart, seed=2)
+        spdk.call("nvmf_delete_subsystem", nqn=CONCAT_NQN)
+        spdk.call("bdev_raid_delete", name="Concat0")
+        spdk.ftl(daemons.now, "bdev_ftl_delete", "-b", "ftl0")
+        assert spdk.bdev("ftl0") is None

@@ -122,6 +122,7 @@ def test_a_malloc_bdev_gets_its_zones_from_zone_capacity(spdk_target: SpdkTarget
         assert spdk_target.state() == before
 
 
+@pytest.mark.embedded
 def test_a_claimed_bdev_is_refused_and_nothing_changes(spdk_target: SpdkTarget, daemon: Daemon) -> None:
     spdk_target.call("nvmf_create_transport", trtype="TCP")
     spdk_target.call("bdev_malloc_create", name="Malloc0", num_blocks=512 * 256, block_size=4096)
@@ -148,6 +149,7 @@ def test_without_a_tcp_transport_the_remedy_is_named(spdk_target: SpdkTarget, da
     assert spdk_target.state() == before
 
 
+@pytest.mark.embedded
 def test_a_base_that_appears_later_is_waited_for(
     spdk_target: SpdkTarget, zns_drive: EmbeddedTarget, daemon: Daemon
 ) -> None:

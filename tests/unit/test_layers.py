@@ -62,6 +62,8 @@ ROOMS: Rooms = {
     "target": {*CONTROL, "usage", *NVME},
     "demo": {*CONTROL, "usage", "conf", *NVME, *FTL, "spdk", "client", "daemon", "target"},
     "torture": {*CONTROL, "usage", "conf", *NVME, *FTL, "spdk", "client", "daemon", "target", "demo"},
+    "under_test": {*BASE, "results", "client"},
+    "testing": {*BASE, "under_test"},
     "plugin": {*BASE, "client", "schema"},
     "plan": {*BASE, "agreement", "schema", "client"},
     "cli": {
