@@ -129,6 +129,8 @@ class Op(IntEnum):
     DEALLOCATE = 5
     ZONE_SEND = 6
     ZONE_REPORT = 7
+    COMPARE_WRITE = 8
+    WRITE_UNCORRECTABLE = 9
 
 class ZoneAction(IntEnum):
     """ZSA of Zone Management Send. Zoned Namespace Command Set 1.1, section 3.4.3."""
@@ -213,6 +215,19 @@ class BlockDevice:
     def volatile_cache(self) -> bool: ...
     @property
     def deallocated_reads_zeroes(self) -> bool: ...
+    @property
+    def compare_write_blocks(self) -> int:
+        """The largest COMPARE_WRITE; 0: none. Its buffer has the data to compare with, then the data to write."""
+
+    @property
+    def write_uncorrectable(self) -> bool: ...
+    @property
+    def thin(self) -> bool:
+        """allocated_blocks() counts."""
+
+    def allocated_blocks(self) -> int:
+        """The blocks that hosts have written and not deallocated since. block_count if the device does not count."""
+
     @property
     def zoned(self) -> bool: ...
     @property
@@ -856,6 +871,8 @@ class CoreStats:
     scrub_slow_reads: Final[int]
     throttled_ns: Final[int]
     next_seq: Final[int]
+    mapped_blocks: Final[int]
+    """Blocks that hosts have written, also as uncorrectable, and not deallocated since."""
     batches: Final[int]
     short_batches: Final[int]
     def as_dict(self) -> dict[str, int]: ...

@@ -48,6 +48,7 @@ struct CoreStatsNow : CoreStats {
     uint64_t write_buffer_landed = 0;
     uint64_t write_buffer_blocks = 0;
     uint64_t next_seq = 0;
+    uint64_t mapped_blocks = 0;
 };
 
 struct NvCacheStatsNow : NvCacheStats {
@@ -153,6 +154,7 @@ CoreStatsNow stats_of(FtlCore &core) {
         now.write_buffer_used = state.buffer.slot_count - state.buffer.free.count() - now.write_buffer_landed;
         now.write_buffer_blocks = state.buffer.slot_count;
         now.next_seq = state.next_seq;
+        now.mapped_blocks = state.mapped;
     });
     return now;
 }
@@ -285,6 +287,7 @@ void bind_core_account(nb::module_ &m) {
         .field("scrub_slow_reads", &CoreStats::scrub_slow_reads)
         .field("throttled_ns", &CoreStats::throttled_ns)
         .field("next_seq", &CoreStatsNow::next_seq)
+        .field("mapped_blocks", &CoreStatsNow::mapped_blocks)
         .field("batches", &CoreStats::batches)
         .field("short_batches", &CoreStats::short_batches)
         .end();

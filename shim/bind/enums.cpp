@@ -65,6 +65,8 @@ void bind_io_enums(nb::module_ &m) {
                       {"DEALLOCATE", Op::deallocate},
                       {"ZONE_SEND", Op::zone_send},
                       {"ZONE_REPORT", Op::zone_report},
+                      {"COMPARE_WRITE", Op::compare_write},
+                      {"WRITE_UNCORRECTABLE", Op::write_uncorrectable},
                   });
     bind_enum<zns::ZoneAction>(m, "ZoneAction",
                                {

@@ -44,7 +44,7 @@ bool fills_buffer(Op op) {
     return op == Op::read || op == Op::zone_report;
 }
 bool carries_data(Op op) {
-    return op == Op::read || op == Op::write || op == Op::append || op == Op::zone_report;
+    return op == Op::read || op == Op::write || op == Op::append || op == Op::zone_report || op == Op::compare_write;
 }
 
 // Waits until idle(), then removes the poller from its reactor.
@@ -115,7 +115,8 @@ public:
             held = HeldBuffer(buffer, fills_buffer(request.op));
             const size_t needed = request.op == Op::zone_report
                                       ? sizeof(zns::ReportHeader)
-                                      : size_t{block_count} * port.device().info().block_bytes;
+                                      : size_t{block_count} * port.device().info().block_bytes *
+                                            (request.op == Op::compare_write ? 2 : 1);
             if (held.bytes() < needed || needed == 0) {
                 throw std::invalid_argument("buffer of " + std::to_string(held.bytes()) + " bytes, " +
                                             std::to_string(needed) + " needed (at least 1)");
@@ -301,6 +302,11 @@ void bind_block_device(nb::module_ &m) {
         .def_prop_ro("volatile_cache", [](const BlockDevice &device) { return device.info().volatile_cache; })
         .def_prop_ro("deallocated_reads_zeroes",
                      [](const BlockDevice &device) { return device.info().deallocated_reads_zeroes; })
+        .def_prop_ro("compare_write_blocks",
+                     [](const BlockDevice &device) { return device.info().compare_write_blocks; })
+        .def_prop_ro("write_uncorrectable", [](const BlockDevice &device) { return device.info().write_uncorrectable; })
+        .def_prop_ro("thin", [](const BlockDevice &device) { return device.info().thin; })
+        .def("allocated_blocks", &BlockDevice::allocated_blocks, nb::call_guard<nb::gil_scoped_release>())
         .def_prop_ro("zoned", [](const BlockDevice &device) { return device.info().zoned; })
         .def_prop_ro("zone_size", [](const BlockDevice &device) { return device.info().zone_size; })
         .def_prop_ro("zone_capacity", [](const BlockDevice &device) { return device.info().zone_capacity; })

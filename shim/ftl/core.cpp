@@ -19,6 +19,9 @@ FtlCore::FtlCore(std::shared_ptr<Reactor> reactor, std::shared_ptr<BlockDevice> 
     info_.block_bytes = kBlockSize;
     info_.max_io_blocks = kMaxIoBlocks;
     info_.volatile_cache = true;
+    info_.compare_write_blocks = kCompareWriteBlocks;
+    info_.write_uncorrectable = true;
+    info_.thin = true;
     flush_io_.op = Op::flush;
     flush_io_.owner = this;
     flush_io_.complete = on_base_flush;
@@ -34,6 +37,7 @@ FtlCore::FtlCore(std::shared_ptr<Reactor> reactor, std::shared_ptr<BlockDevice> 
         band.io.owner_data = number;
     }
     resets_.reserve(state_.bands.size());
+    make_compares();
 }
 
 void FtlCore::on_copied(void *context, uint16_t mover) noexcept {
@@ -57,7 +61,9 @@ uint32_t FtlCore::poll(uint64_t now_ns) noexcept {
         return work;
     }
     work += state_.busy_ios.run(now_ns, [this](BaseIo &io) { state_.submit_base(io); });
+    work += run_compares();
     work += run_waiting();
+    state_.demand.user_waits |= compares_crave_;
     work += run_cache();
     work += reader_.run(done_);
     work += movers_.run();
@@ -128,8 +134,8 @@ void FtlCore::submit(Io &io) noexcept {
         }
         return;
     }
-    const bool has_range =
-        io.op == Op::read || io.op == Op::write || io.op == Op::write_zeroes || io.op == Op::deallocate;
+    const bool has_range = io.op == Op::read || io.op == Op::write || io.op == Op::write_zeroes ||
+                           io.op == Op::deallocate || io.op == Op::compare_write || io.op == Op::write_uncorrectable;
     if (has_range && (io.lba >= info_.block_count || io.block_count > info_.block_count - io.lba)) {
         give_back(io);
         finish(io, status::lba_out_of_range);
@@ -138,6 +144,10 @@ void FtlCore::submit(Io &io) noexcept {
     if ((io.op == Op::read || io.op == Op::write) && (io.block_count == 0 || io.block_count > info_.max_io_blocks)) {
         give_back(io);
         finish(io, status::invalid_field);
+        return;
+    }
+    if (io.op == Op::compare_write && (io.block_count == 0 || io.block_count > kCompareWriteBlocks)) {
+        finish(io, status::atomic_write_unit);
         return;
     }
     if ((refusing_ || state_.writes_failed != status::ok) && has_range && io.op != Op::read) {
@@ -157,12 +167,18 @@ void FtlCore::submit(Io &io) noexcept {
         case Op::write_zeroes:
         case Op::deallocate:
             state_.stats.user_trimmed_blocks += io.block_count;
+            [[fallthrough]];
+        case Op::write_uncorrectable:
             waiting_.push(io);
             marking_ = true;
             break;
         case Op::flush:
             ++state_.stats.flushes;
             flush(io, false);
+            break;
+        case Op::compare_write:
+            ++state_.stats.user_writes;
+            compare_write(io);
             break;
         case Op::append:
         case Op::zone_send:
@@ -310,7 +326,8 @@ bool FtlCore::accept_own(Io &io) noexcept {
 
 void FtlCore::accepted(Io &io) noexcept {
     const bool cached = cache_ && cache_->state() != NvCache::State::off;
-    if ((io.fua && !MUTATED(fua_ignored)) || (cached && io.op != Op::write)) {
+    const bool in_cache = io.op == Op::write || io.op == Op::compare_write;
+    if ((io.fua && !MUTATED(fua_ignored)) || (cached && !in_cache)) {
         // Trims do not go through the cache. With a cache, a completed trim must be durable nevertheless.
         flush(io, false);
     } else if (cached) {
@@ -472,6 +489,7 @@ void FtlCore::end_everything() noexcept {
     if (cache_) {
         end_held_back(state_.failed);
     }
+    fail_compares();
     marking_ = false;
     state_.drop_busy();
     reader_.fail(done_);

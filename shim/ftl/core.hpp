@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "base/mutation.hpp"
+#include "base/page_memory.hpp"
 #include "ftl/band_writer.hpp"
 #include "ftl/core_state.hpp"
 #include "ftl/mover.hpp"
@@ -48,6 +49,7 @@ public:
     [[nodiscard]] uint64_t deadline_ns() const noexcept override;
     bool reserve(Io &io, uint32_t iov_room) noexcept override;
     void abandon(Io &io) noexcept override;
+    [[nodiscard]] uint64_t allocated_blocks() override;
     [[nodiscard]] bool lost() const noexcept override {
         return state_.failed != status::ok && !MUTATED(lost_core_answers);
     }
@@ -114,6 +116,7 @@ public:
 private:
     static constexpr uint32_t kDrainsMax = 16;
     static constexpr uint32_t kMaxIoBlocks = 256;
+    static constexpr uint32_t kCompareWriteBlocks = 1;  // what one slot holds: such a write is never torn
     static constexpr uint64_t kFlushRetryNs = 100'000'000;
     static constexpr uint32_t kLandedPart = 4;         // a quarter of the slots may wait for a base flush
     static constexpr uint32_t kLandedPartWanted = 16;  // the same, while writes wait for slots
@@ -128,6 +131,16 @@ private:
         FtlCore *core = nullptr;
         uint64_t ticket = 0;  // 0: free
         Io io;
+    };
+
+    // A compare_write on its way: core_compare.cpp.
+    struct Compare {
+        FtlCore *core = nullptr;
+        Io *parent = nullptr;  // null: free
+        bool reading = false;
+        uint32_t number = 0;  // its watch
+        Io read;
+        iovec iov{};
     };
 
     void finish(Io &io, Status status) noexcept {
@@ -153,6 +166,15 @@ private:
     [[nodiscard]] bool beside_io() noexcept;
     // clock_stands_: a caller that steps the reactor may leave its clock unchanged.
     [[nodiscard]] bool trims_rest() const noexcept { return state_.now < trim_again_ && !clock_stands_; }
+    void make_compares();
+    void compare_write(Io &io) noexcept;
+    void begin_compare(Compare &compare) noexcept;
+    bool judge_compare(Compare &compare) noexcept;
+    [[nodiscard]] bool is_same(const Compare &compare) const noexcept;
+    void end_compare(Compare &compare, Status status) noexcept;
+    uint32_t run_compares() noexcept;
+    void fail_compares() noexcept;
+    static void on_compare_read(Io &io) noexcept;
     uint32_t run_flushes() noexcept;
     [[nodiscard]] bool buffer_wants_flush() const noexcept;
     void end_retention(Status status) noexcept;
@@ -197,6 +219,10 @@ private:
     bool clock_stands_ = false;    // the clock has not moved since the previous poll
     uint64_t io_before_ = 0;       // reads and writes
     uint64_t io_at_ = 0;           // until this time, trims share time with other I/O
+    std::array<Compare, kWatches> compares_;
+    PageMemory compare_blocks_{size_t{kWatches} * kBlockSize};
+    IoList compares_waiting_;      // all compares are in use
+    bool compares_crave_ = false;  // a compare has succeeded, and its write finds no room
     std::array<Drain, kDrainsMax> drains_;
     uint64_t next_ticket_ = 1;
     std::vector<uint32_t> resets_;  // bands whose flush is done; they wait for readers, then their zones are reset

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -29,6 +30,7 @@ inline constexpr uint32_t kStreamCount = 2;
 inline constexpr uint64_t kNoZone = ~uint64_t{0};
 inline constexpr uint32_t kPunitsMax = 64;          // one bit of a BandRow each
 inline constexpr uint32_t kScanStep = 32768;        // L2P entries visited per poll by what walks ranges of it
+inline constexpr uint32_t kWatches = 16;            // LBAs that are watched at once
 inline constexpr uint64_t kBatchAgeNs = 5'000'000;  // data waits no longer for a full batch
 
 struct CoreConfig {
@@ -101,6 +103,14 @@ struct CoreStats {
 };
 
 class NvCache;
+
+// An LBA whose content somebody is reading, and needs to know whether it has changed since.
+struct Watch {
+    uint64_t lba = kNoLba;
+    bool changed = false;
+
+    static constexpr uint64_t kNoLba = ~uint64_t{0};
+};
 
 // The meaning of a completed base I/O for its sender.
 enum class Answer : uint8_t {
@@ -210,7 +220,12 @@ public:
 
     // --- L2P, keeping the bands' counts
     void replace(uint64_t lba, uint64_t entry) noexcept {
-        forget(l2p.get(lba));
+        const uint64_t before = l2p.get(lba);
+        forget(before);
+        mapped += (holds_content(entry) ? 1U : 0U) - (holds_content(before) ? uint64_t{1} : uint64_t{0});
+        if (watch_count != 0) [[unlikely]] {
+            note_change(lba);
+        }
         if (L2p::tag(entry) == L2p::Tag::media) {
             ++bands.change(band_of(entry)).valid;
         }
@@ -223,6 +238,24 @@ public:
     void remember(uint64_t address, uint64_t lba) noexcept {
         if (p2l) {
             p2l->set(address, lba);
+        }
+    }
+    // Written, or written as uncorrectable, and not deallocated since.
+    static constexpr bool holds_content(uint64_t entry) noexcept {
+        return entry != L2p::kInvalid && L2p::tag(entry) != L2p::Tag::trim;
+    }
+    void watch(uint32_t number, uint64_t lba) noexcept {
+        watch_count += watches[number].lba == Watch::kNoLba ? 1 : 0;
+        watches[number] = Watch{lba, false};
+    }
+    void unwatch(uint32_t number) noexcept {
+        watch_count -= watches[number].lba == Watch::kNoLba ? 0 : 1;
+        watches[number] = Watch{};
+    }
+    // A block that is only moved counts as changed, too.
+    void note_change(uint64_t lba) noexcept {
+        for (Watch &each : watches) {
+            each.changed |= each.lba == lba;
         }
     }
     // Like replace(), for an entry that was read before.
@@ -298,6 +331,9 @@ public:
     CoreStats stats;
 
     uint64_t next_seq = 1;
+    uint64_t mapped = 0;  // LBAs whose entry holds_content(). Writer: replace()
+    std::array<Watch, kWatches> watches;
+    uint32_t watch_count = 0;
     // The rest of a partly marked trim that has a record and a seq: first LBA, end.
     uint64_t trim_from = 0;
     uint64_t trim_to = 0;

@@ -93,10 +93,13 @@ uint32_t FtlCore::run_line(WaitingLine &line, uint32_t &budget) noexcept {
 
 // Marks some LBAs of the trim at the front of a line. Later writes of the same issuer wait behind that trim. True: the
 // trim is accepted. LBAs that were never written, or are already trimmed, read as zeroes without a new record, so a
-// trim of only such LBAs makes no record. A trim that other I/O waits for is split into several records.
+// trim of only such LBAs makes no record. A trim that other I/O waits for is split into several records. Blocks that a
+// host declares uncorrectable are marked in the same way, with a lost record.
 bool FtlCore::trim_step(WaitingLine &line, uint32_t &budget) noexcept {
     const Io &io = *line.ios.front();
     Records &records = state_.records;
+    const uint64_t flag =
+        io.op == Op::write_uncorrectable && !MUTATED(uncorrectable_is_trim) ? L2p::kLostFlag : L2p::kTrimFlag;
     if (!line.trimming) {
         line.trimming = true;
         line.cursor = io.lba;
@@ -111,7 +114,9 @@ bool FtlCore::trim_step(WaitingLine &line, uint32_t &budget) noexcept {
     const uint64_t stop = std::min(end, begin + budget);
     for (; line.cursor < stop; ++line.cursor) {
         const uint64_t entry = state_.l2p.get(line.cursor);
-        if (entry == L2p::kInvalid || L2p::tag(entry) == L2p::Tag::trim) {
+        // kInvalid has the tag of a lost block.
+        if (flag == L2p::kTrimFlag ? !CoreState::holds_content(entry)
+                                   : entry != L2p::kInvalid && L2p::tag(entry) == L2p::Tag::lost) {
             continue;
         }
         if (line.record == kNoSlot) {
@@ -121,11 +126,11 @@ bool FtlCore::trim_step(WaitingLine &line, uint32_t &budget) noexcept {
                 return false;
             }
             const auto rest = static_cast<uint32_t>(end - line.cursor);
-            line.record = records.make(state_, L2p::kTrimFlag, line.cursor, rest, kNoMover);
+            line.record = records.make(state_, flag, line.cursor, rest, kNoMover);
             line.record_lba = line.cursor;
             open_ = &line;
         }
-        state_.replace(line.cursor, L2p::pending(L2p::kTrimFlag, line.record));
+        state_.replace(line.cursor, L2p::pending(flag, line.record));
         ++records.meta[line.record].references;
     }
     budget -= static_cast<uint32_t>(line.cursor - begin);

@@ -25,6 +25,9 @@ Status EmulatedMedia::execute(Io &io) noexcept {
             return zones_ ? zones_->send(io) : status::invalid_opcode;
         case Op::zone_report:
             return zones_ ? zones_->report(io) : status::invalid_opcode;
+        case Op::compare_write:
+        case Op::write_uncorrectable:
+            break;
     }
     return status::invalid_opcode;
 }

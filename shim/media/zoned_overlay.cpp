@@ -118,6 +118,9 @@ void ZonedOverlay::submit(Io &io) noexcept {
         case Op::zone_report:
             done(io, zones_->report(io));
             return;
+        case Op::compare_write:
+        case Op::write_uncorrectable:
+            break;
     }
     done(io, status::invalid_opcode);
 }

@@ -52,6 +52,58 @@ Status decode_rw(const wire::Sqe &sqe, const BlockDeviceInfo &info, uint32_t max
     return out_of_range(info, io.lba, op == Op::append ? 1 : io.block_count) ? status::lba_out_of_range : status::ok;
 }
 
+// Compare and Verify: reads of the device.
+Status decode_check(const wire::Sqe &sqe, const BlockDeviceInfo &info, uint32_t max_io_bytes, Steps steps, Io &io,
+                    DataShape &shape) noexcept {
+    io.op = Op::read;
+    io.block_count = (sqe.cdw12 & wire::kCdw12NlbMask) + 1;
+    io.fua = false;
+    shape.steps = steps;
+    const uint64_t bytes = uint64_t{io.block_count} * info.block_bytes;
+    if (bytes > max_io_bytes) {
+        return status::invalid_field;
+    }
+    if (steps == Steps::compare) {
+        shape.to_device = true;
+        if (const Status bad = check_data(sqe.sgl, bytes, max_io_bytes, shape); bad != status::ok) {
+            return bad;
+        }
+    }
+    return out_of_range(info, io.lba, io.block_count) ? status::lba_out_of_range : status::ok;
+}
+
+Status decode_copy(const wire::Sqe &sqe, const BlockDeviceInfo &info, Io &io, DataShape &shape) noexcept {
+    io.op = Op::read;
+    shape.steps = Steps::copy;
+    shape.to_device = true;
+    shape.ranges = (sqe.cdw12 & 0xFF) + 1;
+    if ((sqe.cdw12 & wire::kCdw12CopyFormatMask) != 0) {
+        return status::invalid_field;
+    }
+    if (shape.ranges > wire::kCopyRangesMax) {
+        return status::command_size_limit;
+    }
+    if (out_of_range(info, io.lba, 1)) {
+        return status::lba_out_of_range;
+    }
+    return check_data(sqe.sgl, shape.ranges * sizeof(wire::CopyRange), wire::kCopyRangesMax * sizeof(wire::CopyRange),
+                      shape);
+}
+
+// One of a fused pair: a Compare, or the Write after it.
+Status decode_fused(const wire::Sqe &sqe, const BlockDeviceInfo &info, uint32_t max_io_bytes, Io &io,
+                    DataShape &shape) noexcept {
+    const bool first = (sqe.flags & wire::kFlagsFuseMask) == wire::kFuseFirst;
+    if (info.compare_write_blocks == 0 || sqe.opcode != (first ? wire::opcode::compare : wire::opcode::write)) {
+        return status::invalid_field;
+    }
+    if ((sqe.cdw12 & wire::kCdw12NlbMask) >= info.compare_write_blocks) {
+        return status::atomic_write_unit;
+    }
+    return first ? decode_check(sqe, info, max_io_bytes, Steps::compare, io, shape)
+                 : decode_rw(sqe, info, max_io_bytes, Op::write, io, shape);
+}
+
 Status decode_dsm(const wire::Sqe &sqe, Io &io, DataShape &shape) noexcept {
     io.op = Op::deallocate;
     io.fua = false;
@@ -108,6 +160,9 @@ Status decode_zone_recv(const wire::Sqe &sqe, const BlockDeviceInfo &info, uint3
 
 Status decode_command(const wire::Sqe &sqe, const BlockDeviceInfo &info, uint32_t max_io_bytes, Io &io,
                       DataShape &shape) noexcept {
+    if ((sqe.flags & wire::kFlagsFuseMask) != 0) {
+        return decode_fused(sqe, info, max_io_bytes, io, shape);
+    }
     switch (sqe.opcode) {
         case wire::opcode::read:
             return decode_rw(sqe, info, max_io_bytes, Op::read, io, shape);
@@ -120,6 +175,20 @@ Status decode_command(const wire::Sqe &sqe, const BlockDeviceInfo &info, uint32_
             return status::ok;
         case wire::opcode::write_zeroes:
             io.op = Op::write_zeroes;
+            io.block_count = (sqe.cdw12 & wire::kCdw12NlbMask) + 1;
+            return out_of_range(info, io.lba, io.block_count) ? status::lba_out_of_range : status::ok;
+        case wire::opcode::compare:
+            return decode_check(sqe, info, max_io_bytes, Steps::compare, io, shape);
+        case wire::opcode::verify:
+            return decode_check(sqe, info, max_io_bytes, Steps::verify, io, shape);
+        case wire::opcode::copy:
+            return info.zoned ? status::invalid_opcode : decode_copy(sqe, info, io, shape);
+        case wire::opcode::write_uncorrectable:
+            if (!info.write_uncorrectable) {
+                return status::invalid_opcode;
+            }
+            io.op = Op::write_uncorrectable;
+            io.fua = false;
             io.block_count = (sqe.cdw12 & wire::kCdw12NlbMask) + 1;
             return out_of_range(info, io.lba, io.block_count) ? status::lba_out_of_range : status::ok;
         case wire::opcode::dataset_management:
@@ -145,6 +214,37 @@ Status check_ranges(const BlockDeviceInfo &info, const Io &io, const DataShape &
         blocks += range.block_count;
     }
     return blocks > info.block_count ? status::command_size_limit : status::ok;
+}
+
+wire::CopyRange copy_range_of(const void *data, uint32_t number) noexcept {
+    wire::CopyRange range;
+    std::memcpy(&range, static_cast<const uint8_t *>(data) + number * sizeof range, sizeof range);
+    return range;
+}
+
+Status check_copy(const BlockDeviceInfo &info, const Io &io, const DataShape &shape) noexcept {
+    uint64_t blocks = 0;
+    for (uint32_t i = 0; i < shape.ranges; ++i) {
+        const uint64_t count = uint64_t{copy_range_of(io.iov->iov_base, i).block_count} + 1;
+        blocks += count;
+        if (count > wire::kCopyBlocksMax || blocks > wire::kCopyBlocksMax) {
+            return status::command_size_limit;
+        }
+    }
+    if (out_of_range(info, io.lba, blocks)) {
+        return status::lba_out_of_range;
+    }
+    for (uint32_t i = 0; i < shape.ranges; ++i) {
+        const wire::CopyRange range = copy_range_of(io.iov->iov_base, i);
+        const uint64_t count = uint64_t{range.block_count} + 1;
+        if (out_of_range(info, range.lba, count)) {
+            return status::lba_out_of_range;
+        }
+        if (range.lba < io.lba + blocks && io.lba < range.lba + count) {
+            return status::overlapping_range;
+        }
+    }
+    return status::ok;
 }
 
 bool take_range(Io &io, const DataShape &shape, uint32_t &range) noexcept {

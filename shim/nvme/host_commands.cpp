@@ -41,6 +41,9 @@ Status HostQpair::check(const Io &io, uint32_t &length) const noexcept {
             }
             length = io.block_count * info_.block_bytes;
             return iov_bytes(io.memory()) >= length ? status::ok : status::invalid_field;
+        case Op::compare_write:
+        case Op::write_uncorrectable:
+            break;
     }
     return status::invalid_opcode;
 }
@@ -138,6 +141,9 @@ void HostQpair::encode(Slot &slot, uint16_t cid) noexcept {
             sqe.cdw13 = io.zone_action | (uint32_t{io.zone_filter} << zns::kCdw13FilterShift) |
                         (io.zone_all ? zns::kCdw13Partial : 0);
             break;
+        case Op::compare_write:
+        case Op::write_uncorrectable:
+            break;  // check() has refused them
     }
     slot.writes = to_controller(io.op);
     slot.data.data = data;

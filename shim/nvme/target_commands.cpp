@@ -2,6 +2,7 @@
 // TargetQpair's commands: from a host's capsule to the device, and back to the host.
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include "base/mutation.hpp"
 #include "nvme/target_qpair.hpp"
@@ -49,12 +50,16 @@ Status TargetQpair::decode(Slot &slot, const wire::Sqe &sqe) noexcept {
     slot.flush_all = false;
     slot.received = 0;
     slot.range = 0;
+    slot.step_done = 0;
     if (const Status bad = decode_common(sqe, slot.io, slot.shape); bad != status::ok) {
         return bad;
     }
     if (sqe.opcode == wire::opcode::fabrics) {
         if ((sqe.nsid & 0xFF) != wire::kFabricsDisconnect) {
             return status::invalid_opcode;
+        }
+        if ((sqe.flags & wire::kFlagsFuseMask) != 0) {
+            return status::invalid_field;
         }
         disconnect_ = true;
         return status::ok;
@@ -79,6 +84,71 @@ bool TargetQpair::next_step(Slot &slot) noexcept {
         return slot.ns != nullptr;
     }
     return take_range(slot.io, slot.shape, slot.range);
+}
+
+// --- fused commands ----------------------------------------------------------------------------------------------
+
+// A command has been decoded. The second of a fused pair directly follows the first; if one of them can't be executed,
+// both fail.
+void TargetQpair::pair(Slot &slot, uint8_t fuse) noexcept {
+    slot.fused = slot.second = false;
+    slot.partner = kNoTargetSlot;
+    const uint32_t before = std::exchange(fuse_first_, kNoTargetSlot);
+    Slot *first = before < slots_.size() ? &slots_[before] : nullptr;
+    if (fuse == wire::kFuseSecond) {
+        if (first != nullptr) {
+            slot.fused = slot.second = true;
+            slot.partner = before;
+            first->partner = number_of(slot);
+            if (slot.status == status::ok && (slot.ns != first->ns || slot.io.lba != first->io.lba ||
+                                              slot.io.block_count != first->io.block_count)) {
+                first->status = slot.status = status::invalid_field;
+            }
+        } else if (slot.status == status::ok) {
+            slot.status = before == kFailedFirst ? status::failed_fused : status::missing_fused;
+        }
+        return;
+    }
+    if (first != nullptr) {
+        first->fused = false;
+        first->status = status::missing_fused;
+        if (first->state == State::fused) {
+            answer(*first, first->status);
+        }
+    }
+    if (fuse == wire::kFuseFirst) {
+        slot.fused = slot.status == status::ok;
+        fuse_first_ = slot.fused ? number_of(slot) : kFailedFirst;
+    }
+}
+
+// The host has sent everything that the command needs. It is fused, or has failed.
+void TargetQpair::arrived(Slot &slot) noexcept {
+    if (!slot.fused) {
+        answer(slot, slot.status);
+        return;
+    }
+    slot.state = State::fused;
+    if (slot.partner == kNoTargetSlot || slots_[slot.partner].state != State::fused) {
+        return;
+    }
+    Slot &partner = slots_[slot.partner];
+    slot.second ? execute_pair(partner, slot) : execute_pair(slot, partner);
+}
+
+void TargetQpair::execute_pair(Slot &first, Slot &second) noexcept {
+    const Status bad = second.ns != nullptr && second.ns->removed ? status::invalid_namespace : status::ok;
+    first.status = first.status != status::ok ? first.status : bad;
+    if (first.status != status::ok || second.status != status::ok) {
+        answer(first, first.status != status::ok ? first.status : Status{status::failed_fused});
+        answer(second, second.status != status::ok ? second.status : Status{status::failed_fused});
+        return;
+    }
+    second.io.op = Op::compare_write;
+    second.io.iov[1] = second.io.iov[0];
+    second.io.iov[0] = first.io.iov[0];
+    second.io.iov_count = 2;
+    submit(second);
 }
 
 // --- PDUs from the host ------------------------------------------------------------------------------------------
@@ -129,6 +199,7 @@ bool TargetQpair::on_command(const wire::CapsuleCmd &pdu, uint32_t data_length, 
     slot.reserved = false;
     slot.digest_error = false;
     slot.status = decode(slot, sqe);
+    pair(slot, sqe.flags & wire::kFlagsFuseMask);
     if (data_length > 0) {
         await_data(slot, State::capsule);
         rx_slot_ = number_of(slot);
@@ -139,7 +210,7 @@ bool TargetQpair::on_command(const wire::CapsuleCmd &pdu, uint32_t data_length, 
         return true;
     }
     if (slot.status != status::ok) {
-        answer(slot, slot.status);
+        arrived(slot);
     } else if (slot.shape.length == 0) {
         execute(slot);
     } else if (find_buffer(slot)) {
@@ -204,9 +275,10 @@ bool TargetQpair::on_data(bool digest_ok) noexcept {
         return true;
     }
     if (slot.digest_error) {
-        answer(slot, status::transient_transport_error);
-    } else if (slot.status != status::ok) {
-        answer(slot, slot.status);
+        slot.status = status::transient_transport_error;
+    }
+    if (slot.status != status::ok || slot.fused) {
+        arrived(slot);
     } else {
         execute(slot);
     }
@@ -227,6 +299,9 @@ void TargetQpair::execute(Slot &slot) noexcept {
             answer(slot, bad);
             return;
         }
+    } else if (slot.shape.steps != Steps::none) {
+        start_steps(slot);
+        return;
     } else if (slot.io.op == Op::zone_report) {
         // The device may leave the memory behind the last descriptor unchanged. It must not show data of other users.
         for (uint32_t i = 0; i < slot.io.iov_count; ++i) {
@@ -264,6 +339,16 @@ void TargetQpair::io_done(Slot &slot) noexcept {
         return;
     }
     const Status status = slot.io.status;
+    if (slot.fused) {
+        const bool compared = slot.io.compared;
+        answer(slots_[slot.partner], compared ? Status{status::ok} : status);
+        answer(slot, compared ? status : Status{status::failed_fused});
+        return;
+    }
+    if (slot.shape.steps != Steps::none) {
+        step_done(slot);
+        return;
+    }
     if (status == status::ok && (slot.flush_all || slot.shape.ranges > 0) && next_step(slot)) {
         submit(slot);
         return;
@@ -274,9 +359,10 @@ void TargetQpair::io_done(Slot &slot) noexcept {
 void TargetQpair::answer(Slot &slot, Status status) noexcept {
     abandon(slot);
     slot.state = State::answering;
+    give_lane(slot);
     if (status != status::ok) {
         ++stats_.errors;
-        queue_reply(slot, status, 0);
+        queue_reply(slot, status, slot.shape.steps == Steps::copy ? slot.range : 0);
         return;
     }
     const Io &io = slot.io;
@@ -290,7 +376,7 @@ void TargetQpair::answer(Slot &slot, Status status) noexcept {
         }
         return;
     }
-    if (io.op == Op::write || io.op == Op::append) {
+    if ((io.op == Op::write && slot.shape.steps == Steps::none) || io.op == Op::append || io.op == Op::compare_write) {
         stats_.write_blocks += slot.ns != nullptr ? io.block_count : 0;
     }
     queue_reply(slot, status, io.op == Op::append ? io.result : 0);

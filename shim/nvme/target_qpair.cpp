@@ -17,7 +17,6 @@ using wire::PduType;
 
 namespace {
 
-constexpr uint32_t kNoTargetSlot = std::numeric_limits<uint32_t>::max();
 constexpr uint32_t kPage = 4096;
 constexpr auto kCloseTimeout = std::chrono::seconds(30);
 constexpr auto kClosePoll = std::chrono::microseconds(50);
@@ -76,6 +75,11 @@ TargetQpair::TargetQpair(std::shared_ptr<Reactor> reactor, int fd, const TargetQ
       chunks_(size_t{chunk_total_} * kChunkBytes),
       chunk_next_(chunk_total_),
       chunks_left_(chunk_total_),
+      lane_bytes_(std::min(config_.max_io_bytes, kLaneBytes)),
+      lanes_(size_t{kLanes} * lane_bytes_),
+      line_head_(kNoTargetSlot),
+      line_tail_(kNoTargetSlot),
+      fuse_first_(kNoTargetSlot),
       sqhd_(config_.sqhd) {
     for (auto &[nsid, device] : namespaces) {
         if (!device) {
@@ -88,6 +92,7 @@ TargetQpair::TargetQpair(std::shared_ptr<Reactor> reactor, int fd, const TargetQ
         Slot &slot = slots_[i];
         slot.data.slot = slot.reply.slot = i;
         slot.next = i + 1 < slots_.size() ? i + 1 : kNoTargetSlot;
+        slot.lane = kNoTargetSlot;
         slot.io.owner = this;
         slot.io.ordered_by = this;
         slot.io.owner_data = i;
@@ -206,6 +211,7 @@ TargetQpair::Slot *TargetQpair::take_slot() noexcept {
 }
 
 void TargetQpair::free_slot(Slot &slot) noexcept {
+    give_lane(slot);
     set_namespace_of(slot, nullptr);
     slot.state = State::free;
     slot.next = free_;
@@ -258,6 +264,10 @@ void TargetQpair::give_chunks(Slot &slot) noexcept {
 
 // False: the slot waits for chunks.
 bool TargetQpair::find_buffer(Slot &slot) noexcept {
+    if (slot.fused) {
+        place_in_slot_buffer(slot);
+        return true;
+    }
     if (slot.io.op == Op::write && slot.ns->device->reserve(slot.io, iov_per_slot_)) {
         slot.reserved = true;
         return true;
@@ -402,7 +412,8 @@ void TargetQpair::begin_close(uint64_t now_ns) noexcept {
 // Releases the reserved memory of commands that will never run, because it takes space in the device's buffer.
 void TargetQpair::release_unsubmitted() noexcept {
     for (Slot &slot : slots_) {
-        if (slot.state == State::capsule || slot.state == State::waiting || slot.state == State::transfer) {
+        if (slot.state == State::capsule || slot.state == State::waiting || slot.state == State::transfer ||
+            slot.state == State::fused || slot.state == State::in_line) {
             abandon(slot);
             slot.state = State::answering;
             if (!slot.data.queued && !slot.reply.queued) {
@@ -411,6 +422,8 @@ void TargetQpair::release_unsubmitted() noexcept {
         }
     }
     waiting_head_ = waiting_tail_ = kNoTargetSlot;
+    line_head_ = line_tail_ = kNoTargetSlot;
+    fuse_first_ = kNoTargetSlot;
 }
 
 void TargetQpair::die(bool tell) noexcept {

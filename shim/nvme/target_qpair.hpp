@@ -4,7 +4,9 @@
 //
 // The constructor allocates all memory of a qpair, which costs nothing until it is touched:
 //   - queue_size slots, each with a buffer for in-capsule data, small reads and DSM ranges (>= 4 KiB)
-//   - a pool of 16 KiB chunks for larger transfers: kPoolBytes, or what the two largest commands need if that is more.
+//   - a pool of 16 KiB chunks for larger transfers: kPoolBytes, or what the two largest commands need if that is more
+//   - kLanes lanes for Compare, Verify and Copy: memory for a part of their blocks. Such a command takes a lane when it
+//     has its data, and needs nothing else until it is done, so those that wait for a lane get one
 // If too few chunks are free, a command waits in line before the target asks for any of its data. So a slow or hostile
 // peer cannot make memory grow, and the stream never stops in the middle of a PDU because memory is short.
 #pragma once
@@ -47,6 +49,8 @@ struct TargetQpairStats {
     uint64_t bytes_out = 0;
 };
 
+inline constexpr uint32_t kNoTargetSlot = ~uint32_t{0};
+
 class TargetQpair final : public Poller, private PduHandler {
 public:
     static constexpr uint32_t kQueueSizeMax = 4096;
@@ -54,7 +58,9 @@ public:
     static constexpr uint32_t kInCapsuleBytesMax = 1024 * 1024;
     static constexpr uint32_t kChunkBytes = 16 * 1024;
     static constexpr uint32_t kPoolBytes = 2 * 1024 * 1024;
-    static constexpr uint32_t kSlotBufferMin = 4096;  // 256 DSM ranges
+    static constexpr uint32_t kSlotBufferMin = 4096;  // 256 DSM ranges, 128 ranges of a copy, half of a fused pair
+    static constexpr uint32_t kLanes = 4;
+    static constexpr uint32_t kLaneBytes = 128 * 1024;
     // How long the peer may take to read the last PDUs.
     static constexpr uint64_t kLingerNs = 1'000'000'000;
     // Time limits for data that an R2T asked for or that a capsule announced: for each transfer, and for the silence of
@@ -108,6 +114,8 @@ private:
         capsule,    // in-capsule data is arriving
         waiting,    // waits for chunks
         transfer,   // R2T sent, H2CData is arriving
+        fused,      // waits for the other command of its pair
+        in_line,    // waits for a lane
         device,     // submitted to the device
         answering,  // the last PDUs are queued
     };
@@ -122,9 +130,18 @@ private:
         bool reserved = false;  // io.iov points into the device's memory
         bool digest_error = false;
         bool flush_all = false;
+        bool fused = false;
+        bool second = false;     // of a fused pair
+        uint32_t partner = 0;    // of a fused pair; kNoTargetSlot: it has not come
+        uint32_t lane = 0;       // kNoTargetSlot: none
+        uint32_t step_done = 0;  // blocks of the command (copy: of the range) that are done
+        uint64_t copy_lba = 0;   // where the next block goes
+        iovec lane_iov{};
+        uint32_t command_blocks = 0;
+        uint32_t host_iov_count = 0;  // entries with the host's data; io.iov is the lane's meanwhile
         uint32_t received = 0;
         uint64_t since_ns = 0;  // start of state capsule or transfer
-        uint32_t range = 0;     // next range of a dataset management command
+        uint32_t range = 0;     // dataset management: next range. Copy: current range
         uint32_t chunk = 0;     // first chunk that the slot holds; chunk_next_ links the others
         uint32_t chunk_count = 0;
         uint32_t next = 0;  // next slot in the free list or the waiting line
@@ -145,6 +162,19 @@ private:
     [[nodiscard]] Namespace *next_namespace(uint32_t after_nsid) noexcept;
     static void set_namespace_of(Slot &slot, Namespace *ns) noexcept;
     bool next_step(Slot &slot) noexcept;
+    void pair(Slot &slot, uint8_t fuse) noexcept;
+    void arrived(Slot &slot) noexcept;
+    void execute_pair(Slot &first, Slot &second) noexcept;
+    void start_steps(Slot &slot) noexcept;
+    void first_step(Slot &slot) noexcept;
+    void read_step(Slot &slot) noexcept;
+    void step_done(Slot &slot) noexcept;
+    [[nodiscard]] uint32_t step_blocks(const Slot &slot) const noexcept;
+    [[nodiscard]] bool matches(const Slot &slot) const noexcept;
+    void give_lane(Slot &slot) noexcept;
+    [[nodiscard]] iovec *host_iov(const Slot &slot) const noexcept {
+        return iovs_.get() + size_t{number_of(slot)} * iov_per_slot_;
+    }
 
     [[nodiscard]] uint32_t number_of(const Slot &slot) const noexcept {
         return static_cast<uint32_t>(&slot - slots_.data());
@@ -197,6 +227,15 @@ private:
     std::vector<uint32_t> chunk_next_;
     uint32_t chunk_free_ = 0;
     uint32_t chunks_left_ = 0;
+
+    // Lanes: a bit for each free one, and the slots that wait for one.
+    uint32_t lane_bytes_;
+    PageMemory lanes_;
+    uint32_t lanes_free_ = (1U << kLanes) - 1;
+    uint32_t line_head_;
+    uint32_t line_tail_;
+    static constexpr uint32_t kFailedFirst = kNoTargetSlot - 1;  // it was refused, so the second fails, too
+    uint32_t fuse_first_;  // the slot of the first of a fused pair, whose second has to come next
 
     uint16_t sqhd_;
     uint32_t rx_slot_ = 0;  // slot whose data is being received

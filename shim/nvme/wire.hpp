@@ -75,6 +75,8 @@ inline constexpr uint8_t kSglInCapsule = 0x01;  // data block; the address is an
 inline constexpr uint8_t kFlagsPsdtSgl = 0x40;  // SQE byte 1: PSDT = 01, not fused
 inline constexpr uint8_t kFlagsPsdtMask = 0xC0;
 inline constexpr uint8_t kFlagsFuseMask = 0x03;
+inline constexpr uint8_t kFuseFirst = 0x01;
+inline constexpr uint8_t kFuseSecond = 0x02;
 
 struct Sqe {
     uint8_t opcode;
@@ -110,6 +112,15 @@ struct DsmRange {
     uint64_t lba;
 };
 static_assert(sizeof(DsmRange) == 16);
+
+// A source range of a Copy command, descriptor format 0.
+struct CopyRange {
+    uint64_t reserved0;
+    uint64_t lba;
+    uint16_t block_count;   // 0-based
+    uint8_t reserved1[14];  // fields for protection information at the end
+};
+static_assert(sizeof(CopyRange) == 32 && offsetof(CopyRange, block_count) == 16);
 
 struct CapsuleCmd {
     CommonHeader ch;
@@ -169,8 +180,12 @@ namespace opcode {
 inline constexpr uint8_t flush = 0x00;
 inline constexpr uint8_t write = 0x01;
 inline constexpr uint8_t read = 0x02;
+inline constexpr uint8_t write_uncorrectable = 0x04;
+inline constexpr uint8_t compare = 0x05;
 inline constexpr uint8_t write_zeroes = 0x08;
 inline constexpr uint8_t dataset_management = 0x09;
+inline constexpr uint8_t verify = 0x0C;
+inline constexpr uint8_t copy = 0x19;
 inline constexpr uint8_t zone_mgmt_send = 0x79;
 inline constexpr uint8_t zone_mgmt_recv = 0x7A;
 inline constexpr uint8_t zone_append = 0x7D;
@@ -183,6 +198,10 @@ inline constexpr uint32_t kCdw12NlbMask = 0xFFFF;  // 0-based
 inline constexpr uint32_t kCdw12Fua = uint32_t{1} << 30;
 inline constexpr uint32_t kCdw11Deallocate = 1U << 2;  // DSM, AD
 inline constexpr uint32_t kDsmRangesMax = 256;
+inline constexpr uint32_t kCdw12CopyFormatMask = 0xF00;
+// Limits of a Copy command: MSRC + 1, MSSRL and MCL in the Identify data of a namespace.
+inline constexpr uint32_t kCopyRangesMax = 128;
+inline constexpr uint32_t kCopyBlocksMax = 4096;
 
 inline constexpr uint16_t kStatusDnr = 0x8000;
 

@@ -21,9 +21,11 @@ enum class Op : uint8_t {
     append,  // lba = ZSLBA; result = LBA the first block landed on
     flush,
     write_zeroes,
-    deallocate,   // one range; a DSM command with n ranges becomes n Ios
-    zone_send,    // zone_action = ZSA
-    zone_report,  // zone_action = ZRA; writes the NVMe zone report into iov
+    deallocate,           // one range; a DSM command with n ranges becomes n Ios
+    zone_send,            // zone_action = ZSA
+    zone_report,          // zone_action = ZRA; writes the NVMe zone report into iov
+    compare_write,        // iov: the data to compare with, then the data to write; nothing comes between the two
+    write_uncorrectable,  // the blocks read as errors until they are written or deallocated
 };
 
 // NVMe status: SCT << 8 | SC. Zero is success; the DNR bit is separate (Io::do_not_retry). reactor/error_class.hpp says
@@ -39,9 +41,12 @@ inline constexpr Status power_loss = 0x005;
 inline constexpr Status internal_error = 0x006;
 inline constexpr Status aborted = 0x007;
 inline constexpr Status aborted_sq_deleted = 0x008;
+inline constexpr Status failed_fused = 0x009;   // the other command of the pair failed
+inline constexpr Status missing_fused = 0x00A;  // there is no other command
 inline constexpr Status invalid_namespace = 0x00B;
 inline constexpr Status sgl_data_length = 0x00F;
 inline constexpr Status sgl_type = 0x011;
+inline constexpr Status atomic_write_unit = 0x014;  // longer than a compare_write may be
 inline constexpr Status aborted_preempted = 0x01B;
 inline constexpr Status write_protected = 0x020;
 inline constexpr Status interrupted = 0x021;
@@ -52,6 +57,7 @@ inline constexpr Status capacity_exceeded = 0x081;
 inline constexpr Status namespace_not_ready = 0x082;
 inline constexpr Status reservation_conflict = 0x083;
 inline constexpr Status command_size_limit = 0x183;
+inline constexpr Status overlapping_range = 0x187;
 inline constexpr Status zone_boundary = 0x1B8;
 inline constexpr Status zone_full = 0x1B9;
 inline constexpr Status zone_read_only = 0x1BA;
@@ -63,6 +69,7 @@ inline constexpr Status invalid_zone_transition = 0x1BF;
 inline constexpr Status write_fault = 0x280;
 inline constexpr Status unrecovered_read = 0x281;
 inline constexpr Status guard_check = 0x282;
+inline constexpr Status compare_failure = 0x285;
 inline constexpr Status path_internal = 0x300;
 inline constexpr Status ana_persistent_loss = 0x301;
 inline constexpr Status ana_inaccessible = 0x302;
@@ -81,6 +88,7 @@ struct Io {
     bool zone_all = false;    // zone_send: select-all. zone_report: partial bit
     bool fua = false;
     bool do_not_retry = false;  // for an error: the device's DNR
+    bool compared = false;      // compare_write: the comparison has succeeded. The issuer sets it to false
     Status status = status::ok;
     uint64_t lba = 0;          // blocks
     uint32_t block_count = 0;  // blocks; 0 for flush, zone_send, zone_report
@@ -115,6 +123,9 @@ struct BlockDeviceInfo {
     uint32_t max_append_blocks = 0;     // 0: no append
     bool volatile_cache = false;        // VWC
     bool deallocated_reads_zeroes = true;
+    uint32_t compare_write_blocks = 0;  // largest compare_write; 0: none
+    bool write_uncorrectable = false;
+    bool thin = false;  // allocated_blocks() counts
     bool zoned = false;
     uint64_t zone_size = 0;         // blocks
     uint64_t zone_capacity = 0;     // blocks, of zone 0; the zone report has the capacity of each zone
@@ -156,6 +167,10 @@ public:
     // The issuer of a submitted Io no longer needs its result. A device that only holds the Io completes it in one of
     // the next polls; others continue.
     virtual void cancel(Io &io) noexcept { (void)io; }
+
+    // The number of blocks that hosts have written and not deallocated since. Control path: any thread but the
+    // reactor's.
+    [[nodiscard]] virtual uint64_t allocated_blocks() { return info().block_count; }
 
     // The device is gone for good: another device may repeat all I/O that it fails from now on. A lost device does not
     // touch the memory of Ios (reserved memory, and data received into it) while it exists.

@@ -36,6 +36,9 @@ enum class ErrorClass : uint8_t {
         case status::zone_invalid_write:
         case status::invalid_zone_transition:
         case status::write_fault:
+        case status::atomic_write_unit:
+        case status::overlapping_range:
+        case status::compare_failure:
             return true;
         default:
             return false;

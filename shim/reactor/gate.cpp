@@ -37,6 +37,9 @@ void require_same(const BlockDeviceInfo &was, const BlockDeviceInfo &is) {
     require_same("max_append_blocks", was.max_append_blocks, is.max_append_blocks);
     require_same("volatile_cache", was.volatile_cache ? 1 : 0, is.volatile_cache ? 1 : 0);
     require_same("deallocated_reads_zeroes", was.deallocated_reads_zeroes ? 1 : 0, is.deallocated_reads_zeroes ? 1 : 0);
+    require_same("compare_write_blocks", was.compare_write_blocks, is.compare_write_blocks);
+    require_same("write_uncorrectable", was.write_uncorrectable ? 1 : 0, is.write_uncorrectable ? 1 : 0);
+    require_same("thin", was.thin ? 1 : 0, is.thin ? 1 : 0);
     require_same("zoned", was.zoned ? 1 : 0, is.zoned ? 1 : 0);
     require_same("zone_size", was.zone_size, is.zone_size);
     require_same("zone_capacity", was.zone_capacity, is.zone_capacity);
@@ -236,6 +239,15 @@ void Gate::fail(Status status) {
         }
         retire(unused);
     });
+}
+
+uint64_t Gate::allocated_blocks() {
+    std::shared_ptr<BlockDevice> device;
+    registration_.reactor().call([&] { device = behind_ ? behind_->device : nullptr; });
+    if (device) {
+        allocated_.store(device->allocated_blocks(), std::memory_order_relaxed);
+    }
+    return allocated_.load(std::memory_order_relaxed);
 }
 
 bool Gate::sweep() {

@@ -52,6 +52,8 @@ public:
     [[nodiscard]] uint64_t deadline_ns() const noexcept { return ~uint64_t{0}; }
     bool reserve(Io &io, uint32_t iov_room) noexcept override;
     void abandon(Io &io) noexcept override;
+    // While there is no device: what the last one said when it was asked.
+    [[nodiscard]] uint64_t allocated_blocks() override;
     void cancel(Io &io) noexcept override;  // no later device gets the Io, held or still outstanding
 
     // Orders. Any thread but the reactor's may give them. Each order also releases earlier devices that are no longer
@@ -99,6 +101,7 @@ private:
     IoList held_;
     IoList done_;  // poll() completes these
     const std::unique_ptr<IoAccount> account_;
+    std::atomic<uint64_t> allocated_{0};
     PollerRegistration registration_;
 };
 

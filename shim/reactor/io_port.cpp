@@ -31,6 +31,7 @@ std::optional<uint64_t> IoPort::submit(const IoRequest &request) {
     io.fua = request.fua;
     io.status = status::ok;
     io.do_not_retry = false;
+    io.compared = false;
     io.lba = request.lba;
     io.block_count = request.block_count;
     io.result = 0;

@@ -249,7 +249,7 @@ def test_disconnect_is_answered_and_closes_the_queue() -> None:
 
 
 REFUSED: dict[str, tuple[bytes, int]] = {
-    "compare": (sqe(pdus.COMPARE, 1, sgl_length=4096), 0x001),
+    "write uncorrectable at a device without it": (sqe(pdus.WRITE_UNCORRECTABLE, 1), 0x001),
     "vendor opcode": (sqe(0xC0, 1), 0x001),
     "fabrics connect": (sqe(pdus.FABRICS, 1, nsid=0x01), 0x001),
     "zone append on a conventional namespace": (sqe(pdus.APPEND, 1, sgl_length=4096), 0x001),
