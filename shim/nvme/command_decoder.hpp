@@ -12,9 +12,10 @@ namespace ftl {
 
 // The data transfer of a command.
 struct DataShape {
-    uint32_t length = 0;     // bytes
-    uint32_t ranges = 0;     // dataset management: number of valid ranges
-    bool to_device = false;  // the host sends data
+    uint32_t length = 0;      // bytes
+    uint32_t ranges = 0;      // dataset management: number of valid ranges
+    bool to_device = false;   // the host sends data
+    bool for_python = false;  // a reservation command: Python executes it
 };
 
 // Call it for every command first. It sets io and shape as for a command without data, except io.op and io.iov.

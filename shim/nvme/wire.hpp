@@ -171,11 +171,21 @@ inline constexpr uint8_t write = 0x01;
 inline constexpr uint8_t read = 0x02;
 inline constexpr uint8_t write_zeroes = 0x08;
 inline constexpr uint8_t dataset_management = 0x09;
+inline constexpr uint8_t reservation_register = 0x0D;
+inline constexpr uint8_t reservation_report = 0x0E;
+inline constexpr uint8_t reservation_acquire = 0x11;
+inline constexpr uint8_t reservation_release = 0x15;
 inline constexpr uint8_t zone_mgmt_send = 0x79;
 inline constexpr uint8_t zone_mgmt_recv = 0x7A;
 inline constexpr uint8_t zone_append = 0x7D;
 inline constexpr uint8_t fabrics = 0x7F;
 }  // namespace opcode
+
+// Of the NVM command set's opcodes, those that a host that may only read may send (Base 2.0, "Command Behavior in the
+// Presence of a Reservation"): Read, Compare, Verify and Zone Management Receive.
+[[nodiscard]] constexpr bool only_reads(uint8_t opcode) noexcept {
+    return opcode == opcode::read || opcode == 0x05 || opcode == 0x0C || opcode == opcode::zone_mgmt_recv;
+}
 
 inline constexpr uint8_t kFabricsDisconnect = 0x08;
 inline constexpr uint32_t kNsidAll = 0xFFFFFFFF;
@@ -183,6 +193,7 @@ inline constexpr uint32_t kCdw12NlbMask = 0xFFFF;  // 0-based
 inline constexpr uint32_t kCdw12Fua = uint32_t{1} << 30;
 inline constexpr uint32_t kCdw11Deallocate = 1U << 2;  // DSM, AD
 inline constexpr uint32_t kDsmRangesMax = 256;
+inline constexpr uint32_t kReservationDataMax = 4096;
 
 inline constexpr uint16_t kStatusDnr = 0x8000;
 
