@@ -303,6 +303,7 @@ async def serve(
                 target_user,
                 exports,
                 nqn_template,
+                state.path / "reservations",
             )
             registry = Registry(state, identity, socket_path=str(sockets.path))
             registry.on_halted = halt.set

@@ -62,6 +62,12 @@ class Reservations:
         if self.file is not None:
             self.state = self.file.load()
 
+    def forget(self) -> None:
+        """Nobody is connected, and what an earlier namespace has left is not wanted. Raises FtlError."""
+        if self.file is not None:
+            self.file.remove()
+        self.state = ReservationState()
+
     def bars(self, host: HostKey) -> tuple[int, int]:
         return self.state.bars(host, as_registrant=self._has_registrant_rights(host))
 
