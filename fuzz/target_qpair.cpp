@@ -39,6 +39,10 @@ wire::Sqe command(FuzzedDataProvider &input) {
                                            wire::opcode::read,
                                            wire::opcode::write_zeroes,
                                            wire::opcode::dataset_management,
+                                           wire::opcode::reservation_register,
+                                           wire::opcode::reservation_report,
+                                           wire::opcode::reservation_acquire,
+                                           wire::opcode::reservation_release,
                                            wire::opcode::zone_mgmt_send,
                                            wire::opcode::zone_mgmt_recv,
                                            wire::opcode::zone_append,
@@ -74,6 +78,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     config.max_io_bytes = (options & 32) != 0 ? 8192 : 131072;
     config.in_capsule_bytes = (options & 64) != 0 ? 4096 : 8192;
     config.max_h2c_data = (options & 128) != 0 ? 4096 : 65536;
+    config.reservations = true;
 
     const auto reactor = std::make_shared<Reactor>("fuzz", 0);
     SocketPair sockets;
@@ -139,6 +144,17 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
                     sockets.shut();
                 } else if (rare < 128) {
                     qpair->set_namespace(input.ConsumeIntegralInRange<uint32_t>(1, 3), nullptr);
+                } else if (rare < 192) {
+                    if (const auto taken = qpair->take_command()) {
+                        const std::vector<uint8_t> answer(input.ConsumeIntegralInRange<size_t>(0, 200), 0x5A);
+                        (void)qpair->complete_command(taken->token, rare < 160 ? 0 : status::reservation_conflict,
+                                                      answer);
+                    }
+                } else if (rare < 208) {
+                    qpair->set_bars(input.ConsumeIntegralInRange<uint32_t>(0, 3),
+                                    {status::ok, status::reservation_conflict});
+                } else if (rare < 216) {
+                    qpair->abort_io(input.ConsumeIntegralInRange<uint32_t>(0, 3));
                 } else {
                     step(1);
                     sockets.drain();

@@ -35,6 +35,7 @@ class EventKind(IntEnum):
     TARGET_QPAIR_CLOSED = 2
     """reason, detail."""
     HOST_QPAIR_LOST = 3
+    TARGET_QPAIR_COMMAND = 4
     """reason, detail."""
     BAND_NEXT_NEEDED = 10
     """stream, filling_band. An FtlCore's, as all that follow but LOAD_DONE and OVERFLOW."""
@@ -738,6 +739,20 @@ class TargetQpairStats:
     bytes_out: Final[int]
     def as_dict(self) -> dict[str, int]: ...
 
+class QueuedCommand:
+    """A reservation command that a host has sent on an I/O queue, for Python to execute."""
+
+    token: Final[int]
+    nsid: Final[int]
+    opcode: Final[int]
+    cdw10: Final[int]
+    cdw11: Final[int]
+    length: Final[int]
+    """Bytes that the host has sent, or wants."""
+    @property
+    def data(self) -> bytes:
+        """16 bytes: what the host has sent, zeroes behind it."""
+
 class TargetQpair:
     """The target side of one NVMe/TCP I/O queue, after Connect."""
 
@@ -758,8 +773,11 @@ class TargetQpair:
         success_flag: bool = True,
         flush_alarm: FlushAlarm | None = None,
         tls: TlsSession | None = None,
+        reservations: bool = False,
+        bars: dict[int, tuple[int, int]] = {},
     ) -> None:
-        """queue_size: entries of the SQ (SQSIZE + 1). sqhd: the next head to report (Connect took one)."""
+        """queue_size: entries of the SQ (SQSIZE + 1). sqhd: the next head to report (Connect took one). reservations:
+        the caller subscribes to events, and answers what take_command() returns. bars: by NSID, see set_bars()."""
 
     @property
     def id(self) -> int: ...
@@ -769,8 +787,23 @@ class TargetQpair:
     def drained(self) -> bool:
         """Not connected, and every command has come back from its device: close() does not wait."""
 
-    def set_namespace(self, nsid: int, device: BlockDevice | None) -> None:
+    def set_namespace(self, nsid: int, device: BlockDevice | None, bars: tuple[int, int] = (0, 0)) -> None:
         """Adds or removes a namespace; I/O already submitted to it still completes."""
+
+    def set_bars(self, nsid: int, bars: tuple[int, int]) -> None:
+        """The statuses with which commands that only read, and all others, fail from now on; 0: they do not. What the
+        device has already still completes. Reservation commands do not fail with Reservation Conflict."""
+
+    def abort_io(self, nsid: int) -> None:
+        """Takes back I/O of the namespace that the device has not begun. `aborting` counts what is not back yet."""
+
+    @property
+    def aborting(self) -> int: ...
+    def take_command(self) -> QueuedCommand | None:
+        """The next one in the order of the queue. After None, the next command sends TARGET_QPAIR_COMMAND again."""
+
+    def complete_command(self, token: int, status: int, data: bytes = b"") -> bool:
+        """data: for the host, zeroes behind it. False: the connection has ended meanwhile."""
 
     def stats(self) -> TargetQpairStats: ...
     def close(self) -> None:

@@ -419,6 +419,24 @@ class Refusal(TypedDict):
     last: str
 
 
+class Registrant(TypedDict):
+    """A host that has registered for reservations."""
+
+    hostnqn: str
+    hostid: str
+    key: str
+    holder: bool
+
+
+class Reservation(TypedDict):
+    """type: None: nobody has reserved the FTL. persistent: it outlives the daemon."""
+
+    type: str | None
+    generation: int
+    persistent: bool
+    registrants: list[Registrant]
+
+
 class Hosts(TypedDict):
     """bdev_ftl_get_hosts()."""
 
@@ -429,6 +447,7 @@ class Hosts(TypedDict):
     controllers: list[HostController]
     refused: list[Refusal]
     disconnected: list[EndedController]
+    reservation: Reservation
 
 
 # --- content of bdevs -----------------------------------------------------------------------------------------------

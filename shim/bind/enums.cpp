@@ -39,6 +39,7 @@ void bind_io_enums(nb::module_ &m) {
                              {"IO_DONE", EventKind::io_done},
                              {"TARGET_QPAIR_CLOSED", EventKind::target_qpair_closed},
                              {"HOST_QPAIR_LOST", EventKind::host_qpair_lost},
+                             {"TARGET_QPAIR_COMMAND", EventKind::target_qpair_command},
                              {"BAND_NEXT_NEEDED", EventKind::band_next_needed},
                              {"BAND_CLOSED", EventKind::band_closed},
                              {"MOVE_DONE", EventKind::move_done},

@@ -2,11 +2,15 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/map.h>
 #include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
 
+#include <map>
 #include <memory>
+#include <span>
 #include <stdexcept>
+#include <utility>
 
 #include "bind/bindings.hpp"
 #include "bind/fields.hpp"
@@ -22,8 +26,8 @@ namespace {
 class PyTargetQpair {
 public:
     PyTargetQpair(std::shared_ptr<Reactor> reactor, int fd, const TargetQpairConfig &config,
-                  TargetQpair::Namespaces namespaces)
-        : qpair_(std::make_unique<TargetQpair>(std::move(reactor), fd, config, std::move(namespaces))) {}
+                  TargetQpair::Namespaces namespaces, const TargetQpair::BarsByNsid &bars)
+        : qpair_(std::make_unique<TargetQpair>(std::move(reactor), fd, config, std::move(namespaces), bars)) {}
     PyTargetQpair(const PyTargetQpair &) = delete;
     PyTargetQpair &operator=(const PyTargetQpair &) = delete;
     ~PyTargetQpair() {
@@ -96,13 +100,22 @@ void bind_target(nb::module_ &m) {
         .field("bytes_out", &TargetQpairStats::bytes_out)
         .end();
     nb::class_<FlushAlarm>(m, "FlushAlarm").def(nb::init<>()).def_prop_ro("armed", &FlushAlarm::armed);
+    nb::class_<QueuedCommand>(m, "QueuedCommand")
+        .def_ro("token", &QueuedCommand::token)
+        .def_ro("nsid", &QueuedCommand::nsid)
+        .def_ro("opcode", &QueuedCommand::opcode)
+        .def_ro("cdw10", &QueuedCommand::cdw10)
+        .def_ro("cdw11", &QueuedCommand::cdw11)
+        .def_ro("length", &QueuedCommand::length)
+        .def_prop_ro("data", [](const QueuedCommand &self) { return nb::bytes(self.data.data(), self.data.size()); });
     nb::class_<PyTargetQpair>(m, "TargetQpair")
         .def(
             "__init__",
             [](PyTargetQpair *self, std::shared_ptr<Reactor> reactor, int fd, uint32_t queue_size, bool header_digest,
                bool data_digest, TargetQpair::Namespaces namespaces, uint32_t max_io_bytes, uint32_t in_capsule_bytes,
                uint32_t max_h2c_data, uint32_t sqhd, bool flow_control, bool success_flag,
-               std::shared_ptr<FlushAlarm> flush_alarm, std::shared_ptr<TlsSession> tls) {
+               std::shared_ptr<FlushAlarm> flush_alarm, std::shared_ptr<TlsSession> tls, bool reservations,
+               const std::map<uint32_t, std::pair<Status, Status>> &bars) {
                 TargetQpairConfig config;
                 config.queue_size = queue_size;
                 config.header_digest = header_digest;
@@ -115,21 +128,51 @@ void bind_target(nb::module_ &m) {
                 config.success_flag = success_flag;
                 config.flush_alarm = std::move(flush_alarm);
                 config.tls = std::move(tls);
+                config.reservations = reservations;
+                TargetQpair::BarsByNsid bars_by_nsid;
+                for (const auto &[nsid, each] : bars) {
+                    bars_by_nsid[nsid] = {each.first, each.second};
+                }
                 const nb::gil_scoped_release released;
-                new (self) PyTargetQpair(std::move(reactor), fd, config, std::move(namespaces));
+                new (self) PyTargetQpair(std::move(reactor), fd, config, std::move(namespaces), bars_by_nsid);
             },
             nb::arg("reactor"), nb::arg("fd"), nb::kw_only(), nb::arg("queue_size"), nb::arg("header_digest"),
             nb::arg("data_digest"), nb::arg("namespaces"), nb::arg("max_io_bytes") = 131072,
             nb::arg("in_capsule_bytes") = 8192, nb::arg("max_h2c_data") = 131072, nb::arg("sqhd") = 1,
             nb::arg("flow_control") = true, nb::arg("success_flag") = true, nb::arg("flush_alarm") = nb::none(),
-            nb::arg("tls") = nb::none())
+            nb::arg("tls") = nb::none(), nb::arg("reservations") = false,
+            nb::arg("bars") = std::map<uint32_t, std::pair<Status, Status>>())
         .def_prop_ro("id", [](const PyTargetQpair &self) { return self.qpair().id(); })
         .def(
             "set_namespace",
-            [](PyTargetQpair &self, uint32_t nsid, std::shared_ptr<BlockDevice> device) {
-                self.qpair().set_namespace(nsid, std::move(device));
+            [](PyTargetQpair &self, uint32_t nsid, std::shared_ptr<BlockDevice> device,
+               std::pair<Status, Status> bars) {
+                self.qpair().set_namespace(nsid, std::move(device), {bars.first, bars.second});
             },
-            nb::arg("nsid"), nb::arg("device").none(), unlocked)
+            nb::arg("nsid"), nb::arg("device").none(), nb::arg("bars") = std::pair<Status, Status>(), unlocked)
+        .def(
+            "set_bars",
+            [](PyTargetQpair &self, uint32_t nsid, std::pair<Status, Status> bars) {
+                self.qpair().set_bars(nsid, {bars.first, bars.second});
+            },
+            nb::arg("nsid"), nb::arg("bars"), unlocked)
+        .def(
+            "abort_io", [](PyTargetQpair &self, uint32_t nsid) { self.qpair().abort_io(nsid); }, nb::arg("nsid"),
+            unlocked)
+        .def_prop_ro("aborting", [](const PyTargetQpair &self) { return self.qpair().aborting(); })
+        .def("take_command",
+             [](PyTargetQpair &self) {
+                 const nb::gil_scoped_release released;
+                 return self.qpair().take_command();
+             })
+        .def(
+            "complete_command",
+            [](PyTargetQpair &self, uint64_t token, Status status, const nb::bytes &data) {
+                const std::span bytes(static_cast<const uint8_t *>(data.data()), data.size());
+                const nb::gil_scoped_release released;
+                return self.qpair().complete_command(token, status, bytes);
+            },
+            nb::arg("token"), nb::arg("status"), nb::arg("data") = nb::bytes("", 0))
         .def(
             "stats", [](PyTargetQpair &self) { return TargetQpairStats(self.qpair().stats()); }, unlocked)
         .def_prop_ro(

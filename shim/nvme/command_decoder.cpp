@@ -156,6 +156,28 @@ Status decode_zone_recv(const wire::Sqe &sqe, const BlockDeviceInfo &info, uint3
     return out_of_range(info, io.lba, 1) ? status::lba_out_of_range : status::ok;
 }
 
+// Linux sends 16 bytes with each of the three, also with a Release, which has a key of 8 bytes.
+Status decode_reservation(const wire::Sqe &sqe, uint32_t least, Io &io, DataShape &shape) noexcept {
+    io.op = Op::flush;
+    io.fua = false;
+    shape.to_device = shape.for_python = true;
+    if (sqe.sgl.type != wire::kSglTransport && sqe.sgl.type != wire::kSglInCapsule) {
+        return status::sgl_type;
+    }
+    if (sqe.sgl.length < least || sqe.sgl.length > wire::kReservationDataMax || sqe.sgl.length % 4 != 0) {
+        return status::sgl_data_length;
+    }
+    shape.length = sqe.sgl.length;
+    return status::ok;
+}
+
+Status decode_reservation_report(const wire::Sqe &sqe, uint32_t max_io_bytes, Io &io, DataShape &shape) noexcept {
+    io.op = Op::zone_report;  // its memory need not consist of whole blocks
+    io.fua = false;
+    shape.for_python = true;
+    return check_data(sqe.sgl, (uint64_t{static_cast<uint32_t>(sqe.slba)} + 1) * 4, max_io_bytes, shape);
+}
+
 }  // namespace
 
 Status decode_command(const wire::Sqe &sqe, const BlockDeviceInfo &info, uint32_t max_io_bytes, Io &io,
@@ -193,6 +215,13 @@ Status decode_command(const wire::Sqe &sqe, const BlockDeviceInfo &info, uint32_
             return out_of_range(info, io.lba, io.block_count) ? status::lba_out_of_range : status::ok;
         case wire::opcode::dataset_management:
             return decode_dsm(sqe, io, shape);
+        case wire::opcode::reservation_register:
+        case wire::opcode::reservation_acquire:
+            return decode_reservation(sqe, 16, io, shape);
+        case wire::opcode::reservation_release:
+            return decode_reservation(sqe, 8, io, shape);
+        case wire::opcode::reservation_report:
+            return decode_reservation_report(sqe, max_io_bytes, io, shape);
         case wire::opcode::zone_append:
             return info.zoned ? decode_rw(sqe, info, max_io_bytes, Op::append, io, shape) : status::invalid_opcode;
         case wire::opcode::zone_mgmt_send:

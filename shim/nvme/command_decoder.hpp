@@ -19,6 +19,7 @@ struct DataShape {
     uint32_t ranges = 0;     // dataset management, copy: number of valid ranges
     bool to_device = false;  // the host sends data
     Steps steps = Steps::none;
+    bool for_python = false;  // a reservation command: Python executes it
 };
 
 // Call it for every command first. It sets io and shape as for a command without data, except io.op and io.iov.

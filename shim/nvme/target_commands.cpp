@@ -51,6 +51,10 @@ Status TargetQpair::decode(Slot &slot, const wire::Sqe &sqe) noexcept {
     slot.received = 0;
     slot.range = 0;
     slot.step_done = 0;
+    slot.aborted = false;
+    slot.opcode = sqe.opcode;
+    slot.only_reads = wire::only_reads(sqe.opcode);
+    slot.cdw10_11 = sqe.slba;
     if (const Status bad = decode_common(sqe, slot.io, slot.shape); bad != status::ok) {
         return bad;
     }
@@ -73,7 +77,23 @@ Status TargetQpair::decode(Slot &slot, const wire::Sqe &sqe) noexcept {
     if (flush && config_.flush_alarm && config_.flush_alarm->take()) {
         return status::write_fault;
     }
-    return decode_command(sqe, slot.ns->device->info(), config_.max_io_bytes, slot.io, slot.shape);
+    if (const Status bad = decode_command(sqe, slot.ns->device->info(), config_.max_io_bytes, slot.io, slot.shape);
+        bad != status::ok) {
+        return bad;
+    }
+    if (slot.shape.for_python && !config_.reservations) {
+        return status::invalid_opcode;
+    }
+    return bar_of(slot);  // before the host sends its data
+}
+
+// Reservation commands work under any reservation, but not through an inaccessible path.
+Status TargetQpair::bar_of(const Slot &slot) noexcept {
+    const Bars &bars = slot.ns->bars;
+    if (slot.shape.for_python) {
+        return bars.write == status::reservation_conflict ? status::ok : bars.write;
+    }
+    return slot.only_reads ? bars.read : bars.write;
 }
 
 // Prepares the next Io of a command that has several. False: no Io is left.
@@ -137,8 +157,12 @@ void TargetQpair::arrived(Slot &slot) noexcept {
 }
 
 void TargetQpair::execute_pair(Slot &first, Slot &second) noexcept {
-    const Status bad = second.ns != nullptr && second.ns->removed ? status::invalid_namespace : status::ok;
-    first.status = first.status != status::ok ? first.status : bad;
+    // submit() answers one command only. Both have a namespace unless their status says why not.
+    for (Slot *slot : {&first, &second}) {
+        if (slot->status == status::ok) {
+            slot->status = slot->ns->removed ? Status{status::invalid_namespace} : bar_of(*slot);
+        }
+    }
     if (first.status != status::ok || second.status != status::ok) {
         answer(first, first.status != status::ok ? first.status : Status{status::failed_fused});
         answer(second, second.status != status::ok ? second.status : Status{status::failed_fused});
@@ -293,6 +317,10 @@ void TargetQpair::execute(Slot &slot) noexcept {
         answer(slot, status::ok);  // a Disconnect, or a flush of all namespaces if there are none
         return;
     }
+    if (slot.shape.for_python) {
+        give_to_python(slot);
+        return;
+    }
     if (slot.io.op == Op::deallocate) {
         const Status bad = check_ranges(slot.ns->device->info(), slot.io, slot.shape);
         if (bad != status::ok || !next_step(slot)) {
@@ -316,10 +344,26 @@ void TargetQpair::submit(Slot &slot) noexcept {
         answer(slot, status::invalid_namespace);
         return;
     }
+    if (const Status bar = bar_of(slot); bar != status::ok) {
+        answer(slot, bar);  // the bars may have changed while the data arrived
+        return;
+    }
     slot.state = State::device;
     slot.reserved = false;  // the device owns the slots again
     ++outstanding_;
     slot.ns->device->submit(slot.io);
+}
+
+// One event for any number of commands: a host that floods the queue does not fill the event ring.
+void TargetQpair::give_to_python(Slot &slot) noexcept {
+    slot.state = State::python;
+    ++slot.ticket;
+    for_python_[(for_python_head_ + for_python_count_) % for_python_.size()] = number_of(slot);
+    ++for_python_count_;
+    if (!python_told_) {
+        python_told_ = true;
+        reactor_->emit(EventKind::target_qpair_command, id_);
+    }
 }
 
 void TargetQpair::abandon(Slot &slot) noexcept {
@@ -331,6 +375,13 @@ void TargetQpair::abandon(Slot &slot) noexcept {
 
 void TargetQpair::io_done(Slot &slot) noexcept {
     --outstanding_;
+    if (slot.aborted) {
+        slot.aborted = false;
+        aborting_.fetch_sub(1, std::memory_order_release);
+        if (slot.io.status == status::aborted) {
+            slot.io.status = status::aborted_preempted;
+        }
+    }
     if (life_ != Life::open) {
         free_slot(slot);
         if (life_ == Life::dead && outstanding_ == 0) {

@@ -61,12 +61,13 @@ uint32_t round_up(uint32_t bytes) {
 }  // namespace
 
 TargetQpair::TargetQpair(std::shared_ptr<Reactor> reactor, int fd, const TargetQpairConfig &config,
-                         Namespaces namespaces)
+                         Namespaces namespaces, const BarsByNsid &bars)
     : reactor_(std::move(reactor)),
       config_(checked(config)),
       slots_(config_.queue_size),
       waiting_head_(kNoTargetSlot),
       waiting_tail_(kNoTargetSlot),
+      for_python_(config_.queue_size),
       slot_buffer_bytes_(round_up(std::max(config_.in_capsule_bytes, kSlotBufferMin))),
       iov_per_slot_(std::max(config_.max_io_bytes / kBlockSize + 1, chunks_of_largest(config_.max_io_bytes))),
       iovs_(std::make_unique<iovec[]>(size_t{config_.queue_size} * iov_per_slot_)),
@@ -86,7 +87,12 @@ TargetQpair::TargetQpair(std::shared_ptr<Reactor> reactor, int fd, const TargetQ
             throw std::invalid_argument("namespace " + std::to_string(nsid) + " has no device");
         }
         check_device(nsid, *device, config_.max_io_bytes);
-        namespaces_.push_back(std::make_unique<Namespace>(Namespace{nsid, std::move(device)}));
+        auto record = std::make_unique<Namespace>(Namespace{nsid, std::move(device)});
+        const auto barred = bars.find(nsid);
+        if (barred != bars.end()) {
+            record->bars = barred->second;
+        }
+        namespaces_.push_back(std::move(record));
     }
     for (uint32_t i = 0; i < slots_.size(); ++i) {
         Slot &slot = slots_[i];
@@ -118,7 +124,7 @@ TargetQpair::~TargetQpair() {
 
 // --- control path ----------------------------------------------------------------------------------------------
 
-void TargetQpair::set_namespace(uint32_t nsid, std::shared_ptr<BlockDevice> device) {
+void TargetQpair::set_namespace(uint32_t nsid, std::shared_ptr<BlockDevice> device, Bars bars) {
     if (device) {
         check_device(nsid, *device, config_.max_io_bytes);
     }
@@ -140,6 +146,7 @@ void TargetQpair::set_namespace(uint32_t nsid, std::shared_ptr<BlockDevice> devi
         }
         if (device) {
             auto record = std::make_unique<Namespace>(Namespace{nsid, std::move(device)});
+            record->bars = bars;
             if (found) {
                 *place = std::move(record);
             } else {
@@ -153,6 +160,80 @@ void TargetQpair::set_namespace(uint32_t nsid, std::shared_ptr<BlockDevice> devi
         std::move(idle, removed_.end(), std::back_inserter(unused));
         removed_.erase(idle, removed_.end());
     });
+}
+
+// These do not take control_mutex_: close() holds it until every Io is back, and the event loop must not wait for that.
+
+void TargetQpair::set_bars(uint32_t nsid, Bars bars) {
+    reactor_->call([&] {
+        if (Namespace *ns = life_ == Life::dead ? nullptr : find_namespace(nsid); ns != nullptr) {
+            ns->bars = bars;
+        }
+    });
+}
+
+void TargetQpair::abort_io(uint32_t nsid) {
+    reactor_->call([&] {
+        for (Slot &slot : slots_) {
+            if (slot.state == State::device && slot.ns->nsid == nsid && !slot.aborted) {
+                slot.aborted = true;
+                aborting_.fetch_add(1, std::memory_order_relaxed);
+                slot.ns->device->cancel(slot.io);
+            }
+        }
+    });
+}
+
+std::optional<QueuedCommand> TargetQpair::take_command() {
+    std::optional<QueuedCommand> taken;
+    reactor_->call([&] {
+        if (life_ == Life::dead || for_python_count_ == 0) {
+            python_told_ = false;
+            return;
+        }
+        const uint32_t number = for_python_[for_python_head_];
+        for_python_head_ = (for_python_head_ + 1) % static_cast<uint32_t>(for_python_.size());
+        --for_python_count_;
+        const Slot &slot = slots_[number];
+        QueuedCommand &command = taken.emplace();
+        command.token = uint64_t{slot.ticket} << 32 | number;
+        command.nsid = slot.ns->nsid;
+        command.opcode = slot.opcode;
+        command.cdw10 = static_cast<uint32_t>(slot.cdw10_11);
+        command.cdw11 = static_cast<uint32_t>(slot.cdw10_11 >> 32);
+        command.length = slot.shape.length;
+        if (slot.shape.to_device) {
+            std::memcpy(command.data.data(), slot.io.iov[0].iov_base,
+                        std::min<size_t>(command.data.size(), slot.shape.length));
+        }
+    });
+    return taken;
+}
+
+bool TargetQpair::complete_command(uint64_t token, Status status, std::span<const uint8_t> data) {
+    bool sent = false;
+    const auto number = static_cast<uint32_t>(token);
+    if (number >= slots_.size()) {
+        return false;
+    }
+    reactor_->call([&] {
+        Slot &slot = slots_[number];
+        if (life_ != Life::open || slot.state != State::python || slot.ticket != token >> 32) {
+            return;
+        }
+        if (status == status::ok && !slot.shape.to_device) {
+            for (iovec &piece : slot.io.memory()) {
+                const size_t bytes = std::min(piece.iov_len, data.size());
+                auto *memory = static_cast<uint8_t *>(piece.iov_base);
+                std::copy_n(data.begin(), bytes, memory);
+                std::fill_n(memory + bytes, piece.iov_len - bytes, uint8_t{0});
+                data = data.subspan(bytes);
+            }
+        }
+        answer(slot, status);
+        sent = true;
+    });
+    return sent;
 }
 
 TargetQpairStats TargetQpair::stats() {
@@ -413,7 +494,7 @@ void TargetQpair::begin_close(uint64_t now_ns) noexcept {
 void TargetQpair::release_unsubmitted() noexcept {
     for (Slot &slot : slots_) {
         if (slot.state == State::capsule || slot.state == State::waiting || slot.state == State::transfer ||
-            slot.state == State::fused || slot.state == State::in_line) {
+            slot.state == State::fused || slot.state == State::in_line || slot.state == State::python) {
             abandon(slot);
             slot.state = State::answering;
             if (!slot.data.queued && !slot.reply.queued) {
@@ -424,6 +505,7 @@ void TargetQpair::release_unsubmitted() noexcept {
     waiting_head_ = waiting_tail_ = kNoTargetSlot;
     line_head_ = line_tail_ = kNoTargetSlot;
     fuse_first_ = kNoTargetSlot;
+    for_python_count_ = 0;
 }
 
 void TargetQpair::die(bool tell) noexcept {

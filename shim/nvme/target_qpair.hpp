@@ -11,10 +11,13 @@
 // peer cannot make memory grow, and the stream never stops in the middle of a PDU because memory is short.
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
+#include <span>
 #include <vector>
 
 #include "base/page_memory.hpp"
@@ -38,6 +41,24 @@ struct TargetQpairConfig {
     bool success_flag = true;
     std::shared_ptr<FlushAlarm> flush_alarm;  // of this host; null: no Flush must fail
     std::shared_ptr<TlsSession> tls;          // null: no TLS
+    bool reservations = false;                // somebody calls take_command(); else these commands are invalid
+};
+
+// Why a host may not use a namespace on this queue; status::ok: it may.
+struct Bars {
+    Status read = status::ok;   // of commands that only read
+    Status write = status::ok;  // of all others
+};
+
+// A command that Python executes.
+struct QueuedCommand {
+    uint64_t token = 0;
+    uint32_t nsid = 0;
+    uint32_t cdw10 = 0;
+    uint32_t cdw11 = 0;
+    uint32_t length = 0;  // bytes that the host sends or wants
+    uint8_t opcode = 0;
+    std::array<uint8_t, 16> data{};  // the beginning of what the host sent
 };
 
 struct TargetQpairStats {
@@ -74,9 +95,11 @@ public:
     static constexpr uint32_t kIdleHitsMax = 100;  // receptions per window
 
     using Namespaces = std::map<uint32_t, std::shared_ptr<BlockDevice>>;
+    using BarsByNsid = std::map<uint32_t, Bars>;
 
     // Takes a duplicate of fd and registers with the reactor. Throws std::invalid_argument or std::system_error.
-    TargetQpair(std::shared_ptr<Reactor> reactor, int fd, const TargetQpairConfig &config, Namespaces namespaces);
+    TargetQpair(std::shared_ptr<Reactor> reactor, int fd, const TargetQpairConfig &config, Namespaces namespaces,
+                const BarsByNsid &bars = {});
     ~TargetQpair() override;
 
     uint32_t poll(uint64_t now_ns) noexcept override;
@@ -89,7 +112,19 @@ public:
 
     // Control path; any thread but the reactor's may call it. `device` null: removes the namespace. Outstanding I/O
     // still completes.
-    void set_namespace(uint32_t nsid, std::shared_ptr<BlockDevice> device);
+    void set_namespace(uint32_t nsid, std::shared_ptr<BlockDevice> device, Bars bars = {});
+    // When it returns, no command that these bars forbid reaches the device any more. What the device has already
+    // still completes.
+    void set_bars(uint32_t nsid, Bars bars);
+    // Aborts the I/O of the namespace that the device has: takes back what has not begun. Whatever can't be taken back
+    // completes; aborting() counts what is not back yet.
+    void abort_io(uint32_t nsid);
+    [[nodiscard]] uint32_t aborting() const noexcept { return aborting_.load(std::memory_order_acquire); }
+    // The next command for Python, in the order in which the host completed them. target_qpair_command says that there
+    // may be some; it is sent again only after this has returned nullopt.
+    [[nodiscard]] std::optional<QueuedCommand> take_command();
+    // Answers a command. data: for the host, zeroes behind it. False: the connection has ended.
+    bool complete_command(uint64_t token, Status status, std::span<const uint8_t> data);
     // The connection has ended. target_qpair_closed reports the same.
     [[nodiscard]] bool dead();
     // The connection has ended and every Io is back, so close() will not wait.
@@ -107,6 +142,7 @@ private:
         std::shared_ptr<BlockDevice> device;
         uint32_t users = 0;  // slots that refer to it
         bool removed = false;
+        Bars bars{};
     };
 
     enum class State : uint8_t {
@@ -117,6 +153,7 @@ private:
         fused,      // waits for the other command of its pair
         in_line,    // waits for a lane
         device,     // submitted to the device
+        python,     // waits for Python, or is there
         answering,  // the last PDUs are queued
     };
 
@@ -139,14 +176,19 @@ private:
         iovec lane_iov{};
         uint32_t command_blocks = 0;
         uint32_t host_iov_count = 0;  // entries with the host's data; io.iov is the lane's meanwhile
+        bool only_reads = false;
+        bool aborted = false;  // by abort_io()
+        uint8_t opcode = 0;
         uint32_t received = 0;
         uint64_t since_ns = 0;  // start of state capsule or transfer
         uint32_t range = 0;     // dataset management: next range. Copy: current range
         uint32_t chunk = 0;     // first chunk that the slot holds; chunk_next_ links the others
         uint32_t chunk_count = 0;
-        uint32_t next = 0;  // next slot in the free list or the waiting line
-        TxPdu data;         // R2T or C2HData
-        TxPdu reply;        // CapsuleResp
+        uint32_t next = 0;    // next slot in the free list or the waiting line
+        uint32_t ticket = 0;  // Python's, changes with each command
+        uint64_t cdw10_11 = 0;
+        TxPdu data;   // R2T or C2HData
+        TxPdu reply;  // CapsuleResp
     };
 
     bool on_header(const uint8_t *pdu, wire::PduType type, uint8_t flags, uint32_t data_length,
@@ -189,6 +231,8 @@ private:
     void begin_transfer(Slot &slot) noexcept;
     void execute(Slot &slot) noexcept;
     void submit(Slot &slot) noexcept;
+    void give_to_python(Slot &slot) noexcept;
+    [[nodiscard]] static Status bar_of(const Slot &slot) noexcept;
     void abandon(Slot &slot) noexcept;
     void io_done(Slot &slot) noexcept;
     void answer(Slot &slot, Status status) noexcept;
@@ -217,7 +261,12 @@ private:
     uint32_t free_ = 0;
     uint32_t waiting_head_;
     uint32_t waiting_tail_;
-    uint32_t outstanding_ = 0;  // Ios at devices
+    uint32_t outstanding_ = 0;          // Ios at devices
+    std::vector<uint32_t> for_python_;  // a ring of slots in state python that Python has not taken yet
+    uint32_t for_python_head_ = 0;
+    uint32_t for_python_count_ = 0;
+    bool python_told_ = false;
+    std::atomic<uint32_t> aborting_{0};
     uint32_t slot_buffer_bytes_;
     uint32_t iov_per_slot_;
     std::unique_ptr<iovec[]> iovs_;

@@ -186,11 +186,21 @@ inline constexpr uint8_t write_zeroes = 0x08;
 inline constexpr uint8_t dataset_management = 0x09;
 inline constexpr uint8_t verify = 0x0C;
 inline constexpr uint8_t copy = 0x19;
+inline constexpr uint8_t reservation_register = 0x0D;
+inline constexpr uint8_t reservation_report = 0x0E;
+inline constexpr uint8_t reservation_acquire = 0x11;
+inline constexpr uint8_t reservation_release = 0x15;
 inline constexpr uint8_t zone_mgmt_send = 0x79;
 inline constexpr uint8_t zone_mgmt_recv = 0x7A;
 inline constexpr uint8_t zone_append = 0x7D;
 inline constexpr uint8_t fabrics = 0x7F;
 }  // namespace opcode
+
+// Of the NVM command set's opcodes, those that a host that may only read may send (Base 2.0, "Command Behavior in the
+// Presence of a Reservation"): Read, Compare, Verify and Zone Management Receive.
+[[nodiscard]] constexpr bool only_reads(uint8_t opcode) noexcept {
+    return opcode == opcode::read || opcode == opcode::compare || opcode == opcode::verify || opcode == opcode::zone_mgmt_recv;
+}
 
 inline constexpr uint8_t kFabricsDisconnect = 0x08;
 inline constexpr uint32_t kNsidAll = 0xFFFFFFFF;
@@ -202,6 +212,7 @@ inline constexpr uint32_t kCdw12CopyFormatMask = 0xF00;
 // Limits of a Copy command: MSRC + 1, MSSRL and MCL in the Identify data of a namespace.
 inline constexpr uint32_t kCopyRangesMax = 128;
 inline constexpr uint32_t kCopyBlocksMax = 4096;
+inline constexpr uint32_t kReservationDataMax = 4096;
 
 inline constexpr uint16_t kStatusDnr = 0x8000;
 

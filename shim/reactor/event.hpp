@@ -7,9 +7,10 @@
 namespace ftl {
 
 enum class EventKind : uint32_t {
-    io_done = 1,              // IoPort, ReadList
-    target_qpair_closed = 2,  // TargetQpair
-    host_qpair_lost = 3,      // HostQpair
+    io_done = 1,               // IoPort, ReadList
+    target_qpair_closed = 2,   // TargetQpair
+    host_qpair_lost = 3,       // HostQpair
+    target_qpair_command = 4,  // TargetQpair: commands for Python, until take_command() returns none
     // FtlCore, from here on
     band_next_needed = 10,
     band_closed = 11,

@@ -112,6 +112,8 @@ class DaemonIdentity:
     """Sockets of exports that are kept between daemons."""
     nqn_template: str | None = None
     """The NQN template of exports, as export_nqn() takes it."""
+    reservation_dir: Path | None = None
+    """The directory of reservations that outlive the daemon; None: there are none."""
 
     @functools.cached_property
     def prober(self) -> Prober:

@@ -337,6 +337,7 @@ async def serve(
                     target_user,
                     exports,
                     nqn_template,
+                    state.path / "reservations",
                 )
                 registry = Registry(state, identity, socket_path=str(sockets.path), logs=logs)
                 registry.on_halted = halt.set

@@ -213,6 +213,10 @@ class Creations:
         failure = self._saver.save_for_sure()
         if failure is not None:
             failures = [*failures, ("remove it from the state file (the daemon keeps trying)", failure)]
+        try:
+            device.reservations.forget()
+        except FtlError as error:
+            failures = [*failures, ("remove its reservation", error)]
         return failures
 
     # --- deferred creation ---

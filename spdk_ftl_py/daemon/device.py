@@ -12,6 +12,7 @@ from ..ftl.life import FtlState
 from ..ftl.load.write_buffer_file import BufferFile, buffer_files
 from ..ftl.media.blockdev import may_pass
 from ..ftl.media.zone import Zone
+from ..nvme.target.reservations import describe as describe_reservation
 from ..runtime.steps import Steps
 from ..runtime.tasks import end_tasks, to_its_end
 from . import description
@@ -83,6 +84,7 @@ class ManagedDevice(OrderedDevice):
             # At once, however long the FTL waits for its base: nobody else may get it meanwhile.
             await self.front.start()
             await self.front.listen(self.listen, port_before)
+        self._restore_reservation()
         await check_name(self.target_rpc, self.name, self.uuid)
         await self.link.claim(again=self.inherited)
         await self.front.start()
@@ -111,13 +113,23 @@ class ManagedDevice(OrderedDevice):
         await self.admission.settle_target(self.target_rpc, self.uuid)
         self.front.open(
             ftl.core, max_io_qpairs=self.conf.max_io_channels, allowed=self.admission.allowed, hosts=self.hosts,
-            secure_channel=self.admission.secure_channel,
+            secure_channel=self.admission.secure_channel, reservations=self.reservations,
         )  # fmt: skip
         self.export_before = self.export
         if self.inherited:
             await self.try_attach()
         elif not self.options.no_attach:
             await self.kept_bdev.attach(self.front)
+
+    def _restore_reservation(self) -> None:
+        """Raises DeferredError: without its reservation the FTL would serve hosts that are locked out."""
+        if not self.inherited:
+            self.reservations.forget()
+            return
+        try:
+            self.reservations.restore()
+        except FtlError as error:
+            raise DeferredError(error.message) from error
 
     async def _make(self, media: Media, zones: list[Zone] | None) -> FtlDevice:
         assert self.link.bdev is not None
@@ -293,7 +305,8 @@ class ManagedDevice(OrderedDevice):
 
     def tell_hosts(self) -> dict[str, Any]:
         """For bdev_ftl_get_hosts."""
-        return self.admission.tell(self.front.controllers())
+        told = self.admission.tell(self.front.controllers())
+        return told | {"reservation": describe_reservation(self.reservations)}
 
     @property
     def can_be_halted(self) -> bool:

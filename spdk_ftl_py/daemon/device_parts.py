@@ -16,6 +16,8 @@ from ..errors import FlushDoubtError, FtlError, ParameterError
 from ..ftl.device import FtlDevice
 from ..ignored_settings import drop_ignored
 from ..nvme.target.connected_hosts import ConnectedHosts
+from ..nvme.target.reservation_file import ReservationFile
+from ..nvme.target.reservations import Reservations
 from ..spdk.attach import Attachment
 from ..text import show_names
 from .admission import Admission
@@ -147,6 +149,13 @@ class DeviceParts:
         """Saved before a host gets its first answer: after a crash, the next daemon must know which hosts to notify of
         lost writes."""
         self.hosts.restore(origin.hosts)
+        folder = identity.reservation_dir
+        self.reservations = Reservations(
+            None if folder is None else ReservationFile(folder / f"{self.uuid}.json", self.uuid, make_folder=True),
+            # The target has the FTL as a bdev, and bdevs know no reservations.
+            has_registrant_rights=lambda host: self.admission.is_target(host.hostnqn),
+            of_one_host=lambda: self.options.no_attach,
+        )
         self._hold_timer: asyncio.TimerHandle | None = None
         if origin.inherited:
             self.link.inherit()

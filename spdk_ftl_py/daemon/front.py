@@ -17,6 +17,7 @@ from ..nvme.target.connected_hosts import ConnectedHosts, HostKey
 from ..nvme.target.connection_log import ConnectionLog
 from ..nvme.target.listener import NvmfTarget
 from ..nvme.target.peers import PeerLimits
+from ..nvme.target.reservations import Reservations
 from ..nvme.target.subsystem import Subsystem
 from ..nvme.wire import Status
 from ..runtime.reactor import ReactorLoop
@@ -118,7 +119,7 @@ class Front:
 
     def open(
         self, core: _shim.BlockDevice, *, max_io_qpairs: int, allowed: AllowedHosts, hosts: ConnectedHosts,
-        secure_channel: bool,
+        secure_channel: bool, reservations: Reservations,
     ) -> None:  # fmt: skip
         """Admits hosts that are allowed, and records them in `hosts`. secure_channel: only with TLS. Raises
         FtlError."""
@@ -136,7 +137,10 @@ class Front:
             allowed=allowed,
             max_io_qpairs=max_io_qpairs,
         )
-        subsystem.add_namespace(self.gate, nsid=EXPORT_NSID, uuid=self._device, nguid=export_nguid(self._device).bytes)
+        subsystem.add_namespace(
+            self.gate, nsid=EXPORT_NSID, uuid=self._device, nguid=export_nguid(self._device).bytes,
+            reservations=reservations,
+        )  # fmt: skip
         subsystem.connected_hosts = hosts
         self._targets = {host.hostid for host in hosts.known if self._is_own(host.hostnqn)}
         subsystem.stand_in = self._stand_in

@@ -50,7 +50,7 @@ NAMESPACE = _layout(
     wire.PAGE_BYTES,
     (0, "nsze", "<u8"), (8, "ncap", "<u8"), (16, "nuse", "<u8"), (24, "nsfeat", "u1"), (25, "nlbaf", "u1"),
     (26, "flbas", "u1"), (27, "mc", "u1"), (28, "dpc", "u1"), (29, "dps", "u1"), (30, "nmic", "u1"),
-    (33, "dlfeat", "u1"),
+    (31, "rescap", "u1"), (33, "dlfeat", "u1"),
     (34, "nawun", "<u2"), (36, "nawupf", "<u2"), (38, "nacwu", "<u2"), (40, "nabsn", "<u2"), (42, "nabo", "<u2"),
     (44, "nabspf", "<u2"), (104, "nguid", "V16"), (120, "eui64", "V8"), (128, "lbaf", (LBA_FORMAT, 64)),
 )  # fmt: skip
@@ -67,7 +67,9 @@ NVM_CONTROLLER = _layout(
     (0, "vsl", "u1"), (1, "wzsl", "u1"), (2, "wusl", "u1"), (3, "dmrl", "u1"), (4, "dmrsl", "<u4"), (8, "dmsl", "<u8"),
 )  # fmt: skip
 
-INDEPENDENT_NAMESPACE = _layout(wire.PAGE_BYTES, (0, "nsfeat", "u1"), (1, "nmic", "u1"), (14, "nstat", "u1"))
+INDEPENDENT_NAMESPACE = _layout(
+    wire.PAGE_BYTES, (0, "nsfeat", "u1"), (1, "nmic", "u1"), (2, "rescap", "u1"), (14, "nstat", "u1")
+)
 
 _DESCRIPTOR = struct.Struct("<BBxx")
 NIDT_EUI64, NIDT_NGUID, NIDT_UUID, NIDT_CSI = 1, 2, 3, 4
@@ -79,7 +81,9 @@ OAES_ZONES = wire.EVENT_CONFIG_ZONES
 CTRATT_HOSTID_128 = 1
 CNTRLTYPE_IO, CNTRLTYPE_DISCOVERY = 1, 2
 LPA_COMMAND_EFFECTS, LPA_EXTENDED_DATA = 1 << 1, 1 << 2
-ONCS_DSM, ONCS_WRITE_ZEROES = 1 << 2, 1 << 3
+ONCS_DSM, ONCS_WRITE_ZEROES, ONCS_RESERVATIONS = 1 << 2, 1 << 3, 1 << 5
+RESCAP_PERSISTENT = 1
+RESCAP_ALL_TYPES, RESCAP_IGNORE_KEY_1_3 = 0x3F << 1, 1 << 7
 SGLS_SUPPORTED, SGLS_OFFSET = 1, 1 << 20
 VWC_PRESENT = 1
 VWC_FLUSH_ONE_NAMESPACE = 2 << 1
@@ -142,7 +146,7 @@ def build_controller(traits: ControllerTraits) -> bytes:
         page["wctemp"], page["cctemp"] = 343, 373
         page["sqes"], page["cqes"] = 0x66, 0x44
         page["nn"] = page["mnan"] = traits.max_nsid
-        page["oncs"] = ONCS_DSM | ONCS_WRITE_ZEROES
+        page["oncs"] = ONCS_DSM | ONCS_WRITE_ZEROES | ONCS_RESERVATIONS
         page["vwc"] = VWC_FLUSH_ONE_NAMESPACE | (VWC_PRESENT if traits.volatile_cache else 0)
     page["ioccsz"] = (wire.SQE_BYTES + traits.in_capsule_bytes) // 16
     page["iorcsz"] = wire.CQE_BYTES // 16
@@ -171,6 +175,11 @@ class NamespaceTraits:
     max_open_zones: int = 0
     max_active_zones: int = 0
     max_append_bytes: int = 0
+    reservations_persist: bool = False
+
+    @property
+    def rescap(self) -> int:
+        return RESCAP_ALL_TYPES | RESCAP_IGNORE_KEY_1_3 | (RESCAP_PERSISTENT if self.reservations_persist else 0)
 
 
 def build_namespace(traits: NamespaceTraits) -> bytes:
@@ -178,6 +187,7 @@ def build_namespace(traits: NamespaceTraits) -> bytes:
     page = np.zeros((), NAMESPACE)
     page["nsze"] = page["ncap"] = page["nuse"] = traits.block_count
     page["nmic"] = 1
+    page["rescap"] = traits.rescap
     if traits.metadata_bytes:
         page["flbas"] = FLBAS_EXTENDED
         page["mc"] = MC_EXTENDED
@@ -241,10 +251,10 @@ def build_zns_controller(max_append_bytes: int, max_io_bytes: int) -> bytes:
     return bytes(page)
 
 
-def build_independent_namespace() -> bytes:
+def build_independent_namespace(traits: NamespaceTraits) -> bytes:
     """CNS 08."""
     page = np.zeros((), INDEPENDENT_NAMESPACE)
-    page["nmic"], page["nstat"] = 1, NSTAT_READY
+    page["nmic"], page["rescap"], page["nstat"] = 1, traits.rescap, NSTAT_READY
     return page.tobytes()
 
 

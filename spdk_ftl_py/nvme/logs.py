@@ -40,6 +40,10 @@ _NVM_EFFECTS = {
     NvmOp.READ: CSUPP,
     NvmOp.WRITE_ZEROES: CSUPP | CHANGES_CONTENT,
     NvmOp.DATASET_MANAGEMENT: CSUPP | CHANGES_CONTENT,
+    NvmOp.RESERVATION_REGISTER: CSUPP,
+    NvmOp.RESERVATION_REPORT: CSUPP,
+    NvmOp.RESERVATION_ACQUIRE: CSUPP,
+    NvmOp.RESERVATION_RELEASE: CSUPP,
 }
 _ZNS_EFFECTS = {
     NvmOp.ZONE_MANAGEMENT_SEND: CSUPP | CHANGES_CONTENT,
@@ -129,9 +133,27 @@ def build_command_effects(csi: int) -> bytes | None:
     return page.tobytes()
 
 
+RESERVATION_BYTES = 64
+_RESERVATION = struct.Struct("<QBB2xI")
+
+
+def build_reservation(count: int, kind: int, available: int, nsid: int) -> bytes:
+    """LID 80: a notification, or type 0 if there is none. count: of all notifications so far. available: further ones
+    that wait to be read."""
+    return _RESERVATION.pack(count, kind, min(available, 255), nsid).ljust(RESERVATION_BYTES, b"\0")
+
+
+def parse_reservation(data: bytes | bytearray) -> tuple[int, int, int, int]:
+    """(count, type, available, NSID) of LID 80. Raises ProtocolError."""
+    if len(data) < _RESERVATION.size:
+        raise ProtocolError(f"reservation notification has {len(data)} bytes")
+    count, kind, available, nsid = _RESERVATION.unpack_from(data)
+    return count, kind, available, nsid
+
+
 SUPPORTED_IO = (
     LogPage.SUPPORTED, LogPage.ERROR, LogPage.SMART, LogPage.FIRMWARE_SLOT, LogPage.CHANGED_NAMESPACES,
-    LogPage.COMMAND_EFFECTS,
+    LogPage.COMMAND_EFFECTS, LogPage.RESERVATION,
 )  # fmt: skip
 SUPPORTED_ZONED = (*SUPPORTED_IO, LogPage.CHANGED_ZONES)
 SUPPORTED_DISCOVERY = (LogPage.SUPPORTED, LogPage.ERROR, LogPage.DISCOVERY)

@@ -5,12 +5,15 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 from ..errors import FtlError
 from ..nvme.target.listener import NvmfTarget
 from ..nvme.target.peers import PeerLimits
+from ..nvme.target.reservation_file import ReservationFile
+from ..nvme.target.reservations import Reservations
 from ..nvme.target.subsystem import Subsystem
 from ..runtime.reactor import ReactorLoop
 from . import decode
@@ -55,6 +58,7 @@ class ExportedNamespace:
     uuid: UUID
     nguid: bytes
     eui64: bytes | None
+    ptpl_file: str | None
 
 
 @dataclass(eq=False)
@@ -131,13 +135,17 @@ class Nvmf:
             nguid: bytes = params.get("nguid", b"")
             nguid = nguid if any(nguid) else bdev.uuid.bytes
             eui64: bytes | None = params.get("eui64")
+            ptpl_file: str | None = params.get("ptpl_file")
+            reservations = Reservations(None if ptpl_file is None else ReservationFile(Path(ptpl_file), uuid))
+            reservations.restore()
             nsid = export.subsystem.add_namespace(
-                bdev.device, nsid=params.get("nsid") or None, uuid=uuid, nguid=nguid, eui64=eui64
-            )
+                bdev.device, nsid=params.get("nsid") or None, uuid=uuid, nguid=nguid, eui64=eui64,
+                reservations=reservations,
+            )  # fmt: skip
         except BaseException:
             descriptor.close()
             raise
-        namespace = ExportedNamespace(descriptor, nsid, uuid, nguid, eui64)
+        namespace = ExportedNamespace(descriptor, nsid, uuid, nguid, eui64, ptpl_file)
         export.namespaces[nsid] = namespace
 
         async def bdev_goes() -> None:
@@ -235,6 +243,8 @@ class Nvmf:
                 }  # fmt: skip
                 if namespace.eui64 is not None:
                     entry["eui64"] = namespace.eui64.hex().upper()
+                if namespace.ptpl_file is not None:
+                    entry["ptpl_file"] = namespace.ptpl_file
                 calls.append({"method": "nvmf_subsystem_add_ns", "params": {"nqn": export.nqn, "namespace": entry}})
             for address in export.listeners:
                 secure = (address["traddr"], int(address["trsvcid"])) in subsystem.secure_listeners

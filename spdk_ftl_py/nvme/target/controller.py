@@ -33,9 +33,16 @@ from .authentication import AuthenticationContext, QueueAuthentication, Unproven
 from .capsule import CapsuleQueue, Command, Completion
 from .connected_hosts import HostKey
 from .events import AER_LIMIT, AsyncEvents
-from .features import Features
+from .features import (
+    CAPABILITY_CHANGEABLE,
+    CAPABILITY_OF_NAMESPACE,
+    SELECT_CAPABILITIES,
+    SELECT_CURRENT,
+    Features,
+)
 from .namespace import Namespace
 from .peers import PeerLimits, address_of
+from .reservation_state import Notice
 from .subsystem import Subsystem
 
 KEEP_ALIVE_GRANULARITY_MS = 100
@@ -161,6 +168,10 @@ class TargetController:
         of_host = peers.io_queues_of_host(peers.io_queues if total is None else total)
         self.io_queues = min(limits.max_io_qpairs, of_host)
         self._features = self._fresh_features()
+        self._bars: dict[int, tuple[int, int]] = {}
+        """Those of its queues, by NSID."""
+        self._setting_persistence = False
+        """One at a time: each waits for the disk."""
         self._resets = 0
         self._authentication = QueueAuthentication(
             queue, authentication, self._host_keys, hostnqn=hostnqn, subnqn=self.subnqn,
@@ -204,6 +215,7 @@ class TargetController:
             kato_granularity_ms=KEEP_ALIVE_GRANULARITY_MS,
             volatile_cache=self._volatile_cache,
             discovery=self.subsystem is None,
+            nsids=self.visible_namespaces,
         )
 
     def _volatile_cache(self) -> bool:
@@ -340,12 +352,16 @@ class TargetController:
     def _io_qpair_event(self, qid: int, qpair: _shim.TargetQpair, event: _shim.Event) -> None:
         # While the controller closes, run() closes all of its queues, and nobody would wait for another task.
         overflow = event.kind == _shim.EventKind.OVERFLOW
+        if (event.kind == _shim.EventKind.TARGET_QPAIR_COMMAND or overflow) and self.subsystem is not None:
+            self.subsystem.reservation_commands.post(self.host, qpair)
         closed = event.kind == _shim.EventKind.TARGET_QPAIR_CLOSED or (overflow and not qpair.connected)
         if closed and self.state is ControllerState.LIVE and self.io_qpairs.get(qid) is qpair:
             self._spawn(self._close_io_qpair(qid, qpair))
 
     async def _close_io_qpair(self, qid: int, qpair: _shim.TargetQpair) -> None:
         # The queue id becomes free only when its last command has ended: a host that reconnects must not overtake it.
+        if self.subsystem is not None:
+            await self.subsystem.reservation_commands.leave(self.host, qpair)
         await close_target_qpair(self._reactor, qpair)
         self._reactor.unsubscribe(qpair.id)
         if self.io_qpairs.get(qid) is qpair:
@@ -400,16 +416,48 @@ class TargetController:
         for qpair in self.io_qpairs.values():
             for nsid, device in namespaces.items():
                 if qpair is not None:
-                    qpair.set_namespace(nsid, device)
+                    qpair.set_namespace(nsid, device, self._bars_of(nsid))
 
     def namespace_changed(self, nsid: int, namespace: Namespace | None) -> None:
         """Called by the subsystem after the change."""
         device = namespace.device if namespace is not None and nsid in self.visible_namespaces() else None
         for qpair in self.io_qpairs.values():
             if qpair is not None:
-                qpair.set_namespace(nsid, device)
+                qpair.set_namespace(nsid, device, self._bars_of(nsid))
         self._events.zone_log_read(nsid)
         self._tell_namespace_changed(nsid)
+
+    def _bars_of(self, nsid: int) -> tuple[int, int]:
+        """The statuses with which its commands fail now: see TargetQpair.set_bars()."""
+        namespace = None if self.subsystem is None else self.subsystem.namespaces.get(nsid)
+        bars = (0, 0) if namespace is None else namespace.reservations.bars(self.host)
+        self._bars[nsid] = bars
+        return bars
+
+    def io_bars(self) -> dict[int, tuple[int, int]]:
+        """For a new I/O queue."""
+        return {nsid: self._bars_of(nsid) for nsid in self.visible_namespaces()}
+
+    def bars_changed(self, nsid: int) -> None:
+        """Its queues get the current bars; when it returns, the reactor has them."""
+        before = self._bars.get(nsid)
+        bars = self._bars_of(nsid)
+        if bars != before:
+            for qpair in self.io_qpairs.values():
+                if qpair is not None:
+                    qpair.set_bars(nsid, bars)
+
+    def abort_io(self, nsid: int) -> list[_shim.TargetQpair]:
+        """Aborts the I/O that devices have. Returns the queues to wait for."""
+        qpairs = [qpair for qpair in self.io_qpairs.values() if qpair is not None]
+        for qpair in qpairs:
+            qpair.abort_io(nsid)
+        return qpairs
+
+    def reservation_notice(self, nsid: int, notice: Notice) -> None:
+        """Sends it, unless the host has masked it."""
+        if nsid in self.visible_namespaces() and not self._features.reservation_notice_masked(nsid, notice):
+            self._events.reservation_notice(nsid, notice)
 
     def namespace_resized(self, nsid: int) -> None:
         """Called by the subsystem after the change. I/O queues go by the device itself."""
@@ -460,7 +508,11 @@ class TargetController:
             case AdminOp.GET_LOG_PAGE:
                 return self._get_log_page(sqe)
             case AdminOp.GET_FEATURES:
+                if sqe.cdw10 & 0xFF == Feature.RESERVATION_PERSISTENCE:
+                    return self._get_persistence(sqe)
                 return self._features.get(sqe)
+            case AdminOp.SET_FEATURES if sqe.cdw10 & 0xFF == Feature.RESERVATION_PERSISTENCE:
+                return self._set_persistence(sqe)
             case AdminOp.SET_FEATURES:
                 completion = self._set_features(sqe, data)
                 self._keep_alive_restart()
@@ -478,6 +530,40 @@ class TargetController:
         if not self._peers.kato_allowed(sqe.cdw11):
             return Completion(Status.KEEP_ALIVE_INVALID)
         return self._features.set(replace(sqe, cdw11=self._peers.kato_ms(sqe.cdw11)), data)
+
+    def _get_persistence(self, sqe: Sqe) -> Completion:
+        select, namespace = sqe.cdw10 >> 8 & 7, self.visible_namespaces().get(sqe.nsid)
+        if self.subsystem is None or select > SELECT_CAPABILITIES:
+            return Completion(Status.INVALID_FIELD)
+        if namespace is None:
+            return Completion(Status.INVALID_NAMESPACE)
+        if select == SELECT_CAPABILITIES:
+            return Completion(result=CAPABILITY_CHANGEABLE | CAPABILITY_OF_NAMESPACE)
+        return Completion(result=int(select == SELECT_CURRENT and namespace.reservations.state.persistent))
+
+    def _set_persistence(self, sqe: Sqe) -> Completion | None:
+        """Durable before it is answered."""
+        if self.subsystem is None:
+            return Completion(Status.INVALID_FIELD)
+        if sqe.cdw10 >> 31:
+            return Completion(Status.FEATURE_NOT_SAVEABLE)
+        if sqe.nsid != wire.NSID_ALL and sqe.nsid not in self.visible_namespaces():
+            return Completion(Status.INVALID_NAMESPACE)
+        if self._setting_persistence:
+            return Completion(Status.COMMAND_SEQUENCE_ERROR, do_not_retry=False)
+        self._setting_persistence = True
+        self._spawn(self._change_persistence(sqe, self.subsystem))
+        return None
+
+    async def _change_persistence(self, sqe: Sqe, subsystem: Subsystem) -> None:
+        nsids = list(self.visible_namespaces()) if sqe.nsid == wire.NSID_ALL else [sqe.nsid]
+        status = Status.SUCCESS
+        try:
+            for nsid in nsids:
+                status = await subsystem.reservation_commands.set_persistence(nsid, bool(sqe.cdw11 & 1)) or status
+        finally:
+            self._setting_persistence = False
+        await self._queue.complete(sqe, Completion(status))
 
     def _fabrics(self, sqe: Sqe) -> Completion:
         match sqe.fctype:
@@ -603,6 +689,11 @@ class TargetController:
         content = self._log_page(LogPage(page), sqe.cdw14 >> 24)
         if content is None or offset > len(content):
             return Completion(Status.INVALID_FIELD)
+        if page == LogPage.RESERVATION:
+            # Read in pieces, it must be the same notification until the end.
+            if not retain and offset + length >= len(content):
+                self._events.reservation_log_read()
+            return Completion(data=content[offset : offset + length].ljust(length, b"\0"))
         if not retain and offset == 0:
             self._events.log_page_read(page)
             if page == LogPage.CHANGED_NAMESPACES:
@@ -640,6 +731,8 @@ class TargetController:
                 return logs.build_firmware_slot(FIRMWARE)
             case LogPage.CHANGED_NAMESPACES:
                 return logs.build_changed_namespaces(self._events.changed_namespaces)
+            case LogPage.RESERVATION:
+                return self._events.reservation_log()
             case LogPage.CHANGED_ZONES:
                 # _zone_log() serves this page, because it belongs to a namespace.
                 return None

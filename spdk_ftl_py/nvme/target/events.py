@@ -10,8 +10,11 @@ from typing import Any
 from .. import logs, wire
 from ..wire import Sqe, Status
 from .capsule import Completion
+from .reservation_state import Notice
 
 AER_LIMIT = 4
+RESERVATION_NOTICES_MAX = 64
+"""Of one controller. The host sees from the log page's count that it has missed some."""
 
 
 class AsyncEvents:
@@ -31,6 +34,9 @@ class AsyncEvents:
         self.changed_namespaces: set[int] = set()
         self._changed_zones: dict[int, set[int] | None] = {}
         """By NSID; None: more than the log page can list."""
+        self._notices: deque[tuple[int, int, Notice]] = deque(maxlen=RESERVATION_NOTICES_MAX)
+        """Number, NSID and type of reservation notifications that the host has not read."""
+        self._notice_count = 0
 
     def post(self, event: int) -> None:
         """Sends an event. It is masked then until the host has read its log page."""
@@ -71,6 +77,27 @@ class AsyncEvents:
         if event in self._events:
             self._events.remove(event)
 
+    # --- reservations -------------------------------------------------------------------------------------------------
+
+    def reservation_notice(self, nsid: int, notice: Notice) -> None:
+        self._notice_count += 1
+        self._notices.append((self._notice_count, nsid, notice))
+        self.post(wire.EVENT_RESERVATION)
+
+    def reservation_log(self) -> bytes:
+        """The oldest notification; an empty page if there is none."""
+        if not self._notices:
+            return logs.build_reservation(self._notice_count, 0, 0, 0)
+        count, nsid, notice = self._notices[0]
+        return logs.build_reservation(count, notice, len(self._notices) - 1, nsid)
+
+    def reservation_log_read(self) -> None:
+        if self._notices:
+            self._notices.popleft()
+        self._masked_events.discard(wire.EVENT_RESERVATION)
+        if self._notices:
+            self.post(wire.EVENT_RESERVATION)
+
     # --- commands ---------------------------------------------------------------------------------------------------
 
     def request(self, sqe: Sqe) -> Completion | None:
@@ -100,6 +127,7 @@ class AsyncEvents:
         self._masked_events.clear()
         self.changed_namespaces.clear()
         self._changed_zones.clear()
+        self._notices.clear()
 
 
 def _zone_event(nsid: int) -> int:

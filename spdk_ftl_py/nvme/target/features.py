@@ -3,25 +3,29 @@ changed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from .. import wire
 from ..wire import Feature, Sqe, Status
 from .capsule import Completion
+from .reservation_state import Notice
 
 SELECT_CURRENT, SELECT_DEFAULT, SELECT_SAVED, SELECT_CAPABILITIES = range(4)
 CAPABILITY_CHANGEABLE = 1 << 2
+CAPABILITY_OF_NAMESPACE = 1 << 1
 HOST_BEHAVIOR_BYTES = 512
 TEMPERATURE_OVER_DEFAULT, TEMPERATURE_UNDER_DEFAULT = 343, 0
 DULBE = 1 << 16
 WCE = 1
+NOTICE_MASK = 0b1110
 
 _DISCOVERY_FEATURES = frozenset({Feature.ASYNC_EVENT_CONFIGURATION, Feature.KEEP_ALIVE_TIMER})
 _FIXED = frozenset({Feature.VOLATILE_WRITE_CACHE, Feature.HOST_IDENTIFIER})
 
 
 class Features:
-    """Get and Set Features of one controller. Nothing is saveable, nothing is per namespace."""
+    """Get and Set Features of one controller. Nothing is saveable; only the mask of reservation notifications is per
+    namespace. (The controller answers for Reservation Persistence, which all controllers share.)"""
 
     def __init__(
         self,
@@ -32,7 +36,9 @@ class Features:
         kato_granularity_ms: int,
         volatile_cache: Callable[[], bool],
         discovery: bool,
+        nsids: Callable[[], Collection[int]] = tuple,
     ) -> None:
+        """nsids: of the namespaces that the host sees."""
         self.io_queues = io_queues
         self.io_queues_created = False
         """Set by the controller with its first I/O queue: from then on their number is fixed."""
@@ -40,6 +46,8 @@ class Features:
         self._volatile_cache = volatile_cache
         self._granularity_ms = kato_granularity_ms
         self._discovery = discovery
+        self._nsids = nsids
+        self._notice_masks: dict[int, int] = {}
         self._host_behavior = bytes(HOST_BEHAVIOR_BYTES)
         self._temperature = {0: TEMPERATURE_OVER_DEFAULT, 1: TEMPERATURE_UNDER_DEFAULT}
         queues = (io_queues - 1) & 0xFFFF
@@ -69,10 +77,15 @@ class Features:
     def event_enabled(self, bit: int) -> bool:
         return bool(self._values[Feature.ASYNC_EVENT_CONFIGURATION] & bit)
 
+    def reservation_notice_masked(self, nsid: int, notice: Notice) -> bool:
+        return bool(self._notice_masks.get(nsid, 0) & 1 << notice)
+
     def get(self, sqe: Sqe) -> Completion:
         feature, select = sqe.cdw10 & 0xFF, sqe.cdw10 >> 8 & 7
         if not self._known(feature) or select > SELECT_CAPABILITIES:
             return Completion(Status.INVALID_FIELD)
+        if feature == Feature.RESERVATION_NOTICE_MASK:
+            return self._get_notice_mask(sqe.nsid, select)
         if select == SELECT_CAPABILITIES:
             return Completion(result=0 if feature in _FIXED else CAPABILITY_CHANGEABLE)
         if feature == Feature.HOST_BEHAVIOR:
@@ -96,6 +109,8 @@ class Features:
             return Completion(Status.FEATURE_NOT_SAVEABLE)
         if feature == Feature.NUMBER_OF_QUEUES:
             return self._set_queues(value)
+        if feature == Feature.RESERVATION_NOTICE_MASK:
+            return self._set_notice_mask(sqe.nsid, value)
         if feature == Feature.VOLATILE_WRITE_CACHE:
             # The cache can't be turned off, and reporting otherwise would be wrong about what is durable.
             return Completion() if value & WCE else Completion(Status.FEATURE_NOT_CHANGEABLE)
@@ -121,6 +136,20 @@ class Features:
         self._values[feature] = self.round_up(value) if feature == Feature.KEEP_ALIVE_TIMER else value
         return Completion()
 
+    def _get_notice_mask(self, nsid: int, select: int) -> Completion:
+        if select == SELECT_CAPABILITIES:
+            return Completion(result=CAPABILITY_CHANGEABLE | CAPABILITY_OF_NAMESPACE)
+        if nsid not in self._nsids():
+            return Completion(Status.INVALID_NAMESPACE)
+        return Completion(result=self._notice_masks.get(nsid, 0) if select == SELECT_CURRENT else 0)
+
+    def _set_notice_mask(self, nsid: int, mask: int) -> Completion:
+        nsids = self._nsids()
+        if nsid != wire.NSID_ALL and nsid not in nsids:
+            return Completion(Status.INVALID_NAMESPACE)
+        self._notice_masks.update(dict.fromkeys(nsids if nsid == wire.NSID_ALL else (nsid,), mask & NOTICE_MASK))
+        return Completion()
+
     def _set_queues(self, value: int) -> Completion:
         if self.io_queues_created:
             return Completion(Status.COMMAND_SEQUENCE_ERROR)
@@ -133,4 +162,5 @@ class Features:
             return feature != Feature.VOLATILE_WRITE_CACHE or self._volatile_cache()
         return not self._discovery and feature in (
             Feature.HOST_BEHAVIOR, Feature.HOST_IDENTIFIER, Feature.TEMPERATURE_THRESHOLD,
+            Feature.RESERVATION_NOTICE_MASK,
         )  # fmt: skip

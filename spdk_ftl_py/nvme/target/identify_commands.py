@@ -53,7 +53,7 @@ def _of_namespace(cns: Cns, csi: int, nsid: int, namespace: Namespace | None, ma
         case Cns.NAMESPACE_DESCRIPTORS:
             return Completion(data=identify.build_descriptors(traits))
         case Cns.INDEPENDENT_NAMESPACE:
-            return Completion(data=identify.build_independent_namespace())
+            return Completion(data=identify.build_independent_namespace(traits))
     if csi == wire.CSI_NVM:
         return Completion(data=bytes(wire.PAGE_BYTES))
     if csi == wire.CSI_ZNS and namespace.csi == wire.CSI_ZNS:

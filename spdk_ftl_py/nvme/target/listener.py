@@ -495,6 +495,8 @@ class NvmfTarget:
             flow_control=request.flow_control,
             flush_alarm=controller.flush_alarm,
             tls=None if connection.tls is None else connection.tls.session,
+            reservations=True,
+            bars=controller.io_bars(),
         )
         # The shim has its own descriptor of the socket; this one is closed when _serve() returns.
         controller.adopt_io_qpair(request.qid, qpair)

@@ -9,13 +9,18 @@ from ... import _shim
 from ...errors import ParameterError
 from .. import wire
 from ..identify import NamespaceTraits
+from .reservations import Reservations
 
 
 class Namespace:
     """A BlockDevice under an NSID, with its identifiers."""
 
-    def __init__(self, nsid: int, device: _shim.BlockDevice, uuid: UUID | None, nguid: bytes, eui64: bytes) -> None:
+    def __init__(
+        self, nsid: int, device: _shim.BlockDevice, uuid: UUID | None, nguid: bytes, eui64: bytes,
+        reservations: Reservations | None = None,
+    ) -> None:  # fmt: skip
         self.nsid = nsid
+        self.reservations = reservations or Reservations()
         self.device = device
         self.uuid = uuid
         self.nguid = nguid
@@ -39,6 +44,7 @@ class Namespace:
             max_open_zones=device.max_open_zones,
             max_active_zones=device.max_active_zones,
             max_append_bytes=device.max_append_blocks * device.block_bytes,
+            reservations_persist=self.reservations.can_persist,
         )
 
     def measure(self) -> bool:

@@ -18,6 +18,8 @@ from ..tls import require_tls
 from .allowed_hosts import AllowedHost, AllowedHosts
 from .connected_hosts import ConnectedHosts, HostKey
 from .namespace import Namespace
+from .reservation_state import Notice
+from .reservations import ReservationCommands, Reservations
 
 SERIAL_BYTES_MAX = 20
 MODEL_BYTES_MAX = 40
@@ -74,6 +76,15 @@ class ConnectedController(Protocol):
     def serve_anew(self) -> None:
         """Called when the device that serves its I/O has changed."""
 
+    def bars_changed(self, nsid: int) -> None:
+        """Its queues get the current bars; when it returns, the reactor has them."""
+
+    def reservation_notice(self, nsid: int, notice: Notice) -> None:
+        """Sends it, unless the host has masked it."""
+
+    def abort_io(self, nsid: int) -> list[_shim.TargetQpair]:
+        """Aborts the I/O that devices have. Returns the queues to wait for."""
+
     async def close(self, reason: str = ...) -> None:
         """Idempotent; returns when its queues are gone."""
 
@@ -129,6 +140,7 @@ class Subsystem:
         self.stand_in: Callable[[HostKey], _shim.BlockDevice | None] = lambda host: None
         """The device that serves the I/O of a host now, instead of the device of each namespace."""
         self._last_cntlid = min_cntlid - 1
+        self.reservation_commands = ReservationCommands(self.namespaces, self.controllers.values)
 
     # --- namespaces -------------------------------------------------------------------------------------------------
 
@@ -140,8 +152,10 @@ class Subsystem:
         uuid: UUID | None = None,
         nguid: bytes | None = None,
         eui64: bytes | None = None,
+        reservations: Reservations | None = None,
     ) -> int:
         """Returns the NSID (the lowest free one if None). The UUID defaults to a random one, the NGUID to the UUID.
+        reservations: which the caller may share; None: new ones, which end with the namespace.
 
         Raises ExistsError if the NSID is in use, ParameterError for impossible identifiers or devices.
         """
@@ -159,7 +173,7 @@ class Subsystem:
         eui64 = b"" if eui64 is None else eui64
         if len(nguid) != 16 or len(eui64) not in (0, 8):
             raise ParameterError(f"{self.nqn}: namespace {nsid} needs an NGUID of 16 bytes and an EUI64 of 8 bytes")
-        namespace = Namespace(nsid, device, uuid, nguid, eui64)
+        namespace = Namespace(nsid, device, uuid, nguid, eui64, reservations)
         self.namespaces[nsid] = namespace
         for controller in self.controllers.values():
             controller.namespace_changed(nsid, namespace)
@@ -265,6 +279,8 @@ class Subsystem:
         """Ends those associations, all at once, and waits until their queues are gone."""
         ending = [controller.close(reason) for controller in self.controllers.values() if which(controller)]
         await asyncio.gather(*ending)
+        if not self.controllers:
+            await self.reservation_commands.close()
 
     async def disconnect_disallowed(self) -> None:
         """Controllers of hosts that may no longer be connected."""

@@ -160,7 +160,7 @@ _NAMESPACE = Fields(
 async def nvmf_subsystem_add_ns(target: TargetState, params: Params) -> int:
     _check_target_name(params)
     export, namespace = target.nvmf.find(params["nqn"]), params["namespace"]
-    unsupported = namespace.get("no_auto_visible") or namespace.get("hide_metadata") or "ptpl_file" in namespace
+    unsupported = namespace.get("no_auto_visible") or namespace.get("hide_metadata")
     if unsupported or namespace.get("anagrpid", 0) > export.subsystem.max_namespaces:
         raise invalid_parameters()
     try:

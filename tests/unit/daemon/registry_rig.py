@@ -113,7 +113,15 @@ class Daemon:
         keys = self.state.path / "keys"
         host_id = self.state.host_id
         identity = DaemonIdentity(
-            host_nqn(host_id), host_id, listen, WAIT_S, buffers, keys, peers, nqn_template=nqn_template
+            host_nqn(host_id),
+            host_id,
+            listen,
+            WAIT_S,
+            buffers,
+            keys,
+            peers,
+            nqn_template=nqn_template,
+            reservation_dir=self.state.path / "reservations",
         )
         self.registry = Registry(self.state, identity, socket_path="")
         self.methods = NativeEngine(self.registry, identity).route(self.registry.methods)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +12,8 @@ import pytest
 from spdk_ftl_py import _shim
 from spdk_ftl_py.nvme.host.controller import Controller
 from spdk_ftl_py.nvme.host.events import AsyncEvent
+from spdk_ftl_py.nvme.target.connected_hosts import HostKey
+from spdk_ftl_py.nvme.target.reservation_state import ReservationState
 from spdk_ftl_py.nvme.wire import LogPage
 from spdk_ftl_py.target.nvme_bdev import State
 from unit.nvme.nvme_loop import until
@@ -368,6 +372,33 @@ async def test_namespaces_are_refused_as_spdk_refuses(here: Box) -> None:
         "nsid": 2, "bdev_name": "M1", "name": "M1", "nguid": NGUID, "eui64": "0011223344556677",
         "uuid": chosen["uuid"],
     }  # fmt: skip
+
+
+async def test_a_namespace_keeps_its_reservation_in_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "reservation.json"
+    namespace = {"bdev_name": "M0", "uuid": "99111111-2222-3333-4444-555555555555", "ptpl_file": str(file)}
+    for life in range(2):
+        async with box() as here:
+            await here.malloc("M0")
+            await here.malloc("M1")
+            await here.subsystem(NQN, "M1")
+            assert await here.rpc("nvmf_subsystem_add_ns", nqn=NQN, namespace=namespace) == 2
+            saved = await here.rpc("framework_get_config", name="nvmf")
+            assert str(file) in json.dumps(saved)
+            reservations = here.target.nvmf.exports[NQN].subsystem.namespaces[2].reservations
+            if life == 0:
+                host = HostKey(HOSTNQN, bytes(range(16)))
+                assert not reservations.state.registrants
+                new = ReservationState({host: 5}, persistent=True)
+                await reservations.save(new)
+            else:
+                assert list(reservations.state.registrants.values()) == [5]
+    file.write_bytes(b"{}")
+    async with box() as here:
+        await here.malloc("M0")
+        await here.subsystem(NQN)
+        assert await here.refusal("nvmf_subsystem_add_ns", nqn=NQN, namespace=namespace) == INVALID
+        assert await here.claimed() == set()
 
 
 async def test_a_listener_serves_several_subsystems_and_closes_with_the_last(here: Box) -> None:
