@@ -157,10 +157,12 @@ void TargetQpair::arrived(Slot &slot) noexcept {
 }
 
 void TargetQpair::execute_pair(Slot &first, Slot &second) noexcept {
-    // submit() answers one command only. Both have a namespace unless their status says why not.
+    // submit() would answer one command only. Without a namespace it is a Flush of all namespaces where there are none.
     for (Slot *slot : {&first, &second}) {
         if (slot->status == status::ok) {
-            slot->status = slot->ns->removed ? Status{status::invalid_namespace} : bar_of(*slot);
+            slot->status = slot->ns == nullptr ? Status{status::invalid_field}
+                           : slot->ns->removed ? Status{status::invalid_namespace}
+                                               : bar_of(*slot);
         }
     }
     if (first.status != status::ok || second.status != status::ok) {

@@ -24,6 +24,8 @@ inline constexpr size_t kIoKinds = 4;
         case Op::read:
             return IoKind::read;
         case Op::write:
+        case Op::compare_write:
+        case Op::write_uncorrectable:
             return IoKind::write;
         case Op::flush:
             return IoKind::flush;
