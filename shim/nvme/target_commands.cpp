@@ -158,12 +158,14 @@ void TargetQpair::arrived(Slot &slot) noexcept {
 
 void TargetQpair::execute_pair(Slot &first, Slot &second) noexcept {
     // submit() would answer one command only. Without a namespace it is a Flush of all namespaces where there are none.
-    for (Slot *slot : {&first, &second}) {
-        if (slot->status == status::ok) {
-            slot->status = slot->ns == nullptr ? Status{status::invalid_field}
-                           : slot->ns->removed ? Status{status::invalid_namespace}
-                                               : bar_of(*slot);
-        }
+    if (first.ns == nullptr || second.ns == nullptr) {
+        first.status = first.status != status::ok ? first.status : Status{status::invalid_field};
+    }
+    if (first.status == status::ok) {
+        first.status = second.ns->removed ? Status{status::invalid_namespace} : bar_of(first);
+    }
+    if (first.status == status::ok && second.status == status::ok) {
+        second.status = bar_of(second);
     }
     if (first.status != status::ok || second.status != status::ok) {
         answer(first, first.status != status::ok ? first.status : Status{status::failed_fused});
