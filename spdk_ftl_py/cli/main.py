@@ -54,6 +54,7 @@ _MODULES: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
 )
 
 _INSTALL: Final = "is the package installed with its dependencies (pip install .)?"
+_INSTALL_OPENSSL: Final = "install OpenSSL 3 of the system (Debian: apt-get install libssl3)"
 
 _DESCRIPTION: Final = """\
 A flash translation layer for zoned bdevs of a live SPDK target: random 4 KiB writes on drives that take only
@@ -125,7 +126,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_FAILURE
     except ImportError as error:
         # Commands import the data path when they run; a checkout may lack the compiled part of it.
-        print(f"spdk-ftl: {only}: {error}; {_INSTALL}", file=sys.stderr)
+        print(f"spdk-ftl: {only}: {error}; {_remedy(error)}", file=sys.stderr)
         return EXIT_FAILURE
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
@@ -139,6 +140,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if code == EXIT_OK:  # Otherwise the command has reported its failure.
             print(f"spdk-ftl: {only}: {error.filename or 'output'}: {error.strerror or error}", file=sys.stderr)
         return code or EXIT_FAILURE
+
+
+def _remedy(error: ImportError) -> str:
+    """OpenSSL is in no wheel (docs/installing.md)."""
+    return _INSTALL_OPENSSL if str(error).startswith(("libssl.", "libcrypto.")) else _INSTALL
 
 
 def _drop_output() -> None:
@@ -163,7 +169,7 @@ def _register(
     except ImportError as error:
         # One broken dependency must not disable the commands that do not need it.
         if wanted:
-            raise FtlError(f"{commands[0]}: {error}; {_INSTALL}") from error
+            raise FtlError(f"{commands[0]}: {error}; {_remedy(error)}") from error
         for name in commands:
             subparsers.add_parser(name, help=f"not available: {error}")
         return

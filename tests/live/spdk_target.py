@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from spdk_ftl_py.under_test.spdk_tgt import MEMORY_MIB, SpdkTarget, SpdkTargetError
+from spdk_ftl_py.under_test.spdk_tgt import MEMORY_MIB, STOP_TIMEOUT_S, SpdkTarget, SpdkTargetError
 
-__all__ = ["MEMORY_MIB", "SpdkTarget", "SpdkTargetError"]
+__all__ = ["MEMORY_MIB", "STOP_TIMEOUT_S", "SpdkTarget", "SpdkTargetError"]

@@ -132,6 +132,21 @@ def test_a_missing_extension_is_a_failure_with_the_remedy(
     assert "spdk-ftl: serve: cannot import name '_shim'; is the package installed" in capsys.readouterr().err
 
 
+def test_a_missing_openssl_is_named_with_its_package(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No wheel has it in it."""
+
+    def fail(module: str) -> None:
+        raise ImportError("libssl.so.3: cannot open shared object file: No such file or directory")
+
+    monkeypatch.setattr(importlib, "import_module", fail)
+    assert cli.main(["serve"]) == 1
+    assert "libssl.so.3: cannot open shared object file: No such file or directory; install OpenSSL 3" in (
+        capsys.readouterr().err
+    )
+
+
 def test_the_table_of_devices_shows_addresses_as_they_are_typed(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
