@@ -110,7 +110,6 @@ async def test_a_scrape_asks_no_target_and_tells_of_an_ftl_that_waits(here: Worl
     assert of(samples, "spdk_ftl_host_latency_seconds_count", op="write") == 5
     assert ("spdk_ftl_free_bands", frozenset({("ftl", "ftl0")})) not in samples
     here.line.release()
-    await here.make_drive()
     await daemon.halt()
 
 
