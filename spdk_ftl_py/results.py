@@ -93,6 +93,8 @@ class _DeviceInSomeStates(_Device, total=False):
     export: Export
     block_size: int
     num_blocks: int
+    host_io: str
+    """open: it is served; holding: it waits for the base; failing."""
     num_bands: int
     free_bands: int
 
@@ -512,6 +514,8 @@ class DaemonInfo(TypedDict):
     buffer_directory: str
     peer_timeout_s: float
     devices: int
+    urls: dict[str, str]
+    """Where the daemon listens for HTTP on TCP, by what it is for: metrics."""
     unneeded_buffers: list[BufferFile]
     log_level: str
     log_subjects: dict[str, str]

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import gc
 import logging
 import os
-import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -17,18 +15,14 @@ from ..client import SOCKET_DEFAULT, SOCKET_ENVIRONMENT
 from ..errors import ParameterError
 from ..runtime.logs import AUDIT, LogLevels, check_setting, log_to_stderr
 from ..runtime.service_manager import ServiceManager
-from ..runtime.signals import ignored, on_signals
-from ..usage import account, parsed, path, refusing, seconds, socket_path
+from ..usage import account, host_name, parsed, path, refusing, seconds, socket_path
 from .state import (
     STATE_ENVIRONMENT,
-    StateDirectory,
     default_buffer_directory,
     default_state_directory,
-    make_buffer_directory,
 )
 
 if TYPE_CHECKING:
-    from .control_sockets import SocketOptions
     from .saved import SavedFtl
 
 LISTEN_DEFAULT: Final = "127.0.0.1"
@@ -89,6 +83,26 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         metavar="GROUP",
         type=account,
         help="members of this group may use the monitor socket, besides the user who runs the daemon and root",
+    )
+    parser.add_argument(
+        "--metrics",
+        metavar="[ADDRESS:]PORT",
+        type=parsed(_http_address, without="address "),
+        help=(
+            "serve Prometheus metrics at http://ADDRESS:PORT/metrics, for everyone who reaches that address (default: "
+            "only on the control and monitor sockets; without ADDRESS: 127.0.0.1)"
+        ),
+    )
+    parser.add_argument(
+        "--http-name",
+        metavar="HOSTNAME",
+        action="append",
+        default=[],
+        type=host_name,
+        help=(
+            "name by which --metrics may be reached, besides addresses, localhost and this machine's host name "
+            "(repeatable; other names are refused, because they may be those of an attacker's web page)"
+        ),
     )
     parser.add_argument(
         "--state-dir",
@@ -205,8 +219,10 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def run(args: argparse.Namespace) -> int:
     """Serves until a signal ends the daemon. Raises FtlError if it cannot start."""
+    # The imports of the data path are only needed to serve, not for every --help.
     from ..nvme.target.peers import PeerLimits
     from .control_sockets import SocketOptions
+    from .serving import HttpOptions, serve
 
     with refusing(args.parser, "--limit"):
         PeerLimits.parse(args.limit)
@@ -234,6 +250,7 @@ def run(args: argparse.Namespace) -> int:
             nqn_template=args.nqn_template,
             levels=levels,
             audit_log=None if args.audit_log is None else args.audit_log.absolute(),
+            http=HttpOptions(args.metrics, args.http_name),
         )
     )
     return 0
@@ -260,117 +277,10 @@ def _target_user(user: str) -> int:
         raise ParameterError(f"--target-user: {error.message}") from None
 
 
-async def serve(
-    socket_options: SocketOptions,
-    state_directory: Path,
-    listen: str,
-    *,
-    peer_timeout_s: float,
-    buffer_directory: Path,
-    limits: Sequence[str] = (),
-    target_keys: bool = True,
-    target_user: int | None = None,
-    undo_on_exit: bool = False,
-    manager: ServiceManager | None = None,
-    saved: Sequence[SavedFtl] = (),
-    nqn_template: str | None = None,
-    levels: LogLevels | None = None,
-    audit_log: Path | None = None,
-) -> None:
-    """The whole life of a daemon, from opening its state directory to its last undo. saved: FTLs to load."""
-    # The imports of the data path are only needed to serve, not for every --help.
-    from ..nvme.target.peers import PeerLimits
-    from ..runtime.watchdog import Watchdog
-    from ..spdk.exports import host_nqn
-    from .audit import audit_to_file, audit_to_log
-    from .base import DaemonIdentity
-    from .control_sockets import ControlSockets
-    from .export_sockets import ExportSockets
-    from .log_rpcs import LogRpcs
-    from .native_engine import NativeEngine
-    from .preflight import NewDirectories, check_buffer_directory, check_descriptors, check_listen
-    from .registry import Registry
-    from .requester import asked_for_by
+def _http_address(address: str) -> str:
+    from .http_listener import Address
 
-    # Imported objects stay. Without this, each garbage collection would take some 10 ms to scan them.
-    gc.freeze()
-    manager = manager or ServiceManager({})
-    peers = PeerLimits.parse(limits)
-    sockets = ControlSockets(socket_options, manager)
-    exports = ExportSockets(manager)
-    check_descriptors()
-    check_listen(listen, exports)
-    sockets.check()
-    logs = LogRpcs(levels or LogLevels(), audit_log=None if audit_log is None else str(audit_log))
-    halt = asyncio.Event()
-    registry: Registry | None = None
-    ended_by = "the daemon itself"
-
-    def end(number: signal.Signals) -> None:
-        nonlocal ended_by
-        if not halt.is_set():
-            ended_by = number.name
-        halt.set()
-
-    def tell(number: signal.Signals) -> None:
-        if number is not signal.SIGUSR1 or registry is None:
-            ignored(number)
-        else:
-            registry.tell()
-
-    handler = None if audit_log is None else audit_to_file(audit_log)
-    try:
-        with on_signals(end, tell), NewDirectories(buffer_directory, state_directory) as made:
-            buffer_directory = make_buffer_directory(buffer_directory)
-            check_buffer_directory(buffer_directory)
-            state = StateDirectory(state_directory)
-            state.open()
-            try:
-                identity = DaemonIdentity(
-                    host_nqn(state.host_id),
-                    state.host_id,
-                    listen,
-                    peer_timeout_s,
-                    buffer_directory,
-                    state.path / "keys" if target_keys else None,
-                    peers,
-                    target_user,
-                    exports,
-                    nqn_template,
-                    state.path / "reservations",
-                )
-                registry = Registry(state, identity, socket_path=str(sockets.path), logs=logs)
-                registry.on_halted = halt.set
-                try:
-                    await sockets.start(NativeEngine(registry, identity).route(registry.methods))
-                except BaseException:
-                    state.undo_creation()
-                    raise
-                made.keep()
-                try:
-                    async with Watchdog(manager) as watchdog:
-                        registry.on_halting = watchdog.stopping
-                        with watchdog.starting():
-                            await registry.start(saved)
-                        try:
-                            manager.close()
-                            manager.notify("READY=1")
-                            print(f"spdk-ftl: ready, control socket {sockets.path} (pid {os.getpid()})", flush=True)
-                            await halt.wait()
-                        finally:
-                            # Also if the ready line could not be written: FTLs of an earlier daemon may already be
-                            # loading.
-                            if not registry.is_halting:
-                                log.info("halting, asked for by %s", ended_by)
-                            with asked_for_by(ended_by):
-                                await registry.halt(undo=undo_on_exit)
-                finally:
-                    await sockets.close()
-            finally:
-                state.close()
-                exports.close()
-    finally:
-        audit_to_log(handler)
+    return str(Address.parse(address))
 
 
 def _listen(address: str) -> str:

@@ -17,6 +17,7 @@ from ..access.unix_sockets import SOCKET_NAME, make_run_directory, run_directory
 from ..access.users import gid_of
 from ..errors import FtlError, ParameterError
 from ..runtime.service_manager import ServiceManager
+from .http_listener import Route
 from .native_options import DAEMON, ENGINE, NATIVE
 from .server import Method, RpcServer
 
@@ -59,6 +60,7 @@ class ControlSockets:
         if self._monitor is not None and _real(self._monitor) == _real(self.path):
             raise ParameterError(f"--monitor-socket {self.path}: is the path of the control socket: give another one")
         self._servers: list[RpcServer] = []
+        self._pages: Mapping[str, Route] | None = None
 
     def check(self) -> None:
         """Raises FtlError if a socket can't be made. Changes nothing."""
@@ -67,8 +69,10 @@ class ControlSockets:
         if self._monitor is not None:
             self._server(MONITOR, self._monitor, {}, "--monitor-socket").check()
 
-    async def start(self, methods: Mapping[str, Method]) -> None:
-        """Raises BusyError or FtlError; then nothing is left."""
+    async def start(self, methods: Mapping[str, Method], pages: Mapping[str, Route] | None = None) -> None:
+        """pages: what GET answers, by path; they change nothing. Raises BusyError or FtlError; then nothing is
+        left."""
+        self._pages = pages
         if self._makes_directory:
             make_run_directory(self.path.parent)
         try:
@@ -92,7 +96,7 @@ class ControlSockets:
 
     def _server(self, name: str, path: Path, methods: Mapping[str, Method], option: str) -> RpcServer:
         listener = self._given.get(name)
-        return RpcServer(path, methods, group=self._groups[name], option=option, listener=listener)
+        return RpcServer(path, methods, pages=self._pages, group=self._groups[name], option=option, listener=listener)
 
     def _reading(self, name: str, method: Method) -> Method:
         rpc = schema.load(name)

@@ -26,7 +26,10 @@ from .devices import Devices, Key, key_of, worth_keeping
 from .front import Export
 from .growing import grow
 from .host_rpcs import HostRpcs
+from .http_listener import Route
 from .log_rpcs import LogRpcs
+from .metrics import PATH as METRICS_PATH
+from .metrics import Metrics
 from .orders import Orders
 from .orphans import Orphans
 from .requester import requester
@@ -79,6 +82,9 @@ class Registry:
         self._buffers = BufferRpcs(self._devices, identity.buffer_dir)
         self._logs = logs or LogRpcs(LogLevels())
         self._started = time.monotonic()
+        self._metrics = Metrics(self._devices.values)
+        self.urls: dict[str, str] = {}
+        """Where the daemon listens for HTTP on TCP, by what it is for."""
 
     @property
     def methods(self) -> dict[str, Method]:
@@ -100,6 +106,11 @@ class Registry:
             **self._buffers.methods,
             **self._logs.methods,
         }
+
+    @property
+    def pages(self) -> dict[str, Route]:
+        """What GET answers, by path."""
+        return {METRICS_PATH: self._metrics.page}
 
     # --- start and halt ---
 
@@ -363,6 +374,7 @@ class Registry:
             "buffer_directory": str(self._identity.buffer_dir),
             "peer_timeout_s": self._identity.peer_timeout_s,
             "devices": len(self._devices),
+            "urls": self.urls,
             "unneeded_buffers": [each.to_dict() for each in self._buffers.unneeded()],
             **self._logs.describe(),
             "uptime_s": round(time.monotonic() - self._started, 1),

@@ -10,8 +10,8 @@ import pytest
 
 from spdk_ftl_py.cli import main as cli
 from spdk_ftl_py.daemon import command, registry
-from spdk_ftl_py.daemon.command import serve
 from spdk_ftl_py.daemon.control_sockets import SocketOptions
+from spdk_ftl_py.daemon.serving import serve
 
 
 @pytest.mark.parametrize(

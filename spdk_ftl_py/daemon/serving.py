@@ -1,0 +1,154 @@
+"""The whole life of a daemon: what it checks, opens and starts, and how all of that ends."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+import signal
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..nvme.target.peers import PeerLimits
+from ..runtime.logs import LogLevels
+from ..runtime.service_manager import ServiceManager
+from ..runtime.signals import ignored, on_signals
+from ..runtime.watchdog import Watchdog
+from ..spdk.exports import host_nqn
+from .audit import audit_to_file, audit_to_log
+from .base import DaemonIdentity
+from .control_sockets import ControlSockets, SocketOptions
+from .export_sockets import ExportSockets
+from .http_listener import Address, HttpListeners
+from .log_rpcs import LogRpcs
+from .metrics import PATH as METRICS_PATH
+from .native_engine import NativeEngine
+from .preflight import NewDirectories, check_buffer_directory, check_descriptors, check_listen
+from .registry import Registry
+from .requester import asked_for_by
+from .saved import SavedFtl
+from .state import StateDirectory, make_buffer_directory
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class HttpOptions:
+    """Where the daemon listens for HTTP on TCP."""
+
+    metrics: str | None = None
+    names: Sequence[str] = ()
+
+
+async def serve(
+    socket_options: SocketOptions,
+    state_directory: Path,
+    listen: str,
+    *,
+    peer_timeout_s: float,
+    buffer_directory: Path,
+    limits: Sequence[str] = (),
+    target_keys: bool = True,
+    target_user: int | None = None,
+    undo_on_exit: bool = False,
+    manager: ServiceManager | None = None,
+    saved: Sequence[SavedFtl] = (),
+    nqn_template: str | None = None,
+    levels: LogLevels | None = None,
+    audit_log: Path | None = None,
+    http: HttpOptions | None = None,
+) -> None:
+    """Serves until a signal or a halt. saved: FTLs to load. Raises FtlError if the daemon can't start; then nothing
+    that it has made is left."""
+    # Imported objects stay. Without this, each garbage collection would take some 10 ms to scan them.
+    gc.freeze()
+    http = http or HttpOptions()
+    manager = manager or ServiceManager({})
+    peers = PeerLimits.parse(limits)
+    sockets = ControlSockets(socket_options, manager)
+    exports = ExportSockets(manager)
+    check_descriptors()
+    check_listen(listen, exports)
+    sockets.check()
+    logs = LogRpcs(levels or LogLevels(), audit_log=None if audit_log is None else str(audit_log))
+    halt = asyncio.Event()
+    registry: Registry | None = None
+    ended_by = "the daemon itself"
+
+    def end(number: signal.Signals) -> None:
+        nonlocal ended_by
+        if not halt.is_set():
+            ended_by = number.name
+        halt.set()
+
+    def tell(number: signal.Signals) -> None:
+        if number is not signal.SIGUSR1 or registry is None:
+            ignored(number)
+        else:
+            registry.tell()
+
+    async with AsyncExitStack() as opened:
+        opened.callback(audit_to_log, None if audit_log is None else audit_to_file(audit_log))
+        opened.enter_context(on_signals(end, tell))
+        made = opened.enter_context(NewDirectories(buffer_directory, state_directory))
+        buffer_directory = make_buffer_directory(buffer_directory)
+        check_buffer_directory(buffer_directory)
+        state = StateDirectory(state_directory)
+        state.open()
+        opened.callback(exports.close)
+        opened.callback(state.close)
+        identity = DaemonIdentity(
+            host_nqn(state.host_id),
+            state.host_id,
+            listen,
+            peer_timeout_s,
+            buffer_directory,
+            state.path / "keys" if target_keys else None,
+            peers,
+            target_user,
+            exports,
+            nqn_template,
+            state.path / "reservations",
+        )
+        registry = Registry(state, identity, socket_path=str(sockets.path), logs=logs)
+        registry.on_halted = halt.set
+        try:
+            await _listen_for_http(opened, http, registry)
+            await sockets.start(NativeEngine(registry, identity).route(registry.methods), registry.pages)
+        except BaseException:
+            state.undo_creation()
+            raise
+        opened.push_async_callback(sockets.close)
+        made.keep()
+        watchdog = await opened.enter_async_context(Watchdog(manager))
+        registry.on_halting = watchdog.stopping
+        with watchdog.starting():
+            await registry.start(saved)
+        try:
+            manager.close()
+            manager.notify("READY=1")
+            print(f"spdk-ftl: ready, control socket {sockets.path} (pid {os.getpid()})", flush=True)
+            await halt.wait()
+        finally:
+            # Also if the ready line could not be written: FTLs of an earlier daemon may already be loading.
+            if not registry.is_halting:
+                log.info("halting, asked for by %s", ended_by)
+            with asked_for_by(ended_by):
+                await registry.halt(undo=undo_on_exit)
+
+
+async def _listen_for_http(opened: AsyncExitStack, http: HttpOptions, registry: Registry) -> None:
+    """Raises FtlError if an address can't be listened on."""
+    listeners = HttpListeners(http.names)
+    metrics = None
+    if http.metrics is not None:
+        metrics = listeners.at(Address.parse(http.metrics), "--metrics")
+        metrics.add(METRICS_PATH, registry.pages[METRICS_PATH])
+    await listeners.start()
+    opened.push_async_callback(listeners.close)
+    if metrics is not None:
+        registry.urls["metrics"] = metrics.url(METRICS_PATH)
+        log.info("metrics at %s", metrics.url(METRICS_PATH))
