@@ -1,57 +1,41 @@
-"""`spdk-ftl completion`: what bash and zsh need to complete our commands, made from their parsers."""
+"""`spdk-ftl completion`: what bash and zsh need to complete our commands, made from their parsers by shtab."""
 
 from __future__ import annotations
 
 import argparse
-import shlex
+import contextlib
+import re
 from typing import Any, Final
 
-from ..usage import values_of
+from ..errors import FtlError
 
 SHELLS: Final = ("bash", "zsh")
+FTLS: Final = "ftls"
 _PATHS: Final = frozenset(
-    ("PATH", "FILE", "DIR", "SOCKET", "TARGET", "dhchap_key", "dhchap_ctrlr_key", "psk", "target_psk")
+    ("PATH", "FILE", "SOCKET", "TARGET", "PLAN", "dhchap_key", "dhchap_ctrlr_key", "psk", "target_psk")
 )
-"""The metavars, or else the names, of arguments that take a path."""
+"""The metavars, or else the names, of arguments that take the path of a file."""
+_DIRECTORIES: Final = frozenset(("DIR",))
+
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,62}")
+"""As in the schemas."""
 
 _DESCRIPTION: Final = """\
-Print a script with which a shell completes commands, options and their values. For bash, in ~/.bashrc:
+Print a script with which a shell completes commands, options and their values, and names of FTLs. An installed
+package has it where bash-completion and zsh look below its share/. Elsewhere, for bash, in ~/.bashrc:
   eval "$(spdk-ftl completion bash)"
 For zsh, in ~/.zshrc, behind compinit:
   eval "$(spdk-ftl completion zsh)"
+
+The script calls `spdk-ftl completion ftls`, which prints the names of the daemon's FTLs, or nothing.
 """
-_ZSH: Final = "autoload -Uz bashcompinit && bashcompinit\n"
-_HEAD: Final = """\
-_spdk_ftl() {
-    local current=${COMP_WORDS[COMP_CWORD]} before=${COMP_WORDS[COMP_CWORD-1]} command=${COMP_WORDS[1]}
-    local options= values= paths= taken=
-    COMPREPLY=()
-    if [ "$COMP_CWORD" -eq 1 ]; then
-"""
-_TAIL: Final = """\
-        *) return ;;
-    esac
-    case " $paths " in *" $before "*)
-        # zsh has no compopt.
-        type compopt >/dev/null 2>&1 && compopt -o filenames
-        COMPREPLY=($(compgen -f -- "$current"))
-        return ;;
-    esac
-    if [ -n "$values" ]; then
-        options=$values
-    else
-        case " $taken " in *" $before "*) return ;; esac
-        case "$current" in
-            -*) ;;
-            *) type compopt >/dev/null 2>&1 && compopt -o filenames
-               COMPREPLY=($(compgen -f -- "$current"))
-               return ;;
-        esac
-    fi
-    COMPREPLY=($(compgen -W "$options" -- "$current"))
+_FUNCTION: Final = "_spdk_ftl_ftls"
+_NAMES: Final = {"bash": _FUNCTION, "zsh": _FUNCTION}
+_PREAMBLE: Final = {
+    "bash": f'{_FUNCTION}() {{ compgen -W "$(spdk-ftl completion {FTLS} 2>/dev/null)" -- "$1"; }}\n',
+    "zsh": f'{_FUNCTION}() {{ local -a ftls; ftls=(${{(f)"$(spdk-ftl completion {FTLS} 2>/dev/null)"}}); '
+    "compadd -a ftls }\n",
 }
-complete -F _spdk_ftl spdk-ftl
-"""
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -62,50 +46,55 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         epilog="exit codes: 0 success, 1 failure, 2 wrong usage",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("shell", choices=SHELLS)
+    parser.add_argument("shell", choices=(*SHELLS, FTLS))
 
     def run(args: argparse.Namespace) -> int:
         # At this point all commands are registered.
-        known: dict[str, Any] = dict(subparsers.choices)
-        print(script(known, args.shell), end="")
+        print(_ftls() if args.shell == FTLS else script(subparsers, args.shell), end="")
         return 0
 
     parser.set_defaults(run=run)
 
 
-def script(commands: dict[str, argparse.ArgumentParser], shell: str) -> str:
-    """commands: their parsers by name. shell: one of SHELLS."""
-    names = " ".join(sorted(commands))
-    lines = [
-        f"        COMPREPLY=($(compgen -W '{names} --help --version' -- \"$current\"))",
-        "        return",
-        "    fi",
-    ]
-    lines.append('    case "$command" in')
-    for name, parser in sorted(commands.items()):
-        lines += _one(name, parser)
-    return (_ZSH if shell == "zsh" else "") + _HEAD + "\n".join(lines) + "\n" + _TAIL
+def script(commands: argparse._SubParsersAction[argparse.ArgumentParser], shell: str) -> str:
+    """commands: of the whole command line; of no use for anything else afterwards. shell: one of SHELLS."""
+    import shtab
+
+    parser = argparse.ArgumentParser(prog="spdk-ftl")
+    parser.add_argument("--version", action="store_true", help="show the version")
+    subparsers: Any = parser.add_subparsers()
+    told = {str(each.dest): each.help for each in commands._choices_actions}
+    known = dict(commands.choices)
+    for name, command in sorted(known.items()):
+        # shtab leaves out what has no help, such as aliases.
+        subparsers.add_parser(name, help=told.get(name) or command.description)
+        subparsers.choices[name] = command
+    for command in {id(each): each for each in known.values()}.values():
+        for action in command._actions:
+            _prepare(action, {"files": shtab.FILE, "directories": shtab.DIRECTORY})
+    made: str = shtab.complete(parser, shell, root_prefix="spdk_ftl", preamble=_PREAMBLE)
+    return made if made.endswith("\n") else f"{made}\n"
 
 
-def _one(name: str, parser: argparse.ArgumentParser) -> list[str]:
-    options = [option for action in parser._actions for option in action.option_strings if "_" not in option]
-    taking = [action for action in values_of(parser) if action.option_strings]
-    paths = [each for action in taking if _is_path(action) for each in action.option_strings]
-    taken = [each for action in taking if not _is_path(action) for each in action.option_strings]
-    lines = [f"        {name})", f"            options={shlex.quote(' '.join(options))}"]
-    lines += [f"            paths={shlex.quote(' '.join(paths))}", f"            taken={shlex.quote(' '.join(taken))}"]
-    chosen = [action for action in parser._actions if action.choices is not None]
-    if chosen:
-        lines.append('            case "$before" in')
-        for action in chosen:
-            values = list(map(str, action.choices or ()))
-            # The value of a positional argument follows the command, where an option may follow, too.
-            behind = "|".join(action.option_strings) or name
-            values += [] if action.option_strings else options
-            lines.append(f"                {behind}) values={shlex.quote(' '.join(values))} ;;")
-        lines.append("            esac")
-    return [*lines, "            ;;"]
+def _prepare(action: Any, kinds: dict[str, Any]) -> None:
+    # Spellings with _ are for scripts that have them from SPDK.
+    action.option_strings = [option for option in action.option_strings if "_" not in option]
+    if action.choices is not None or action.nargs == 0:
+        return
+    names = {str(action.metavar), action.dest}
+    if not _PATHS.isdisjoint(names):
+        action.complete = kinds["files"]
+    elif not _DIRECTORIES.isdisjoint(names):
+        action.complete = kinds["directories"]
+    elif action.dest == "name":
+        action.complete = _NAMES
 
 
-def _is_path(action: argparse.Action) -> bool:
-    return not _PATHS.isdisjoint((str(action.metavar), action.dest))
+def _ftls() -> str:
+    from ..client import DaemonClient
+
+    with contextlib.suppress(FtlError):
+        names = [str(each["name"]) for each in DaemonClient().call("ftl_get_devices")]
+        # bash expands what it is given here, so nothing but a name may get there.
+        return "".join(f"{name}\n" for name in names if _NAME.fullmatch(name))
+    return ""

@@ -18,6 +18,7 @@ from support.system import Daemon
 MESSAGE_BYTES_MAX = 4096
 DESCRIPTORS_MAX = 64
 WAIT_S = 60.0
+WATCHDOG_S = 2.0
 _FIRST = 3
 
 _LAUNCHER = """
@@ -67,6 +68,7 @@ class Manager:
             descriptors=descriptors,
             environment={
                 "NOTIFY_SOCKET": str(self._path),
+                "WATCHDOG_USEC": str(int(WATCHDOG_S * 1e6)),
                 "LISTEN_FDS": str(len(given)),
                 "LISTEN_FDNAMES": ":".join(name for name, _ in given),
             },
