@@ -39,6 +39,8 @@ class Namespace:
             max_open_zones=device.max_open_zones,
             max_active_zones=device.max_active_zones,
             max_append_bytes=device.max_append_blocks * device.block_bytes,
+            thin=device.thin,
+            compare_write_blocks=device.compare_write_blocks,
         )
 
     def measure(self) -> bool:
