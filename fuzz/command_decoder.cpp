@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// A submission queue entry, and the ranges of a dataset management command, for devices of every kind and size. Checks
-// that accepted commands address blocks on the device and transfer the amount of data that they name, and that the same
-// entry always decodes to the same command.
+// A submission queue entry, and the ranges of a dataset management or copy command, for devices of every kind and size.
+// Checks that accepted commands address blocks on the device and transfer the amount of data that they name, and that
+// the same entry always decodes to the same command.
 #include <limits>
 
 #include "nvme/command_decoder.hpp"
@@ -16,6 +16,10 @@ constexpr uint8_t kOpcodes[] = {wire::opcode::flush,
                                 wire::opcode::write,
                                 wire::opcode::read,
                                 wire::opcode::write_zeroes,
+                                wire::opcode::write_uncorrectable,
+                                wire::opcode::compare,
+                                wire::opcode::verify,
+                                wire::opcode::copy,
                                 wire::opcode::dataset_management,
                                 wire::opcode::zone_mgmt_send,
                                 wire::opcode::zone_mgmt_recv,
@@ -34,6 +38,8 @@ BlockDeviceInfo device(FuzzedDataProvider &input) {
     info.max_io_blocks = input.ConsumeIntegralInRange<uint32_t>(1, 65536);
     info.max_append_blocks = input.ConsumeIntegralInRange<uint32_t>(0, 65536);
     info.zoned = input.ConsumeBool();
+    info.compare_write_blocks = input.ConsumeIntegralInRange<uint32_t>(0, 3);
+    info.write_uncorrectable = input.ConsumeBool();
     return info;
 }
 
@@ -47,7 +53,7 @@ wire::Sqe entry(FuzzedDataProvider &input, const BlockDeviceInfo &info) {
         sqe.opcode = input.PickValueInArray(kOpcodes);
     }
     if ((right & 2) != 0) {
-        sqe.flags = wire::kFlagsPsdtSgl;
+        sqe.flags = wire::kFlagsPsdtSgl | (input.ConsumeBool() ? 0 : input.ConsumeIntegralInRange<uint8_t>(0, 3));
     }
     if ((right & 4) != 0) {
         sqe.sgl.type = input.ConsumeBool() ? wire::kSglTransport : wire::kSglInCapsule;
@@ -69,6 +75,12 @@ wire::Sqe entry(FuzzedDataProvider &input, const BlockDeviceInfo &info) {
         sqe.opcode = wire::opcode::dataset_management;
         sqe.slba = uint64_t{wire::kCdw11Deallocate} << 32 | ranges;
         sqe.sgl.length = static_cast<uint32_t>((ranges + 1U) * sizeof(wire::DsmRange));
+        if (input.ConsumeBool()) {
+            sqe.opcode = wire::opcode::copy;
+            sqe.slba = input.ConsumeIntegralInRange<uint64_t>(0, 70);
+            sqe.cdw12 = ranges;
+            sqe.sgl.length = static_cast<uint32_t>((ranges + 1U) * sizeof(wire::CopyRange));
+        }
     }
     return sqe;
 }
@@ -80,7 +92,22 @@ bool on_device(const BlockDeviceInfo &info, uint64_t lba, uint64_t blocks) {
 void check(const wire::Sqe &sqe, const BlockDeviceInfo &info, uint32_t max_io_bytes, const Io &io,
            const DataShape &shape) {
     const uint64_t bytes = uint64_t{io.block_count} * info.block_bytes;
-    require((sqe.flags & wire::kFlagsFuseMask) == 0);
+    const uint8_t fuse = sqe.flags & wire::kFlagsFuseMask;
+    require(fuse == 0 || io.block_count <= info.compare_write_blocks);
+    require(fuse == 0 || (fuse == wire::kFuseFirst && shape.steps == Steps::compare) ||
+            (fuse == wire::kFuseSecond && io.op == Op::write));
+    if (shape.steps != Steps::none) {
+        require(io.op == Op::read);
+        require(shape.to_device == (shape.steps != Steps::verify));
+        if (shape.steps == Steps::copy) {
+            require(!info.zoned && shape.ranges <= wire::kCopyRangesMax && on_device(info, io.lba, 1));
+            require(shape.length == shape.ranges * sizeof(wire::CopyRange));
+        } else {
+            require(on_device(info, io.lba, io.block_count) && io.block_count > 0 && bytes <= max_io_bytes);
+            require(shape.length == (shape.steps == Steps::compare ? bytes : 0));
+        }
+        return;
+    }
     require(shape.length <= kReservedMax);
     if (shape.length > 0) {
         require(sqe.sgl.type == wire::kSglTransport || sqe.sgl.type == wire::kSglInCapsule);
@@ -98,6 +125,9 @@ void check(const wire::Sqe &sqe, const BlockDeviceInfo &info, uint32_t max_io_by
             require(info.zoned && on_device(info, io.lba, 1) && io.block_count > 0);
             require(io.block_count <= info.max_append_blocks && shape.length == bytes && bytes <= max_io_bytes);
             break;
+        case Op::write_uncorrectable:
+            require(info.write_uncorrectable && !io.fua);
+            [[fallthrough]];
         case Op::write_zeroes:
             require(on_device(info, io.lba, io.block_count) && io.block_count > 0 && shape.length == 0);
             break;
@@ -147,6 +177,31 @@ void trim(FuzzedDataProvider &input, const BlockDeviceInfo &info, Io &io, const 
     require(blocks <= info.block_count);
 }
 
+// Checks that what an accepted copy reads and writes is on the device.
+void copy(FuzzedDataProvider &input, const BlockDeviceInfo &info, Io &io, const DataShape &shape) {
+    std::vector<uint8_t> data = input.ConsumeBytes<uint8_t>(shape.length);
+    data.resize(shape.length);
+    for (uint32_t i = 0; i < shape.ranges && input.ConsumeBool(); ++i) {
+        wire::CopyRange range{};
+        range.lba = input.ConsumeIntegralInRange<uint64_t>(0, 200);
+        range.block_count = input.ConsumeIntegralInRange<uint16_t>(0, 4200);
+        std::memcpy(data.data() + i * sizeof range, &range, sizeof range);
+    }
+    iovec iov{data.data(), data.size()};
+    io.iov = &iov;
+    io.iov_count = 1;
+    if (check_copy(info, io, shape) != status::ok) {
+        return;
+    }
+    uint64_t blocks = 0;
+    for (uint32_t i = 0; i < shape.ranges; ++i) {
+        const wire::CopyRange range = copy_range_of(data.data(), i);
+        require(on_device(info, range.lba, range.block_count + uint64_t{1}));
+        blocks += range.block_count + uint64_t{1};
+    }
+    require(blocks <= wire::kCopyBlocksMax && on_device(info, io.lba, blocks));
+}
+
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
@@ -177,6 +232,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         check(sqe, info, max_io_bytes, io, shape);
         if (io.op == Op::deallocate) {
             trim(input, info, io, shape);
+        } else if (shape.steps == Steps::copy) {
+            copy(input, info, io, shape);
         }
     }
     return 0;

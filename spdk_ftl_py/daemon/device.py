@@ -12,6 +12,7 @@ from ..ftl.life import FtlState
 from ..ftl.load.write_buffer_file import BufferFile, buffer_files
 from ..ftl.media.blockdev import may_pass
 from ..ftl.media.zone import Zone
+from ..nvme.logs import Smart
 from ..nvme.target.reservations import describe as describe_reservation
 from ..runtime.steps import Steps
 from ..runtime.tasks import end_tasks, to_its_end
@@ -25,6 +26,7 @@ from .ordered_device import OrderedDevice
 from .owed import make_room, settle_alarms
 from .reloading import EMPTY_TIMEOUT_S, Reloading
 from .session_keys import drop_all
+from .smart import smart_of
 from .states import DeviceState as DeviceState
 from .states import Ended
 from .waiting import Waiting
@@ -115,6 +117,7 @@ class ManagedDevice(OrderedDevice):
             ftl.core, max_io_qpairs=self.conf.max_io_channels, allowed=self.admission.allowed, hosts=self.hosts,
             secure_channel=self.admission.secure_channel, reservations=self.reservations,
         )  # fmt: skip
+        self.front.set_health(lambda: Smart() if self.ftl is None else smart_of(self.ftl))
         self.export_before = self.export
         if self.inherited:
             await self.try_attach()
@@ -173,6 +176,7 @@ class ManagedDevice(OrderedDevice):
         alarming = asyncio.ensure_future(settle_alarms(self.hosts))
         making_room = asyncio.ensure_future(make_room(self.hosts, lambda: self.front.present, ftl.make_durable))
         watching = asyncio.ensure_future(self.base_watch.run(ftl.core))
+        ageing = asyncio.ensure_future(self.front.watch_health())
         self.link.watch_zones(ftl.zones_changed)
         try:
             await asyncio.wait({lost, failed, changing}, return_when=asyncio.FIRST_COMPLETED)
@@ -190,7 +194,7 @@ class ManagedDevice(OrderedDevice):
                 reason = self.link.lost_reason or failure.message
         finally:
             self.link.watch_zones(None)
-            await end_tasks((lost, failed, changing, attaching, standing, alarming, making_room, watching))
+            await end_tasks((lost, failed, changing, attaching, standing, alarming, making_room, watching, ageing))
         self.error = f"base bdev {self.link.base_name}: {'; '.join(filter(None, (reason, self.base_watch.no_space)))}"
         return Ended.LOST
 

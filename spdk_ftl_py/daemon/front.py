@@ -12,6 +12,7 @@ from uuid import UUID
 from .. import _shim
 from ..errors import BusyError, FtlError, PathError
 from ..ftl.media.blockdev import BlockPort
+from ..nvme.logs import Smart
 from ..nvme.target.allowed_hosts import AllowedHosts
 from ..nvme.target.connected_hosts import ConnectedHosts, HostKey
 from ..nvme.target.connection_log import ConnectionLog
@@ -31,6 +32,7 @@ from .export_sockets import ExportSockets
 
 EXPORT_NSID: Final = 1
 EMPTY_POLL_S: Final = 0.005
+HEALTH_LOOK_S: Final = 5.0
 TRIM_BLOCKS: Final = 1 << 18
 """Blocks in one trim of the daemon itself. Larger trims would make hosts wait."""
 _SERIAL_NUMBER_MAX: Final = 20
@@ -148,6 +150,18 @@ class Front:
         self._nvmf.add_subsystem(subsystem)
         self._subsystem = subsystem
         self.export = Export(subsystem.nqn, traddr, port)
+
+    def set_health(self, smart: Callable[[], Smart]) -> None:
+        """What hosts read in the SMART log. After open()."""
+        assert self._subsystem is not None
+        self._subsystem.smart = smart
+
+    async def watch_health(self) -> None:
+        """Notifies hosts when the health gets worse, until it is cancelled."""
+        while True:
+            if self._subsystem is not None:
+                self._subsystem.check_health()
+            await asyncio.sleep(HEALTH_LOOK_S)
 
     def set_core(self, core: _shim.BlockDevice) -> None:
         """Continues host I/O with a new life of the same FTL. If it has grown, hosts are notified. Raises FtlError if

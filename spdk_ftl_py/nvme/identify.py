@@ -39,7 +39,8 @@ CONTROLLER = _layout(
     (260, "frmw", "u1"), (261, "lpa", "u1"), (262, "elpe", "u1"), (263, "npss", "u1"), (266, "wctemp", "<u2"),
     (268, "cctemp", "<u2"), (320, "kas", "<u2"), (512, "sqes", "u1"), (513, "cqes", "u1"), (514, "maxcmd", "<u2"),
     (516, "nn", "<u4"), (520, "oncs", "<u2"), (522, "fuses", "<u2"), (524, "fna", "u1"), (525, "vwc", "u1"),
-    (526, "awun", "<u2"), (528, "awupf", "<u2"), (532, "acwu", "<u2"), (536, "sgls", "<u4"), (540, "mnan", "<u4"),
+    (526, "awun", "<u2"), (528, "awupf", "<u2"), (532, "acwu", "<u2"), (534, "ocfs", "<u2"),
+    (536, "sgls", "<u4"), (540, "mnan", "<u4"),
     (768, "subnqn", "S256"), (1792, "ioccsz", "<u4"), (1796, "iorcsz", "<u4"), (1800, "icdoff", "<u2"),
     (1802, "fcatt", "u1"), (1803, "msdbd", "u1"),
 )  # fmt: skip
@@ -52,7 +53,8 @@ NAMESPACE = _layout(
     (26, "flbas", "u1"), (27, "mc", "u1"), (28, "dpc", "u1"), (29, "dps", "u1"), (30, "nmic", "u1"),
     (31, "rescap", "u1"), (33, "dlfeat", "u1"),
     (34, "nawun", "<u2"), (36, "nawupf", "<u2"), (38, "nacwu", "<u2"), (40, "nabsn", "<u2"), (42, "nabo", "<u2"),
-    (44, "nabspf", "<u2"), (104, "nguid", "V16"), (120, "eui64", "V8"), (128, "lbaf", (LBA_FORMAT, 64)),
+    (44, "nabspf", "<u2"), (74, "mssrl", "<u2"), (76, "mcl", "<u4"), (80, "msrc", "u1"),
+    (104, "nguid", "V16"), (120, "eui64", "V8"), (128, "lbaf", (LBA_FORMAT, 64)),
 )  # fmt: skip
 
 ZNS_LBA_FORMAT = np.dtype([("zsze", "<u8"), ("zdes", "u1"), ("reserved", "V7")])
@@ -81,14 +83,18 @@ OAES_ZONES = wire.EVENT_CONFIG_ZONES
 CTRATT_HOSTID_128 = 1
 CNTRLTYPE_IO, CNTRLTYPE_DISCOVERY = 1, 2
 LPA_COMMAND_EFFECTS, LPA_EXTENDED_DATA = 1 << 1, 1 << 2
-ONCS_DSM, ONCS_WRITE_ZEROES, ONCS_RESERVATIONS = 1 << 2, 1 << 3, 1 << 5
+ONCS_COMPARE, ONCS_WRITE_UNCORRECTABLE, ONCS_DSM, ONCS_WRITE_ZEROES = 1, 1 << 1, 1 << 2, 1 << 3
+ONCS_VERIFY, ONCS_COPY = 1 << 7, 1 << 8
+FUSES_COMPARE_WRITE = 1
+OCFS_FORMAT_0 = 1
+ONCS_RESERVATIONS = 1 << 5
 RESCAP_PERSISTENT = 1
 RESCAP_ALL_TYPES, RESCAP_IGNORE_KEY_1_3 = 0x3F << 1, 1 << 7
 SGLS_SUPPORTED, SGLS_OFFSET = 1, 1 << 20
 VWC_PRESENT = 1
 VWC_FLUSH_ONE_NAMESPACE = 2 << 1
 """Flush with NSID FFFFFFFFh is not supported."""
-NSFEAT_ATOMICITY = 1 << 1
+NSFEAT_THIN, NSFEAT_ATOMICITY = 1, 1 << 1
 FLBAS_EXTENDED = 1 << 4
 MC_EXTENDED = 1
 DLFEAT_READS_ZEROES, DLFEAT_WRITE_ZEROES_DEALLOCATES = 1, 1 << 3
@@ -116,6 +122,10 @@ class ControllerTraits:
     volatile_cache: bool
     discovery: bool = False
     zoned: bool = False
+    copy: bool = False
+    """A namespace is conventional. This and the next two: commands that no namespace takes are not reported."""
+    write_uncorrectable: bool = False
+    compare_write: bool = False
 
 
 def build_controller(traits: ControllerTraits) -> bytes:
@@ -147,6 +157,10 @@ def build_controller(traits: ControllerTraits) -> bytes:
         page["sqes"], page["cqes"] = 0x66, 0x44
         page["nn"] = page["mnan"] = traits.max_nsid
         page["oncs"] = ONCS_DSM | ONCS_WRITE_ZEROES | ONCS_RESERVATIONS
+        page["oncs"] |= ONCS_COMPARE | ONCS_VERIFY | (ONCS_COPY if traits.copy else 0)
+        page["oncs"] |= ONCS_WRITE_UNCORRECTABLE if traits.write_uncorrectable else 0
+        page["ocfs"] = OCFS_FORMAT_0 if traits.copy else 0
+        page["fuses"] = FUSES_COMPARE_WRITE if traits.compare_write else 0
         page["vwc"] = VWC_FLUSH_ONE_NAMESPACE | (VWC_PRESENT if traits.volatile_cache else 0)
     page["ioccsz"] = (wire.SQE_BYTES + traits.in_capsule_bytes) // 16
     page["iorcsz"] = wire.CQE_BYTES // 16
@@ -175,6 +189,9 @@ class NamespaceTraits:
     max_open_zones: int = 0
     max_active_zones: int = 0
     max_append_bytes: int = 0
+    thin: bool = False
+    """The number of allocated blocks is known."""
+    compare_write_blocks: int = 0
     reservations_persist: bool = False
 
     @property
@@ -182,10 +199,11 @@ class NamespaceTraits:
         return RESCAP_ALL_TYPES | RESCAP_IGNORE_KEY_1_3 | (RESCAP_PERSISTENT if self.reservations_persist else 0)
 
 
-def build_namespace(traits: NamespaceTraits) -> bytes:
-    """CNS 00."""
+def build_namespace(traits: NamespaceTraits, allocated_blocks: int | None = None) -> bytes:
+    """CNS 00. allocated_blocks: NUSE; None: all."""
     page = np.zeros((), NAMESPACE)
-    page["nsze"] = page["ncap"] = page["nuse"] = traits.block_count
+    page["nsze"] = page["ncap"] = traits.block_count
+    page["nuse"] = traits.block_count if allocated_blocks is None else min(allocated_blocks, traits.block_count)
     page["nmic"] = 1
     page["rescap"] = traits.rescap
     if traits.metadata_bytes:
@@ -196,8 +214,12 @@ def build_namespace(traits: NamespaceTraits) -> bytes:
     if traits.deallocated_reads_zeroes:
         page["dlfeat"] = DLFEAT_READS_ZEROES | DLFEAT_WRITE_ZEROES_DEALLOCATES
     atomic_blocks = max(1, ATOMIC_BYTES // traits.data_bytes)
-    page["nsfeat"] = NSFEAT_ATOMICITY
+    page["nsfeat"] = NSFEAT_ATOMICITY | (NSFEAT_THIN if traits.thin else 0)
     page["nawun"] = page["nawupf"] = atomic_blocks - 1
+    page["nacwu"] = max(traits.compare_write_blocks - 1, 0)
+    if traits.csi == wire.CSI_NVM:
+        page["mssrl"] = page["mcl"] = COPY_BLOCKS_MAX
+        page["msrc"] = COPY_RANGES_MAX - 1
     page["nabsn"] = page["nabspf"] = atomic_blocks - 1
     page["nguid"] = np.void(traits.nguid)
     page["eui64"] = np.void(traits.eui64.ljust(8, b"\0"))
@@ -231,9 +253,15 @@ DSM_RANGES_MAX = 255
 """DMRL. The field cannot express the 256 ranges that a command can carry. A host that knows no limit may send 256."""
 
 
-def build_nvm_controller(block_counts: Iterable[int]) -> bytes:
-    """CNS 06, CSI 0. A dataset management command may name each block of a namespace once."""
+COPY_RANGES_MAX, COPY_BLOCKS_MAX = 128, 4096
+"""Limits of a Copy command, as in shim/nvme/wire.hpp. The blocks are those of one range, and of all."""
+
+
+def build_nvm_controller(block_counts: Iterable[int], max_io_bytes: int) -> bytes:
+    """CNS 06, CSI 0. A dataset management command may name each block of a namespace once. A Verify reads at most as
+    much as a Read."""
     page = np.zeros((), NVM_CONTROLLER)
+    page["vsl"] = mdts(max_io_bytes)
     most = max(block_counts, default=0)
     if most:
         page["dmrl"] = DSM_RANGES_MAX

@@ -44,6 +44,8 @@ _NVM_EFFECTS = {
     NvmOp.RESERVATION_REPORT: CSUPP,
     NvmOp.RESERVATION_ACQUIRE: CSUPP,
     NvmOp.RESERVATION_RELEASE: CSUPP,
+    NvmOp.COMPARE: CSUPP,
+    NvmOp.VERIFY: CSUPP,
 }
 _ZNS_EFFECTS = {
     NvmOp.ZONE_MANAGEMENT_SEND: CSUPP | CHANGES_CONTENT,
@@ -64,10 +66,54 @@ def build_error() -> bytes:
     return bytes(ERROR_ENTRIES * ERROR_ENTRY_BYTES)
 
 
-def build_smart() -> bytes:
-    """LID 02: a healthy device at 27 degrees, as there are no sensors."""
+WARNING_SPARE, WARNING_RELIABILITY, WARNING_READ_ONLY = 1, 1 << 2, 1 << 3
+SPARE_THRESHOLD = 10
+"""Percent."""
+DATA_UNIT_BYTES = 512 * 1000
+_SMART_TEMPERATURE = 300
+"""Kelvin. There are no sensors."""
+_SMART_COUNTERS_AT = 32
+
+
+@dataclass(frozen=True)
+class Smart:
+    """The health of a device. bytes_*: user data, for hosts; *_commands: of hosts. The defaults are those of a device
+    that counts nothing."""
+
+    bytes_read: int = 0
+    bytes_written: int = 0
+    read_commands: int = 0
+    write_commands: int = 0
+    media_errors: int = 0
+    """How often data could not be recovered."""
+    spare_percent: int = 100
+    """What is left of the spare zones."""
+    degraded: bool = False
+    """Data was lost, or could not be read."""
+    read_only: bool = False
+
+    @property
+    def warnings(self) -> int:
+        """The critical warning."""
+        return (
+            (WARNING_SPARE if self.spare_percent < SPARE_THRESHOLD else 0)
+            | (WARNING_RELIABILITY if self.degraded else 0)
+            | (WARNING_READ_ONLY if self.read_only else 0)
+        )
+
+
+def build_smart(smart: Smart) -> bytes:
+    """LID 02. What is not known is 0: percentage used, busy time, power cycles and hours, unsafe shutdowns. The error
+    log (LID 01) has no entries."""
     page = bytearray(512)
-    struct.pack_into("<BHBBB", page, 0, 0, 300, 100, 10, 0)
+    struct.pack_into("<BHBBB", page, 0, smart.warnings, _SMART_TEMPERATURE, smart.spare_percent, SPARE_THRESHOLD, 0)
+    counters = (
+        -(-smart.bytes_read // DATA_UNIT_BYTES), -(-smart.bytes_written // DATA_UNIT_BYTES), smart.read_commands,
+        smart.write_commands, 0, 0, 0, 0, smart.media_errors, 0,
+    )  # fmt: skip
+    for number, value in enumerate(counters):
+        at = _SMART_COUNTERS_AT + 16 * number
+        page[at : at + 16] = value.to_bytes(16, "little")
     return bytes(page)
 
 
@@ -118,12 +164,18 @@ def parse_changed_zones(data: bytes | bytearray) -> list[int] | None:
     return starts
 
 
-def build_command_effects(csi: int) -> bytes | None:
-    """LID 05 of a command set; None if there is no such command set."""
+def build_command_effects(csi: int, *, copy: bool, write_uncorrectable: bool) -> bytes | None:
+    """LID 05 of a command set; None if there is no such command set. copy, write_uncorrectable: a conventional
+    namespace takes these commands."""
     effects = dict(_NVM_EFFECTS)
-    if csi == wire.CSI_ZNS:
+    if csi == wire.CSI_NVM:
+        if copy:
+            effects[NvmOp.COPY] = CSUPP | CHANGES_CONTENT
+        if write_uncorrectable:
+            effects[NvmOp.WRITE_UNCORRECTABLE] = CSUPP | CHANGES_CONTENT
+    elif csi == wire.CSI_ZNS:
         effects |= _ZNS_EFFECTS
-    elif csi != wire.CSI_NVM:
+    else:
         return None
     page = np.zeros(1024, "<u4")
     for admin_opcode, value in _ADMIN_EFFECTS.items():

@@ -475,6 +475,17 @@ class TargetController:
             return
         self._events.zones_changed(nsid, starts, tell=self._features.event_enabled(wire.EVENT_CONFIG_ZONES))
 
+    def warned(self, warnings: int) -> None:
+        """Called by the subsystem when these bits of the critical warning have been set."""
+        for bit, event in (
+            (logs.WARNING_SPARE, wire.EVENT_SPARE),
+            (logs.WARNING_RELIABILITY, wire.EVENT_RELIABILITY),
+            (logs.WARNING_READ_ONLY, wire.EVENT_RELIABILITY),
+        ):
+            # The bits by which a host enables these events are those of the warning.
+            if warnings & bit and self._features.event_enabled(bit):
+                self._events.post(event)
+
     def discovery_changed(self) -> None:
         if self.subsystem is None and self._features.event_enabled(wire.EVENT_CONFIG_DISCOVERY):
             self._events.post(wire.EVENT_DISCOVERY_CHANGED)
@@ -657,6 +668,7 @@ class TargetController:
 
     def _traits(self) -> ControllerTraits:
         subsystem = self.subsystem
+        namespaces = [] if subsystem is None else subsystem.namespaces.values()
         return ControllerTraits(
             subnqn=self.subnqn,
             cntlid=self.cntlid,
@@ -672,6 +684,9 @@ class TargetController:
             volatile_cache=self._volatile_cache(),
             discovery=subsystem is None,
             zoned=bool(self._cap & Cap.CSS_IOCS),
+            copy=any(ns.csi == wire.CSI_NVM for ns in namespaces),
+            write_uncorrectable=any(ns.device.write_uncorrectable for ns in namespaces),
+            compare_write=any(ns.device.compare_write_blocks for ns in namespaces),
         )
 
     # --- log pages --------------------------------------------------------------------------------------------------
@@ -726,7 +741,7 @@ class TargetController:
             case LogPage.ERROR:
                 return logs.build_error()
             case LogPage.SMART:
-                return logs.build_smart()
+                return logs.build_smart(logs.Smart() if self.subsystem is None else self.subsystem.smart())
             case LogPage.FIRMWARE_SLOT:
                 return logs.build_firmware_slot(FIRMWARE)
             case LogPage.CHANGED_NAMESPACES:
@@ -739,6 +754,7 @@ class TargetController:
             case LogPage.COMMAND_EFFECTS:
                 if csi == wire.CSI_ZNS and not self._cap & Cap.CSS_IOCS:
                     return None
-                return logs.build_command_effects(csi)
+                traits = self._traits()
+                return logs.build_command_effects(csi, copy=traits.copy, write_uncorrectable=traits.write_uncorrectable)
             case LogPage.DISCOVERY:
                 return logs.build_discovery(*self._discovery_log(self))

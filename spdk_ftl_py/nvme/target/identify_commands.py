@@ -28,7 +28,8 @@ def answer(sqe: Sqe, traits: ControllerTraits, namespaces: Mapping[int, Namespac
             nsids = [nsid for nsid, ns in namespaces.items() if nsid > sqe.nsid and (not by_csi or ns.csi == csi)]
             return Completion(data=identify.build_nsid_list(nsids))
         case Cns.CSI_CONTROLLER if csi == wire.CSI_NVM:
-            return Completion(data=identify.build_nvm_controller(ns.traits.block_count for ns in namespaces.values()))
+            counts = [ns.traits.block_count for ns in namespaces.values()]
+            return Completion(data=identify.build_nvm_controller(counts, traits.max_io_bytes))
         case Cns.CSI_CONTROLLER if csi == wire.CSI_ZNS and traits.zoned:
             appends = [ns.traits.max_append_bytes for ns in namespaces.values() if ns.csi == wire.CSI_ZNS]
             smallest = min(appends, default=traits.max_io_bytes)
@@ -49,7 +50,8 @@ def _of_namespace(cns: Cns, csi: int, nsid: int, namespace: Namespace | None, ma
     traits = namespace.traits
     match cns:
         case Cns.NAMESPACE:
-            return Completion(data=identify.build_namespace(traits))
+            allocated = namespace.device.allocated_blocks() if traits.thin else None
+            return Completion(data=identify.build_namespace(traits, allocated))
         case Cns.NAMESPACE_DESCRIPTORS:
             return Completion(data=identify.build_descriptors(traits))
         case Cns.INDEPENDENT_NAMESPACE:

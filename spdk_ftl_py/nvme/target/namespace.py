@@ -45,6 +45,8 @@ class Namespace:
             max_active_zones=device.max_active_zones,
             max_append_bytes=device.max_append_blocks * device.block_bytes,
             reservations_persist=self.reservations.can_persist,
+            thin=device.thin,
+            compare_write_blocks=device.compare_write_blocks,
         )
 
     def measure(self) -> bool:

@@ -12,6 +12,7 @@ from ...errors import ExistsError, NotFoundError, ParameterError
 from .. import wire
 from ..auth.key import HostKeys
 from ..auth.psk import PskSource
+from ..logs import Smart
 from ..nqn import check_nqn
 from ..tcp import parse_port
 from ..tls import require_tls
@@ -72,6 +73,9 @@ class ConnectedController(Protocol):
 
     def zones_changed(self, nsid: int, starts: Collection[int] | None) -> None:
         """Called after the change; None: of any zone."""
+
+    def warned(self, warnings: int) -> None:
+        """Called when these bits of the critical warning in the SMART log have been set."""
 
     def serve_anew(self) -> None:
         """Called when the device that serves its I/O has changed."""
@@ -139,6 +143,9 @@ class Subsystem:
         """Kept up to date if there is one."""
         self.stand_in: Callable[[HostKey], _shim.BlockDevice | None] = lambda host: None
         """The device that serves the I/O of a host now, instead of the device of each namespace."""
+        self.smart: Callable[[], Smart] = Smart
+        """The health of what is behind it."""
+        self._warnings = 0
         self._last_cntlid = min_cntlid - 1
         self.reservation_commands = ReservationCommands(self.namespaces, self.controllers.values)
 
@@ -205,6 +212,13 @@ class Subsystem:
         starts = None if zones is None else [zone * namespace.traits.zone_size for zone in zones]
         for controller in self.controllers.values():
             controller.zones_changed(nsid, starts)
+
+    def check_health(self) -> None:
+        """Tells hosts that want to know it which bits of the critical warning have been set since the last call."""
+        before, self._warnings = self._warnings, self.smart().warnings
+        if self._warnings & ~before:
+            for controller in self.controllers.values():
+                controller.warned(self._warnings & ~before)
 
     @property
     def zoned(self) -> bool:
