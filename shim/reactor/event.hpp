@@ -10,6 +10,7 @@ enum class EventKind : uint32_t {
     io_done = 1,              // IoPort, ReadList
     target_qpair_closed = 2,  // TargetQpair
     host_qpair_lost = 3,      // HostQpair
+    nbd_closed = 4,           // NbdConnection
     // FtlCore, from here on
     band_next_needed = 10,
     band_closed = 11,
@@ -50,6 +51,8 @@ inline constexpr EventField kEventFields[] = {
     {EventKind::target_qpair_closed, &Event::b, "detail"},  // an errno, or the FES of a TermReq
     {EventKind::host_qpair_lost, &Event::a, "reason"},
     {EventKind::host_qpair_lost, &Event::b, "detail"},
+    {EventKind::nbd_closed, &Event::a, "reason"},  // NbdClose
+    {EventKind::nbd_closed, &Event::b, "detail"},  // an errno
     {EventKind::band_next_needed, &Event::a, "stream"},
     {EventKind::band_next_needed, &Event::b, "filling_band"},  // ~0: the stream has none
     {EventKind::band_closed, &Event::a, "band"},

@@ -38,6 +38,7 @@ _MODULES: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
     ("spdk_ftl_py.cli.halt_command", ("halt",)),
     ("spdk_ftl_py.cli.scan_command", ("scan",)),
     ("spdk_ftl_py.cli.apply_command", ("apply",)),
+    ("spdk_ftl_py.cli.nbd_command", ("nbd",)),
     (
         "spdk_ftl_py.cli.commands",
         (

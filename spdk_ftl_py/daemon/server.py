@@ -251,7 +251,7 @@ class RpcServer:
         transport = request.transport
         peer = None if transport is None else peer_of(transport.get_extra_info("socket"))
         try:
-            with asked_for_by(show_peer(peer)):
+            with asked_for_by(show_peer(peer), peer):
                 status, reply = await self._answer(request)
         finally:
             self._received(request)
