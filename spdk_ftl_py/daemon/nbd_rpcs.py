@@ -54,7 +54,7 @@ class NbdRpcs:
         )
         mode = ", read-only" if request.read_only else ""
         log.info("%s: served by NBD at %s%s, asked for by %s", device, started["socket_path"], mode, requester())
-        return {"name": device.name, "target": device.target, **started}
+        return {**_whose(device), **started}
 
     async def stop(self, request: FtlRequest) -> bool:
         device = self._find(request)
@@ -68,5 +68,9 @@ class NbdRpcs:
         for device in self._choose(request):
             export = device.front.nbd.describe()
             if export is not None:
-                entries.append({"name": device.name, "target": device.target, **export})
+                entries.append({**_whose(device), **export})
         return entries
+
+
+def _whose(device: ManagedDevice) -> dict[str, Any]:
+    return {"name": device.name, "uuid": str(device.uuid), "target": device.target}
