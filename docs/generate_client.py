@@ -116,6 +116,19 @@ RPCS: Final[Mapping[str, Rpc]] = {
         "online, is being changed, or its base does not answer; -22 the base has shrunk, or none of its new zones is "
         "usable; -32602 it was made with no_data, or its cache is too small; -108 the daemon is halting",
     ),
+    "bdev_ftl_nbd_start": Rpc(
+        "NbdExport",
+        "the export, which serves clients from now on",
+        f"{NOT_THERE}; -16 it is not there yet, has failed or is being deleted, or somebody listens at the path; -17 "
+        "it is served by NBD already, or the path is a file; -36 the path is too long; -3 the calling process can't be "
+        "followed; -1, -2, -13, -20 the path can't be used; -108 the daemon is halting. Nothing is left then",
+    ),
+    "bdev_ftl_nbd_stop": Rpc(
+        "bool",
+        TRUE,
+        "-19 no FTL of that name, or it is not served by NBD; -16 its clients' I/O did not end, though the export has",
+    ),
+    "bdev_ftl_nbd_get": Rpc("list[NbdExport]", "the exports of all FTLs, or of the one that is named", NOT_THERE),
     "bdev_ftl_add_host": Rpc(
         "bool",
         "True, once the state file has it",

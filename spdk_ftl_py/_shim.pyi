@@ -36,6 +36,7 @@ class EventKind(IntEnum):
     """reason, detail."""
     HOST_QPAIR_LOST = 3
     TARGET_QPAIR_COMMAND = 4
+    NBD_CLOSED = 5
     """reason, detail."""
     BAND_NEXT_NEEDED = 10
     """stream, filling_band. An FtlCore's, as all that follow but LOAD_DONE and OVERFLOW."""
@@ -808,6 +809,69 @@ class TargetQpair:
     def stats(self) -> TargetQpairStats: ...
     def close(self) -> None:
         """Closes the socket, waits until every command has come back from its device. Idempotent."""
+
+# --- NBD --------------------------------------------------------------------------------------------------------
+
+NBD_REQUEST_BYTES_MAX: Final[int]
+"""The largest read or write."""
+NBD_REQUESTS: Final[int]
+"""Requests of one connection in flight; a client that sends more waits."""
+
+class NbdClose(IntEnum):
+    """Why an NBD connection has ended."""
+
+    NONE = 0
+    PEER_CLOSED = 1
+    SOCKET_ERROR = 2
+    """detail: errno."""
+    PROTOCOL_ERROR = 3
+    DISCONNECTED = 4
+    """By NBD_CMD_DISC."""
+    CLOSED = 5
+    """By close()."""
+
+class NbdConnectionStats:
+    requests: Final[int]
+    read_blocks: Final[int]
+    write_blocks: Final[int]
+    errors: Final[int]
+    bytes_in: Final[int]
+    bytes_out: Final[int]
+    def as_dict(self) -> dict[str, int]: ...
+
+class NbdConnection:
+    """The server side of one NBD connection, after the handshake. Emits NBD_CLOSED when it ends by itself."""
+
+    def __init__(
+        self,
+        reactor: Reactor,
+        fd: int,
+        device: BlockDevice,
+        *,
+        block_count: int,
+        read_only: bool = False,
+        structured_replies: bool = False,
+        trim: bool = True,
+        write_zeroes: bool = True,
+        fast_zero: bool = True,
+    ) -> None:
+        """Takes a duplicate of fd. block_count: as the client was told; the device may be larger. The others: what was
+        negotiated or advertised. Raises ValueError for a device that NBD can't serve, OSError."""
+
+    @property
+    def id(self) -> int: ...
+    @property
+    def connected(self) -> bool: ...
+    @property
+    def drained(self) -> bool:
+        """Not connected, and every request has come back from the device: close() does not wait."""
+
+    def stats(self) -> NbdConnectionStats: ...
+    def disconnect(self) -> None:
+        """Closes the socket, and does not wait. Idempotent."""
+
+    def close(self) -> None:
+        """Like disconnect(), and waits until every request has come back from the device. Idempotent."""
 
 # --- FTL data path ----------------------------------------------------------------------------------------------
 

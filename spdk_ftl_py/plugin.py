@@ -47,6 +47,9 @@ _METHODS: Final = (
     "bdev_ftl_remove_host",
     "bdev_ftl_allow_any_host",
     "bdev_ftl_get_hosts",
+    "bdev_ftl_nbd_start",
+    "bdev_ftl_nbd_stop",
+    "bdev_ftl_nbd_get",
     "ftl_get_devices",
 )
 _BUILT_IN_PREFIX: Final = "bdev_ftl_"

@@ -158,6 +158,28 @@ class GrownFtl(_GrownFtl, total=False):
     """For an FTL that is attached."""
 
 
+class NbdExport(_Named):
+    """bdev_ftl_nbd_start(); an entry of bdev_ftl_nbd_get()."""
+
+    target: str
+    socket_path: str
+    uri: str
+    """For clients: nbd+unix:///?socket=PATH."""
+    read_only: bool
+    block_size: int
+    num_blocks: int
+    connections: int
+    requests: int
+    """Since its start, as are the next three."""
+    read_blocks: int
+    write_blocks: int
+    errors: int
+    state: str
+    """serving, ended."""
+    reason: str | None
+    """Why it has ended."""
+
+
 # --- statistics ------------------------------------------------------------------------------------------------------
 
 

@@ -17,5 +17,6 @@ void bind_core_account(nanobind::module_ &m);  // BandInfo, CoreStats, NvCacheSt
 void bind_core(nanobind::module_ &m);          // FtlCore
 void bind_gate(nanobind::module_ &m);          // Gate
 void bind_load(nanobind::module_ &m);          // LoadGenerator
+void bind_nbd(nanobind::module_ &m);           // NbdConnection
 
 }  // namespace ftl

@@ -11,6 +11,7 @@
 #include "ftl/core_state.hpp"
 #include "ftl/mover.hpp"
 #include "ftl/nv_cache.hpp"
+#include "nbd/nbd_connection.hpp"
 #include "nvme/pdu_stream.hpp"
 #include "nvme/tls_session.hpp"
 #include "nvme/zns.hpp"
@@ -40,6 +41,7 @@ void bind_io_enums(nb::module_ &m) {
                              {"TARGET_QPAIR_CLOSED", EventKind::target_qpair_closed},
                              {"HOST_QPAIR_LOST", EventKind::host_qpair_lost},
                              {"TARGET_QPAIR_COMMAND", EventKind::target_qpair_command},
+                             {"NBD_CLOSED", EventKind::nbd_closed},
                              {"BAND_NEXT_NEEDED", EventKind::band_next_needed},
                              {"BAND_CLOSED", EventKind::band_closed},
                              {"MOVE_DONE", EventKind::move_done},
@@ -103,6 +105,15 @@ void bind_qpair_enums(nb::module_ &m) {
                               {"CLOSED", QpairClose::closed},
                               {"TIMED_OUT", QpairClose::timed_out},
                           });
+    bind_enum<NbdClose>(m, "NbdClose",
+                        {
+                            {"NONE", NbdClose::none},
+                            {"PEER_CLOSED", NbdClose::peer_closed},
+                            {"SOCKET_ERROR", NbdClose::socket_error},
+                            {"PROTOCOL_ERROR", NbdClose::protocol_error},
+                            {"DISCONNECTED", NbdClose::disconnected},
+                            {"CLOSED", NbdClose::closed},
+                        });
     bind_enum<TlsSession::Step>(m, "TlsStep",
                                 {
                                     {"DONE", TlsSession::Step::done},
@@ -154,6 +165,8 @@ void bind_enums(nb::module_ &m) {
     m.attr("SLOT_FLAG") = L2p::kSlotFlag;
     m.attr("TRIM_FLAG") = L2p::kTrimFlag;
     m.attr("LOST_FLAG") = L2p::kLostFlag;
+    m.attr("NBD_REQUEST_BYTES_MAX") = NbdConnection::kRequestBytesMax;
+    m.attr("NBD_REQUESTS") = NbdConnection::kRequests;
 }
 
 }  // namespace ftl

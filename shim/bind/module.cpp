@@ -16,4 +16,5 @@ NB_MODULE(_shim, m) {
     ftl::bind_core(m);
     ftl::bind_gate(m);
     ftl::bind_load(m);
+    ftl::bind_nbd(m);
 }

@@ -11,6 +11,7 @@ enum class EventKind : uint32_t {
     target_qpair_closed = 2,   // TargetQpair
     host_qpair_lost = 3,       // HostQpair
     target_qpair_command = 4,  // TargetQpair: commands for Python, until take_command() returns none
+    nbd_closed = 5,            // NbdConnection
     // FtlCore, from here on
     band_next_needed = 10,
     band_closed = 11,
@@ -51,6 +52,8 @@ inline constexpr EventField kEventFields[] = {
     {EventKind::target_qpair_closed, &Event::b, "detail"},  // an errno, or the FES of a TermReq
     {EventKind::host_qpair_lost, &Event::a, "reason"},
     {EventKind::host_qpair_lost, &Event::b, "detail"},
+    {EventKind::nbd_closed, &Event::a, "reason"},  // NbdClose
+    {EventKind::nbd_closed, &Event::b, "detail"},  // an errno
     {EventKind::band_next_needed, &Event::a, "stream"},
     {EventKind::band_next_needed, &Event::b, "filling_band"},  // ~0: the stream has none
     {EventKind::band_closed, &Event::a, "band"},

@@ -285,8 +285,9 @@ void Reactor::rebuild_epoll() {
 void Reactor::watch_fds() {
     for (Entry &entry : entries_) {
         const int fd = entry.poller->fd();
+        const bool wants_read = fd >= 0 && entry.poller->wants_read();
         const bool wants_write = fd >= 0 && entry.poller->wants_write();
-        if (fd == entry.watched_fd && wants_write == entry.watched_write) {
+        if (fd == entry.watched_fd && wants_read == entry.watched_read && wants_write == entry.watched_write) {
             continue;
         }
         if (entry.watched_fd >= 0 && entry.watched_fd != fd) {
@@ -295,13 +296,14 @@ void Reactor::watch_fds() {
         }
         if (fd >= 0) {
             epoll_event event{};
-            event.events = EPOLLIN | (wants_write ? uint32_t{EPOLLOUT} : 0U);
+            event.events = (wants_read ? uint32_t{EPOLLIN} : 0U) | (wants_write ? uint32_t{EPOLLOUT} : 0U);
             event.data.u64 = entry.id;
             if (epoll_ctl(epoll_fd_, EPOLL_CTL_MOD, fd, &event) != 0) {
                 epoll_ctl(epoll_fd_, EPOLL_CTL_ADD, fd, &event);
             }
         }
         entry.watched_fd = fd;
+        entry.watched_read = wants_read;
         entry.watched_write = wants_write;
     }
 }

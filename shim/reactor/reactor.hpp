@@ -25,8 +25,9 @@ public:
     virtual ~Poller() = default;
     virtual uint32_t poll(uint64_t now_ns) noexcept = 0;  // returns how much was done
     [[nodiscard]] virtual bool busy() const noexcept { return false; }
-    // The fd to sleep on; -1 for none. EPOLLIN always, EPOLLOUT when wants_write().
+    // The fd to sleep on; -1 for none. EPOLLIN when wants_read(), EPOLLOUT when wants_write().
     [[nodiscard]] virtual int fd() const noexcept { return -1; }
+    [[nodiscard]] virtual bool wants_read() const noexcept { return true; }
     [[nodiscard]] virtual bool wants_write() const noexcept { return false; }
     // Earliest time at which poll() has something to do although no fd is ready; ~0 for never.
     [[nodiscard]] virtual uint64_t deadline_ns() const noexcept { return ~uint64_t{0}; }
@@ -95,6 +96,7 @@ private:
         std::shared_ptr<Poller> poller;
         bool removed = false;  // no longer polled; removed after the round, because it may be the one being polled
         int watched_fd = -1;
+        bool watched_read = false;
         bool watched_write = false;
     };
 

@@ -72,7 +72,8 @@ def script(commands: argparse._SubParsersAction[argparse.ArgumentParser], shell:
     for command in {id(each): each for each in known.values()}.values():
         for action in command._actions:
             _prepare(action, {"files": shtab.FILE, "directories": shtab.DIRECTORY})
-    made: str = shtab.complete(parser, shell, root_prefix="spdk_ftl", preamble=_PREAMBLE)
+    complete: Any = shtab.complete  # some releases annotate the preamble as str, but all take one for each shell
+    made: str = complete(parser, shell, root_prefix="spdk_ftl", preamble=_PREAMBLE)
     return made if made.endswith("\n") else f"{made}\n"
 
 

@@ -39,6 +39,7 @@ _MODULES: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
     ("spdk_ftl_py.cli.scan_command", ("scan",)),
     ("spdk_ftl_py.cli.apply_command", ("apply",)),
     ("spdk_ftl_py.cli.health_command", ("health",)),
+    ("spdk_ftl_py.cli.nbd_command", ("nbd",)),
     (
         "spdk_ftl_py.cli.commands",
         (

@@ -1,5 +1,5 @@
-"""The part of an FTL that hosts see: its reactor, its NVMe/TCP export, and the gate that holds their I/O while the base
-is away. It lives as long as the device."""
+"""The part of an FTL that hosts see: its reactor, its exports by NVMe/TCP and NBD, and the gate that holds their I/O
+while the base is away. It lives as long as the device."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ from ..spdk.exports import EXPORT_MODEL
 from . import host_io
 from .base import DeferredError
 from .export_sockets import ExportSockets
+from .nbd_export import FtlNbd
 
 EXPORT_NSID: Final = 1
 EMPTY_POLL_S: Final = 0.005
@@ -73,6 +74,7 @@ class Front:
         self.gate: _shim.Gate | None = None
         self.came_early = False
         """The target connected while the base was away, so its reads failed. For whoever attaches the FTL to handle."""
+        self.nbd = FtlNbd(self.reactor)
         self.export: Export | None = None
         self._device = device
         self._nqn = nqn
@@ -219,7 +221,9 @@ class Front:
         }
 
     async def disconnect_hosts(self) -> None:
-        """Disconnects these hosts; they may reconnect at once."""
+        """Disconnects these hosts, of which unflushed writes may be lost. They may reconnect at once. A client of NBD
+        has no identity by which it could be told when it reconnects, so the NBD export ends."""
+        await self.nbd.end("the FTL was loaded again, and writes that were not flushed may be lost")
         if self._subsystem is not None:
             await self._subsystem.disconnect()
 
@@ -240,8 +244,11 @@ class Front:
 
     async def close_export(self) -> None:
         """Hosts are disconnected. Idempotent."""
-        if self._nvmf is not None:
-            await self._nvmf.close()
+        try:
+            await self.nbd.end("the FTL is being halted")
+        finally:
+            if self._nvmf is not None:
+                await self._nvmf.close()
 
     async def stop(self) -> None:
         """Call it after close_export(), when no I/O is left on the reactor. Idempotent."""

@@ -30,6 +30,7 @@ from .http_listener import Route
 from .log_rpcs import LogRpcs
 from .metrics import PATH as METRICS_PATH
 from .metrics import Metrics
+from .nbd_rpcs import NbdRpcs
 from .orders import Orders
 from .orphans import Orphans
 from .requester import requester
@@ -77,6 +78,7 @@ class Registry:
         """The state that an earlier daemon left has been read."""
         self._orders = Orders(self)
         self._hosts = HostRpcs(self.find, self.find_to_change)
+        self._nbd = NbdRpcs(self.find, self.find_to_change, self._devices.chosen)
         self._configs = ConfigRpcs(self, identity)
         self._scans = Scans(self, identity, identity.prober)
         self._buffers = BufferRpcs(self._devices, identity.buffer_dir)
@@ -97,6 +99,7 @@ class Registry:
             "bdev_ftl_scrub": takes(ScrubRequest, self.scrub),
             "bdev_ftl_grow": takes(ForceableRequest, self.grow),
             **self._hosts.methods,
+            **self._nbd.methods,
             **self._orders.methods,
             "ftl_get_devices": takes(DevicesRequest, self.get_devices),
             "ftl_get_daemon": self.get_daemon,

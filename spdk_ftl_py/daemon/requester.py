@@ -12,17 +12,26 @@ _requester: ContextVar[str] = ContextVar("requester", default="the daemon itself
 """A task inherits the requester from the task that started it."""
 
 
+_caller: ContextVar[Peer | None] = ContextVar("caller", default=None)
+
+
 def requester() -> str:
     return _requester.get()
 
 
+def caller() -> Peer | None:
+    """The process that called the RPC; None: it has disconnected, or the daemon itself acts."""
+    return _caller.get()
+
+
 @contextlib.contextmanager
-def asked_for_by(who: str) -> Iterator[None]:
-    token = _requester.set(who)
+def asked_for_by(who: str, peer: Peer | None = None) -> Iterator[None]:
+    token, peer_token = _requester.set(who), _caller.set(peer)
     try:
         yield
     finally:
         _requester.reset(token)
+        _caller.reset(peer_token)
 
 
 def show_peer(peer: Peer | None) -> str:

@@ -102,6 +102,13 @@ class AnyHostRequest(FtlRequest):
     allow_any_host: bool
 
 
+@dataclass(frozen=True, kw_only=True)
+class NbdStartRequest(FtlRequest):
+    socket_path: str
+    read_only: bool = False
+    follow: bool = False
+
+
 # --- the daemon, its targets and their bdevs ---
 
 

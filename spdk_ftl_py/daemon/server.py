@@ -266,7 +266,7 @@ class RpcServer:
         transport = request.transport
         peer = None if transport is None else peer_of(transport.get_extra_info("socket"))
         try:
-            with asked_for_by(show_peer(peer)):
+            with asked_for_by(show_peer(peer), peer):
                 response = await self._response(request, peer)
         finally:
             self._received(request)

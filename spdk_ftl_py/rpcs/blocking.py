@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         Hosts,
         LoadedConfig,
         LogSettings,
+        NbdExport,
         OrderedScrub,
         RemovedBuffers,
         RenumberedFtl,
@@ -574,6 +575,73 @@ class DaemonRpcs(ABC):
         """
         params = given(name=name, force=force or None, target=target)
         return cast("GrownFtl", self.call("bdev_ftl_grow", params))
+
+    def bdev_ftl_nbd_start(
+        self,
+        *,
+        name: str,
+        socket_path: StrPath,
+        read_only: bool = False,
+        follow: bool = False,
+        target: StrPath | None = None,
+    ) -> NbdExport:
+        """Serve an FTL bdev over NBD, at a unix socket of its own, until bdev_ftl_nbd_stop or the end of the FTL or
+        daemon.
+
+        name: Name of the FTL bdev
+        socket_path: Unix socket to create, with mode 0600. A socket on which nobody listens any more is replaced
+        read_only: Refuse writes, trims and zeroes
+        follow: End the export when the process that calls this RPC ends
+        target: RPC address of the SPDK target: the absolute path of its socket, or HOST:PORT. If given, the FTL must be
+            on that target
+
+        Returns the export, which serves clients from now on.
+        Raises FtlError: -19 no FTL of that name; -16 it is not there yet, has failed or is being deleted, or somebody
+        listens at the path; -17 it is served by NBD already, or the path is a file; -36 the path is too long; -3 the
+        calling process can't be followed; -1, -2, -13, -20 the path can't be used; -108 the daemon is halting. Nothing
+        is left then.
+        """
+        params = given(
+            name=name, socket_path=socket_path, read_only=read_only or None, follow=follow or None, target=target
+        )
+        return cast("NbdExport", self.call("bdev_ftl_nbd_start", params))
+
+    def bdev_ftl_nbd_stop(
+        self,
+        *,
+        name: str,
+        target: StrPath | None = None,
+    ) -> bool:
+        """End the NBD export of an FTL bdev: its clients are disconnected, and its socket is removed.
+
+        name: Name of the FTL bdev
+        target: RPC address of the SPDK target: the absolute path of its socket, or HOST:PORT. If given, the FTL must be
+            on that target
+
+        Returns True.
+        Raises FtlError: -19 no FTL of that name, or it is not served by NBD; -16 its clients' I/O did not end, though
+        the export has.
+        """
+        params = given(name=name, target=target)
+        return cast("bool", self.call("bdev_ftl_nbd_stop", params))
+
+    def bdev_ftl_nbd_get(
+        self,
+        *,
+        name: str | None = None,
+        target: StrPath | None = None,
+    ) -> list[NbdExport]:
+        """List the NBD exports of FTL bdevs, including those that have ended without a request, with the reason.
+
+        name: Name of one FTL bdev (default: all)
+        target: RPC address of the SPDK target: the absolute path of its socket, or HOST:PORT. If given, only the FTLs
+            of that target
+
+        Returns the exports of all FTLs, or of the one that is named.
+        Raises FtlError: -19 no FTL of that name.
+        """
+        params = given(name=name, target=target)
+        return cast("list[NbdExport]", self.call("bdev_ftl_nbd_get", params))
 
     def bdev_ftl_add_host(
         self,

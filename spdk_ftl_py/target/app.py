@@ -10,12 +10,12 @@ from ..errors import JSONRPC_METHOD_NOT_FOUND
 from ..runtime.reactor import ReactorLoop
 from .jsonrpc import JsonRpcServer, RpcError
 from .methods import METHODS, decode_params
-from .rpcs import emulated, faults, framework, keyring, nvme_bdev, nvmf, virtual
+from .rpcs import emulated, faults, framework, keyring, nbd, nvme_bdev, nvmf, virtual
 from .state import TargetState
 
 logger = logging.getLogger(__name__)
 
-METHOD_MODULES = (emulated, faults, framework, keyring, nvme_bdev, nvmf, virtual)
+METHOD_MODULES = (emulated, faults, framework, keyring, nbd, nvme_bdev, nvmf, virtual)
 """Importing them fills METHODS."""
 
 
@@ -46,6 +46,7 @@ class Target(TargetState):
             # Each step on its own: a step that fails must not keep the others from releasing what they hold.
             for what, step in (
                 ("exports", self.nvmf.close),
+                ("NBD exports", self.nbd.close),
                 ("controllers", self.nvme.close),
                 ("bdevs", self.bdevs.close),
                 ("reactor", self.reactor.stop),

@@ -163,6 +163,25 @@ def spdk_rpc_plugin_initialize(subparsers: Any) -> None:
     parser.add_argument("name", nargs="?", help="name of the bdev (default: all emulated drives)")
     parser.set_defaults(func=_call("ftltgt_power_on", _plain("name")))
 
+    parser = add("ftltgt_nbd_start", help="Serve a bdev over NBD, at a unix socket; prints the export")
+    parser.add_argument("name", help="name of the bdev")
+    parser.add_argument("socket_path", metavar="PATH", help="unix socket to create, with mode 0600; absolute")
+    parser.add_argument(
+        "--read-only",
+        action="store_true",
+        default=None,
+        help="refuse writes; also for a bdev that is claimed, or zoned",
+    )
+    parser.set_defaults(func=_call("ftltgt_nbd_start", _plain("name", "socket_path", "read_only")))
+
+    parser = add("ftltgt_nbd_stop", help="End the NBD export of a bdev: its clients are disconnected")
+    parser.add_argument("name", help="name of the bdev")
+    parser.set_defaults(func=_call("ftltgt_nbd_stop", _plain("name")))
+
+    parser = add("ftltgt_nbd_get", help="Print the NBD exports")
+    parser.add_argument("name", nargs="?", help="name of a bdev (default: all)")
+    parser.set_defaults(func=_call("ftltgt_nbd_get", _plain("name")))
+
     parser = add("ftltgt_get_media_stats", help="Print the completed I/Os and the zone states of an emulated drive")
     parser.add_argument("name", help="name of the bdev")
     parser.add_argument("--zones", action="store_true", default=None, help="list every zone")

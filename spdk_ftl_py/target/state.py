@@ -10,6 +10,7 @@ from ..runtime.reactor import ReactorLoop
 from .bdevs import BdevLayer
 from .decode import Params
 from .keyring import Keyring
+from .nbd import NbdExports
 from .nvme_bdev import NvmeControllers
 from .nvmf import Nvmf
 from .virtual import VirtualBdevs
@@ -30,6 +31,7 @@ class TargetState:
         self.virtual = VirtualBdevs(reactor, self.bdevs)
         self.nvme = NvmeControllers(reactor, self.bdevs, self.lock)
         self.nvmf = Nvmf(reactor, self.bdevs)
+        self.nbd = NbdExports(reactor, self.bdevs)
         self._saved: dict[str, tuple[str, Params]] = {}
 
     def kill(self, signal_number: int) -> None:

@@ -77,6 +77,9 @@ def live(world: FtlWorld, daemon: Checked) -> None:
     daemon.bdev_ftl_get_stats(name="ftl0")
     daemon.bdev_ftl_scrub(name="ftl0")
     daemon.bdev_ftl_unmap(name="ftl0", lba=0, num_blocks=10)
+    daemon.bdev_ftl_nbd_start(name="ftl0", socket_path=world.folder / "nbd")
+    assert daemon.bdev_ftl_nbd_get(name="ftl0")
+    daemon.bdev_ftl_nbd_stop(name="ftl0")
     daemon.bdev_ftl_set_property(name="ftl0", ftl_property="scrub_days", value="0")
     daemon.bdev_ftl_set_cache(name="ftl0", cache="C0")
     assert daemon.bdev_ftl_get_properties(name="ftl0")["cache"]["state"] == "in_use"

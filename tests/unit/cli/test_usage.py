@@ -225,6 +225,7 @@ SENSE = {
     "torture": "--seed 0 --crashes 1 --every 0 --world 0",
     "check": "x -s host:5 --target-user 0 --zone-capacity 1",
     "scrub": "ftl0 --socket s --daemon-user root",
+    "nbd": "ftl0 --socket /s --read-only --control-socket s --json",
     "status": "--json",
     "devices": "",
     "list": "",

@@ -22,6 +22,7 @@ READING = {
     "bdev_ftl_get_hosts",
     "bdev_ftl_get_properties",
     "bdev_ftl_get_stats",
+    "bdev_ftl_nbd_get",
     "ftl_get_daemon",
     "ftl_get_devices",
 }
@@ -37,6 +38,7 @@ PARAMS: dict[str, dict[str, Any]] = {
     "bdev_ftl_set_cache": {"name": "a", "cache": "c"},
     "bdev_ftl_rename": {"name": "a", "new_name": "b"},
     "bdev_ftl_set_uuid": {"base_bdev": "b", "uuid": "b286d19a-0059-4709-abcd-9f7732b1567d", "target": "/t"},
+    "bdev_ftl_nbd_start": {"name": "a", "socket_path": "/s"},
     "ftl_get_daemon": {},
     "ftl_get_devices": {},
     "ftl_halt": {},

@@ -1,0 +1,1 @@
+"""NBD: the handshake, and servers on unix sockets. The shim serves connections after the handshake."""
