@@ -76,9 +76,10 @@ SHIM_ROOMS: Rooms = {
     "nvme/zns": set(),
     "nvme": {"base", "reactor", "nvme/zns"},
     "media": {"base", "reactor", "nvme/zns"},
+    "virtual": {"base", "reactor"},
     "ftl": {"base", "reactor", "nvme/zns"},
     "load": {"base", "reactor"},
-    "bind": {"base", "reactor", "nvme/zns", "nvme", "media", "ftl", "load"},
+    "bind": {"base", "reactor", "nvme/zns", "nvme", "media", "virtual", "ftl", "load"},
     "fuzz": {"base", "reactor", "nvme", "media", "ftl"},
 }
 """Of shim/ and fuzz/. Neither the media nor the FTL knows what carries an Io; what zones look like all do."""
