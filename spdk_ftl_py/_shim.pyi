@@ -66,6 +66,8 @@ class EventKind(IntEnum):
     """band, address, status: a host, or the scrub, could not read what is in force there."""
     SCRUB_DONE = 31
     """band: its scrub has ended, in whatever way."""
+    MEMBER_FAILED = 40
+    """member, status: a Mirror sends nothing more to that member."""
     OVERFLOW = 255
     """first_newer_source: events of sources below that id were dropped."""
 
@@ -101,6 +103,8 @@ class Event:
     errors: Final[int]
     failures: Final[int]
     """In a row, while the write buffer wanted a flush."""
+    member: Final[int]
+    """Its place among those that the Mirror was made of."""
     first_newer_source: Final[int]
 
 class ErrorClass(IntEnum):
@@ -354,6 +358,9 @@ class EmulatedMedia(BlockDevice):
         volatile_cache: bool = True,
         hidden_zones: int = 0,
     ) -> EmulatedMedia: ...
+    def resize(self, block_count: int) -> None:
+        """Null media only: another size. ValueError for other media, 0, and more than 64 TiB."""
+
     def set_zone_state(self, zone: int, state: Literal["read_only", "offline", "full"]) -> None:
         """What a drive does by itself. "full": it finishes the zone, and its
         attributes say so; ValueError where that is not active."""
@@ -414,6 +421,115 @@ class EmulatedMedia(BlockDevice):
 
     def cut_power_at(self, operation: int, seed: int) -> None:
         """Makes power_cut(seed) happen when `operations` reaches this."""
+
+class MeterCount:
+    """Of the operations of one kind that succeeded; latencies in ns."""
+
+    operations: Final[int]
+    bytes: Final[int]
+    latency_ns: Final[int]
+    """Of all operations together."""
+    latency_ns_max: Final[int]
+    latency_ns_min: Final[int]
+    """2**64 - 1: there was no operation."""
+    def as_dict(self) -> dict[str, Any]: ...
+
+class MeterStats:
+    """What SPDK's bdev layer counts. Appends are writes; flushes, write zeroes and commands for zones are counted only
+    where they fail."""
+
+    read: Final[MeterCount]
+    write: Final[MeterCount]
+    unmap: Final[MeterCount]
+    failed: Final[int]
+    """With SPDK's general error, 00/06."""
+    aborted: Final[int]
+    nvme_error: Final[int]
+    """With any other status."""
+    def as_dict(self) -> dict[str, Any]: ...
+
+class Meter(BlockDevice):
+    """The same device, with its I/O counted."""
+
+    def __init__(self, reactor: Reactor, base: BlockDevice) -> None: ...
+    def stats(self, reset: Literal["none", "maxmin", "error", "all"] = "none") -> MeterStats:
+        """What was counted so far. reset: what begins anew then; "maxmin": the extremes of latency."""
+
+    def resize(self, block_count: int) -> None:
+        """The device beneath has grown."""
+
+class Split(BlockDevice):
+    """Blocks [offset, offset + block_count) of a device, without its zones. ValueError if it does not have them."""
+
+    def __init__(self, reactor: Reactor, base: BlockDevice, *, offset: int, block_count: int) -> None: ...
+
+class Delay(BlockDevice):
+    """Reads and writes take longer; one in a hundred has the p99 latency. Zones of the base are not passed on."""
+
+    def __init__(
+        self,
+        reactor: Reactor,
+        base: BlockDevice,
+        *,
+        avg_read_us: int,
+        p99_read_us: int,
+        avg_write_us: int,
+        p99_write_us: int,
+    ) -> None: ...
+    def set_latency(self, kind: Literal["avg_read", "p99_read", "avg_write", "p99_write"], latency_us: int) -> None:
+        """For I/O that completes at the base from now on; it still completes after older I/O of its kind."""
+
+class ErrorInjector(BlockDevice):
+    """Fails, holds or corrupts I/O on demand. Zones of the base are not passed on; its errors become 00/06."""
+
+    def __init__(self, reactor: Reactor, base: BlockDevice) -> None: ...
+    def inject(
+        self,
+        op: Op | None,
+        kind: Literal["failure", "nvme_failure", "nomem", "pending", "corrupt"],
+        times: int,
+        *,
+        queue_depth: int = 0,
+        status: int = 0,
+        corrupt_offset: int = 0,
+        corrupt_value: int = 0,
+    ) -> None:
+        """The next `times` I/Os of that op (READ, WRITE, DEALLOCATE, FLUSH; None: each of them) that come while at
+        least queue_depth I/Os are at the base. Replaces what was injected for that op."""
+
+    def clear(self) -> None: ...
+    def resume_pending(self) -> None:
+        """I/O that is held is tried again, and none is held any more."""
+
+    def abort_pending(self) -> None:
+        """I/O that is held fails as aborted, and so does what would be held later. For the end of the device."""
+
+class Striped(BlockDevice):
+    """raid0 (strip_blocks > 0) or concat (0). lengths: the blocks used of each member. An Io that fails on any member
+    fails with 00/06. ValueError if the members do not fit together."""
+
+    def __init__(
+        self, reactor: Reactor, members: Sequence[BlockDevice], lengths: Sequence[int], strip_blocks: int
+    ) -> None: ...
+    def resize(self, length: int) -> None:
+        """Of raid0: the blocks used of each member."""
+
+class Mirror(BlockDevice):
+    """raid1. A member that fails a write is not used any more (MEMBER_FAILED); nor is one that can't be read, if
+    nothing could be written back to it from another one. ValueError if the members do not fit together."""
+
+    def __init__(self, reactor: Reactor, members: Sequence[BlockDevice], block_count: int) -> None: ...
+    @property
+    def id(self) -> int: ...
+    def resize(self, block_count: int) -> None: ...
+    def remove(self, member: int) -> None:
+        """Nothing more is sent to that member. Idempotent."""
+
+    def gone(self) -> list[int]:
+        """The members that have failed or were removed."""
+
+    def release(self) -> bool:
+        """Lets go of those. False: some have I/O yet, so call it again."""
 
 class ZonedOverlay(BlockDevice):
     """Emulates zones on a conventional device, like SPDK's zone_block bdev: zone size = zone_capacity rounded up to a

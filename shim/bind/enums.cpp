@@ -56,6 +56,7 @@ void bind_io_enums(nb::module_ &m) {
                              {"ZONE_FINISHED", EventKind::zone_finished},
                              {"BAND_UNREADABLE", EventKind::band_unreadable},
                              {"SCRUB_DONE", EventKind::scrub_done},
+                             {"MEMBER_FAILED", EventKind::member_failed},
                              {"OVERFLOW", EventKind::overflow},
                          });
     bind_enum<Op>(m, "Op",

@@ -67,8 +67,9 @@ std::optional<uint64_t> unless_all_ones(uint64_t value) {
 void bind_events(nb::module_ &m) {
     nb::class_<Event> event(m, "Event");
     event.def_ro("kind", &Event::kind).def_ro("source", &Event::source).def("__repr__", &describe);
-    for (const char *name : {"ticket", "status", "result", "detail", "stream", "band", "moved_blocks", "lost_blocks",
-                             "punit", "lba", "address", "done_blocks", "errors", "failures", "first_newer_source"}) {
+    for (const char *name :
+         {"ticket", "status", "result", "detail", "stream", "band", "moved_blocks", "lost_blocks", "punit", "lba",
+          "address", "done_blocks", "errors", "failures", "member", "first_newer_source"}) {
         event.def_prop_ro(name, [field = NamedField(name)](const Event &self) { return field(self); });
     }
     event

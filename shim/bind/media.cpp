@@ -10,6 +10,7 @@
 #include <system_error>
 
 #include "bind/bindings.hpp"
+#include "bind/make_device.hpp"
 #include "media/media.hpp"
 #include "media/zoned_overlay.hpp"
 
@@ -19,20 +20,6 @@ namespace ftl {
 namespace {
 
 constexpr uint64_t kNsPerUs = 1000;
-
-// A device leaves its reactor when it is destroyed, and the reactor's thread may need the GIL meanwhile.
-template <typename Device, typename... Args>
-std::shared_ptr<Device> make_device(Args &&...args) {
-    const nb::gil_scoped_release unlocked;
-    return std::shared_ptr<Device>(new Device(std::forward<Args>(args)...), [](Device *device) {
-        if (PyGILState_Check() != 0) {
-            const nb::gil_scoped_release unlocked_again;
-            delete device;
-        } else {
-            delete device;
-        }
-    });
-}
 
 std::shared_ptr<EmulatedMedia> make_media(const std::shared_ptr<Reactor> &reactor, const MediaConfig &config) {
     try {
@@ -178,6 +165,7 @@ void bind_media(nb::module_ &m) {
         .def("power_cut", &EmulatedMedia::power_cut, nb::arg("seed"), unlocked())
         .def("power_on", &EmulatedMedia::power_on, unlocked())
         .def("grow", &EmulatedMedia::grow, unlocked())
+        .def("resize", &EmulatedMedia::resize, nb::arg("block_count"), unlocked())
         .def("set_schedule", &EmulatedMedia::set_schedule, nb::arg("seed").none(), unlocked())
         .def_prop_ro("flushes_at_once", &EmulatedMedia::flushes_at_once, unlocked())
         .def_prop_ro("operations", &EmulatedMedia::operations, unlocked())

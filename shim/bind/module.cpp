@@ -9,6 +9,7 @@ NB_MODULE(_shim, m) {
     ftl::bind_events(m);
     ftl::bind_reactor(m);
     ftl::bind_media(m);
+    ftl::bind_virtual(m);
     ftl::bind_tls(m);
     ftl::bind_qpair(m);
     ftl::bind_core_config(m);

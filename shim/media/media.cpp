@@ -374,6 +374,17 @@ void EmulatedMedia::grow() {
     });
 }
 
+void EmulatedMedia::resize(uint64_t block_count) {
+    if (kind_ != MediaConfig::Kind::null) {
+        throw std::invalid_argument("only null media can be resized");
+    }
+    if (block_count == 0 || block_count > kMediaBytesMax / info_.block_bytes) {
+        throw std::invalid_argument("block_count " + std::to_string(block_count) +
+                                    " must be at least 1, and the media at most 64 TiB");
+    }
+    registration_.reactor().call([&] { info_.block_count = block_count; });
+}
+
 void EmulatedMedia::set_schedule(std::optional<uint64_t> seed) {
     registration_.reactor().call([&] {
         schedule_.reset();

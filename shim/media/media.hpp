@@ -75,6 +75,8 @@ public:
     void power_on();
     // Call it only while no user of the device knows its old size.
     void grow();
+    // Null media only.
+    void resize(uint64_t block_count);
     void set_schedule(std::optional<uint64_t> seed);
     void cut_power_at(uint64_t operation, uint64_t seed);
     [[nodiscard]] uint64_t operations();

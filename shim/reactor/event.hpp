@@ -27,6 +27,7 @@ enum class EventKind : uint32_t {
     zone_finished = 24,    // by the base, before the zone was full; the zone has not failed
     band_unreadable = 30,  // a host or the scrub could not read valid data of the band
     scrub_done = 31,       // with any result
+    member_failed = 40,    // Mirror: nothing more is sent to that member
     overflow = 255,        // events were dropped
 };
 
@@ -84,6 +85,8 @@ inline constexpr EventField kEventFields[] = {
     {EventKind::band_unreadable, &Event::b, "address"},
     {EventKind::band_unreadable, &Event::c, "status"},
     {EventKind::scrub_done, &Event::a, "band"},
+    {EventKind::member_failed, &Event::a, "member"},
+    {EventKind::member_failed, &Event::b, "status"},
     {EventKind::overflow, &Event::a, "first_newer_source"},  // sources from this id on were added later
 };
 

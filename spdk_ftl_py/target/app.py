@@ -10,12 +10,12 @@ from ..errors import JSONRPC_METHOD_NOT_FOUND
 from ..runtime.reactor import ReactorLoop
 from .jsonrpc import JsonRpcServer, RpcError
 from .methods import METHODS, decode_params
-from .rpcs import emulated, faults, framework, keyring, nbd, nvme_bdev, nvmf, virtual
+from .rpcs import emulated, faults, framework, iostat, keyring, logs, nbd, nvme_bdev, nvmf, parts, raid, virtual
 from .state import TargetState
 
 logger = logging.getLogger(__name__)
 
-METHOD_MODULES = (emulated, faults, framework, keyring, nbd, nvme_bdev, nvmf, virtual)
+METHOD_MODULES = (emulated, faults, framework, iostat, keyring, logs, nbd, nvme_bdev, nvmf, parts, raid, virtual)
 """Importing them fills METHODS."""
 
 
@@ -42,12 +42,14 @@ class Target(TargetState):
         """Ends connections, exports and drives, from the top down. Idempotent."""
         self.stopping.set()
         await self._server.close()
+        self.errors.abort_pending()
         async with self.lock:
             # Each step on its own: a step that fails must not keep the others from releasing what they hold.
             for what, step in (
                 ("exports", self.nvmf.close),
                 ("NBD exports", self.nbd.close),
                 ("controllers", self.nvme.close),
+                ("raids", self.raids.close),
                 ("bdevs", self.bdevs.close),
                 ("reactor", self.reactor.stop),
             ):

@@ -16,6 +16,7 @@ from uuid import UUID, uuid4
 
 from .. import _shim
 from ..errors import ClaimedError, ExistsError, NotFoundError
+from ..runtime.reactor import ReactorLoop
 from ..time_limit import time_limit
 
 logger = logging.getLogger(__name__)
@@ -40,13 +41,17 @@ NVME_IO_TYPES = frozenset(
 ZONED_IO_TYPES = frozenset(("get_zone_info", "zone_management", "zone_append"))
 
 RemoveCallback = Callable[[], Awaitable[None]]
+ResizeCallback = Callable[[], None]
 ZonesCallback = Callable[[Collection[int] | None], None]
 ExamineCallback = Callable[["Bdev"], None]
 
 
 @dataclass(eq=False)
 class Bdev:
-    """A named block device. num_blocks counts blocks of block_size bytes, including interleaved metadata."""
+    """A named block device. num_blocks counts blocks of block_size bytes, including interleaved metadata.
+
+    device serves the I/O of the bdev's users. While the bdev is registered, it is a meter in front of the device that
+    the module made, which is in ``lower`` then."""
 
     name: str
     product_name: str
@@ -69,11 +74,14 @@ class Bdev:
     optimal_open_zones: int = 0
     hints: dict[str, int] = field(default_factory=dict)  # preferred_write_alignment …
     memory_domains: tuple[str, ...] = ()
+    before_removal: Callable[[], None] | None = None  # called while the users still have the bdev open
     destroy: RemoveCallback | None = None  # releases the lower layer, after the last user has closed the bdev
     # the claim of the bdev layer itself
     claim: Descriptor | None = None
     descriptors: list[Descriptor] = field(default_factory=list)
     removing: bool = False
+    lower: _shim.BlockDevice | None = None
+    meter: _shim.Meter | None = None
 
     @property
     def alias(self) -> str:
@@ -135,6 +143,7 @@ class Descriptor:
     write: bool
     on_remove: RemoveCallback | None = None
     on_zones_changed: ZonesCallback | None = None
+    on_resized: ResizeCallback | None = None
 
     def close(self) -> None:
         """Closes the descriptor and releases its claim. Idempotent."""
@@ -142,7 +151,7 @@ class Descriptor:
             self.bdev.claim = None
         if self in self.bdev.descriptors:
             self.bdev.descriptors.remove(self)
-        self.on_remove = self.on_zones_changed = None
+        self.on_remove = self.on_zones_changed = self.on_resized = None
 
 
 class Notifications:
@@ -165,7 +174,8 @@ class Notifications:
 class BdevLayer:
     """All bdevs of the target, by name and by alias."""
 
-    def __init__(self) -> None:
+    def __init__(self, reactor: ReactorLoop) -> None:
+        self._reactor = reactor
         self.notifications = Notifications()
         self._bdevs: dict[str, Bdev] = {}
         self._aliases: dict[str, Bdev] = {}
@@ -215,6 +225,8 @@ class BdevLayer:
         then."""
         if self.find(bdev.name) is not None or self.find(bdev.alias) is not None or bdev.name == bdev.alias:
             raise ExistsError("File exists")
+        bdev.lower = bdev.device
+        bdev.device = bdev.meter = _shim.Meter(self._reactor.shim, bdev.lower)
         self._bdevs[bdev.name] = bdev
         self._aliases[bdev.alias] = bdev
         self.notifications.send("bdev_register", bdev.name)
@@ -225,11 +237,16 @@ class BdevLayer:
                 arrival.set_result(None)
 
     def resized(self, bdev: Bdev, num_blocks: int) -> None:
-        """The bdev's device now has that many blocks. Existing bdevs on top keep their size and are not notified, as in
-        SPDK."""
+        """The bdev's device now has that many blocks. Namespaces and RAIDs on it follow, and so notify their own users;
+        other bdevs on top keep their size, as in SPDK."""
         if bdev.num_blocks != num_blocks:
             bdev.num_blocks = num_blocks
+            if bdev.meter is not None:
+                bdev.meter.resize(num_blocks)
             self.notifications.send("bdev_resize", bdev.name)
+            for descriptor in list(bdev.descriptors):
+                if descriptor.on_resized is not None:
+                    descriptor.on_resized()
 
     def open(
         self,
@@ -258,6 +275,8 @@ class BdevLayer:
         if bdev.removing:
             raise NotFoundError("No such device")
         bdev.removing = True
+        if bdev.before_removal is not None:
+            bdev.before_removal()
         while bdev.descriptors:
             descriptor = bdev.descriptors[-1]
             try:
@@ -272,7 +291,9 @@ class BdevLayer:
         self.notifications.send("bdev_unregister", bdev.name)
         if bdev.destroy is not None:
             await bdev.destroy()
-        del bdev.device  # frees media in a file for others at once, not at Python's next collection
+        # Frees media in a file for others at once, not at Python's next collection.
+        bdev.lower = bdev.meter = None
+        del bdev.device
 
     async def unregister_by_name(self, name: str, module: str) -> str:
         """Unregisters a bdev of that module, by name or alias. Returns the bdev's name. Raises NotFoundError if there

@@ -35,7 +35,8 @@ def subsystem_config(target: TargetState, name: str) -> list[dict[str, Any]]:
         return target.nvmf.saved()
     if name == "keyring":
         return target.keyring.saved()
-    return [*target.saved_bdevs(), *target.nvme.saved(), *target.virtual.saved(), {"method": "bdev_wait_for_examine"}]
+    virtual = (*target.virtual.saved(), *target.splits.saved(), *target.errors.saved(), *target.raids.saved())
+    return [*target.saved_bdevs(), *target.nvme.saved(), *virtual, {"method": "bdev_wait_for_examine"}]
 
 
 def read_config(path: str) -> list[tuple[str, Any]]:

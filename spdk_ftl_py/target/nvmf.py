@@ -153,6 +153,7 @@ class Nvmf:
             self._drop_namespace(export, namespace)
 
         descriptor.on_remove = bdev_goes
+        descriptor.on_resized = lambda: export.subsystem.namespace_resized(nsid)
         descriptor.on_zones_changed = lambda zones: export.subsystem.zones_changed(nsid, zones)
         return nsid
 

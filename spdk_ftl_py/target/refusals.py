@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno as _errno
 import os
 
-from ..errors import JSONRPC_INTERNAL_ERROR, JSONRPC_INVALID_PARAMS
+from ..errors import JSONRPC_INTERNAL_ERROR, JSONRPC_INVALID_PARAMS, JSONRPC_PARSE_ERROR
 from .jsonrpc import RpcError
 
 EINVAL = _errno.EINVAL
@@ -13,6 +13,7 @@ ENOMEM = _errno.ENOMEM
 EAGAIN = _errno.EAGAIN
 EBUSY = _errno.EBUSY
 ENODEV = _errno.ENODEV
+ENOENT = _errno.ENOENT
 EEXIST = _errno.EEXIST
 EIO = _errno.EIO
 EALREADY = _errno.EALREADY
@@ -21,6 +22,7 @@ ENOTSUP = _errno.ENOTSUP
 
 # SPDK's answer to parameters that it cannot decode. It differs from method to method.
 DECODE_FAILED = (JSONRPC_INTERNAL_ERROR, "spdk_json_decode_object failed")
+NOT_PARSED = (JSONRPC_PARSE_ERROR, DECODE_FAILED[1])
 INVALID_PARAMETERS = (JSONRPC_INVALID_PARAMS, "Invalid parameters")
 
 

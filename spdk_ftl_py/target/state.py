@@ -13,6 +13,8 @@ from .keyring import Keyring
 from .nbd import NbdExports
 from .nvme_bdev import NvmeControllers
 from .nvmf import Nvmf
+from .parts import ErrorBdevs, SplitBdevs
+from .raid import Raids
 from .virtual import VirtualBdevs
 
 
@@ -21,7 +23,7 @@ class TargetState:
 
     def __init__(self, reactor: ReactorLoop) -> None:
         self.reactor = reactor
-        self.bdevs = BdevLayer()
+        self.bdevs = BdevLayer(reactor)
         self.malloc_count = 0
         self.keyring = Keyring()
         self.started = asyncio.Event()
@@ -29,9 +31,15 @@ class TargetState:
         self.lock = asyncio.Lock()
         """Whoever changes the target holds this lock: one RPC at a time, and events from drives in between."""
         self.virtual = VirtualBdevs(reactor, self.bdevs)
+        self.splits = SplitBdevs(reactor, self.bdevs)
+        self.errors = ErrorBdevs(reactor, self.bdevs)
+        self.raids = Raids(reactor, self.bdevs, self.lock)
         self.nvme = NvmeControllers(reactor, self.bdevs, self.lock)
         self.nvmf = Nvmf(reactor, self.bdevs)
         self.nbd = NbdExports(reactor, self.bdevs)
+        self.log_flags: frozenset[str] = frozenset()
+        self.log_level = "NOTICE"
+        self.log_print_level: str | None = None
         self._saved: dict[str, tuple[str, Params]] = {}
 
     def kill(self, signal_number: int) -> None:
@@ -44,6 +52,10 @@ class TargetState:
             method,
             {name: value if isinstance(value, (bool, int, str)) else str(value) for name, value in params.items()},
         )
+
+    def remember_size(self, bdev_name: str, num_blocks: int) -> None:
+        """The bdev was resized after remember()."""
+        self._saved[bdev_name][1]["num_blocks"] = num_blocks
 
     def forget(self, bdev_name: str) -> None:
         self._saved.pop(bdev_name, None)

@@ -94,9 +94,10 @@ SHIM_ROOMS: Rooms = {
     "nvme": {"base", "reactor", "nvme/zns"},
     "nbd": {"base", "reactor"},
     "media": {"base", "reactor", "nvme/zns"},
+    "virtual": {"base", "reactor"},
     "ftl": {"base", "reactor", "nvme/zns"},
     "load": {"base", "reactor"},
-    "bind": {"base", "reactor", "nvme/zns", "nvme", "nbd", "media", "ftl", "load"},
+    "bind": {"base", "reactor", "nvme/zns", "nvme", "nbd", "media", "virtual", "ftl", "load"},
     "fuzz": {"base", "reactor", "nvme", "nbd", "media", "ftl"},
 }
 """Of shim/ and fuzz/. Neither the media nor the FTL knows what carries an Io; what zones look like all do."""

@@ -20,6 +20,7 @@ DIF_BYTES = {0: 8, 1: 16, 2: 16}  # By dif_pi_format: the size of the protection
 ZNS_PATH_NAMESPACE = UUID("5c9b2f0e-8a1d-4f5e-9a35-0d5b6a1f7c11")
 STATUS_INTERNAL_ERROR = 0x006
 APPEND_BLOCKS_DEFAULT = 32
+MIB = 1024 * 1024
 
 MALLOC_IO_TYPES = frozenset(
     ("read", "write", "unmap", "flush", "reset", "write_zeroes", "zcopy", "compare", "abort", "copy")
@@ -205,6 +206,24 @@ async def bdev_aio_create(target: TargetState, params: Params) -> str:
     target.bdevs.register(bdev)
     target.remember(bdev.name, "bdev_aio_create", params | {"uuid": bdev.alias})
     return bdev.name
+
+
+@rpc("bdev_null_resize", Fields({"name": decode.string, "new_size": decode.uint64}))
+async def bdev_null_resize(target: TargetState, params: Params) -> bool:
+    """new_size: MiB. Namespaces and raids on the bdev follow."""
+    bdev, new_size = target.bdevs.get(params["name"]), params["new_size"]
+    if bdev.module != "null" or new_size < bdev.block_size * bdev.num_blocks // MIB:
+        raise failed(EINVAL)
+    num_blocks = new_size * MIB // bdev.block_size
+    if num_blocks < bdev.num_blocks:
+        raise failed(EBUSY)  # as SPDK answers if only the last, incomplete MiB would go
+    if new_size * MIB > MEDIA_BYTES_MAX:
+        raise failed(ENOMEM)
+    assert isinstance(bdev.lower, _shim.EmulatedMedia)
+    bdev.lower.resize(num_blocks)
+    target.bdevs.resized(bdev, num_blocks)
+    target.remember_size(bdev.name, num_blocks)
+    return True
 
 
 def _register_delete(module: str, method: str) -> None:

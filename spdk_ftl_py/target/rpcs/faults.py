@@ -43,9 +43,9 @@ def _media(target: TargetState, name: str) -> tuple[Bdev, _shim.EmulatedMedia]:
     bdev = target.bdevs.find(name)
     if bdev is None:
         raise refused(f"there is no bdev {name}", ENODEV)
-    if bdev.module not in EMULATED_MODULES or not isinstance(bdev.device, _shim.EmulatedMedia):
+    if bdev.module not in EMULATED_MODULES or not isinstance(bdev.lower, _shim.EmulatedMedia):
         raise refused(f"bdev {name} ({bdev.product_name}) has no emulated media of its own: name the bdev beneath it")
-    return bdev, bdev.device
+    return bdev, bdev.lower
 
 
 @rpc(
@@ -147,9 +147,9 @@ def _chosen(target: TargetState, params: Params) -> list[tuple[_shim.EmulatedMed
         return [(media, bdev.name)]
     # Virtual bdevs share the media of their base.
     return [
-        (bdev.device, bdev.name)
+        (bdev.lower, bdev.name)
         for bdev in target.bdevs
-        if bdev.module in EMULATED_MODULES and isinstance(bdev.device, _shim.EmulatedMedia)
+        if bdev.module in EMULATED_MODULES and isinstance(bdev.lower, _shim.EmulatedMedia)
     ]
 
 

@@ -44,8 +44,8 @@ async def claimed(here: World, name: str) -> bool:
 def media_of(here: World, name: str) -> _shim.EmulatedMedia:
     bdev = here.target.bdevs.find(name)
     assert bdev is not None
-    assert isinstance(bdev.device, _shim.EmulatedMedia)
-    return bdev.device
+    assert isinstance(bdev.lower, _shim.EmulatedMedia)
+    return bdev.lower
 
 
 @pytest.mark.parametrize("options", [CACHE, VSS], ids=["non-vss", "vss"])
