@@ -419,6 +419,7 @@ class DaemonInfo(TypedDict):
     state_directory: str
     hostnqn: str
     listen: str
+    discovery: str | None
     buffer_directory: str
     peer_timeout_s: float
     devices: int

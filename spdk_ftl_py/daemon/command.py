@@ -118,6 +118,15 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         ),
     )
     parser.add_argument(
+        "--discovery",
+        metavar="ADDRESS[:PORT]",
+        type=parsed(_listen, without="listen address "),
+        help=(
+            "one NVMe/TCP discovery service for all FTLs (nvme connect-all, nvme-stas); each host is told of the FTLs "
+            "that it may connect to (default port: 8009; default: none, each FTL's own port answers discovery)"
+        ),
+    )
+    parser.add_argument(
         "--nqn-template",
         metavar="NQN",
         type=parsed(_nqn_template),
@@ -210,6 +219,7 @@ def run(args: argparse.Namespace) -> int:
             manager=manager,
             saved=saved,
             nqn_template=args.nqn_template,
+            discovery=args.discovery,
         )
     )
     return 0
@@ -250,14 +260,17 @@ async def serve(
     manager: ServiceManager | None = None,
     saved: Sequence[SavedFtl] = (),
     nqn_template: str | None = None,
+    discovery: str | None = None,
 ) -> None:
     """The whole life of a daemon, from opening its state directory to its last undo. saved: FTLs to load."""
     # The imports of the data path are only needed to serve, not for every --help.
+    from ..nvme.target.discovery import Catalog
     from ..nvme.target.peers import PeerLimits
     from ..spdk.exports import host_nqn
     from .base import DaemonIdentity
     from .checks import split_address
     from .control_sockets import ControlSockets
+    from .discovery_service import DiscoveryService, give_up_socket
     from .export_sockets import ExportSockets
     from .native_engine import NativeEngine
     from .registry import Registry
@@ -270,6 +283,8 @@ async def serve(
     peers = PeerLimits.parse(limits)
     sockets = ControlSockets(socket_options, manager)
     exports = ExportSockets(manager)
+    catalog = Catalog()
+    service = None if discovery is None else DiscoveryService(discovery, catalog, manager, peers=peers)
     raise_descriptor_limit()
     buffer_directory = make_buffer_directory(buffer_directory)
     halt = asyncio.Event()
@@ -304,7 +319,14 @@ async def serve(
                 exports,
                 nqn_template,
                 state.path / "reservations",
+                None if service is None else catalog,
+                None if service is None else service.address,
             )
+            if service is None:
+                give_up_socket(manager)
+            else:
+                # Before anything in a target is touched: the address may be in use.
+                await service.start()
             registry = Registry(state, identity, socket_path=str(sockets.path))
             registry.on_halted = halt.set
             await sockets.start(NativeEngine(registry, identity).route(registry.methods))
@@ -325,6 +347,8 @@ async def serve(
             finally:
                 await sockets.close()
         finally:
+            if service is not None:
+                await service.close()
             state.close()
             exports.close()
 

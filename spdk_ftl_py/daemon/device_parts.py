@@ -208,6 +208,7 @@ class DeviceParts:
             peers=self.identity.peers,
             is_own=self.admission.is_target,
             sockets=self.identity.sockets,
+            catalog=self.identity.catalog,
         )
 
     def set_params(self, params: dict[str, Any]) -> None:

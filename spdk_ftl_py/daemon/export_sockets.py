@@ -36,7 +36,7 @@ class ExportSockets:
         held = self._held.get(device)
         if held is None:
             return None
-        if _is_at(held, traddr, port):
+        if is_at(held, traddr, port):
             return _dup(held)
         self.forget(device)
         return None
@@ -78,7 +78,8 @@ def _uuid(text: str) -> UUID | None:
     return None
 
 
-def _is_at(sock: socket.socket, traddr: str, port: int) -> bool:
+def is_at(sock: socket.socket, traddr: str, port: int) -> bool:
+    """Whether it listens there."""
     if sock.family not in (socket.AF_INET, socket.AF_INET6):
         return False
     host, bound = sock.getsockname()[:2]

@@ -15,6 +15,7 @@ from ..ftl.media.blockdev import BlockPort
 from ..nvme.target.allowed_hosts import AllowedHosts
 from ..nvme.target.connected_hosts import ConnectedHosts, HostKey
 from ..nvme.target.connection_log import ConnectionLog
+from ..nvme.target.discovery import Catalog
 from ..nvme.target.listener import NvmfTarget
 from ..nvme.target.peers import PeerLimits
 from ..nvme.target.reservations import Reservations
@@ -63,9 +64,11 @@ class Front:
         peers: PeerLimits | None = None,
         is_own: Callable[[str], bool] = lambda hostnqn: False,
         sockets: ExportSockets | None = None,
+        catalog: Catalog | None = None,
     ) -> None:
         """nqn: of the export. peers: limits on what one host may use. is_own: whether a host NQN is the one of the SPDK
-        target itself; no limit keeps the target out. sockets: those that are kept between daemons."""
+        target itself; no limit keeps the target out. sockets: those that are kept between daemons. catalog: of the
+        discovery service."""
         self.reactor = ReactorLoop(name)
         self.gate: _shim.Gate | None = None
         self.came_early = False
@@ -77,6 +80,7 @@ class Front:
         self._peers = peers
         self._is_own = is_own
         self._sockets = sockets
+        self._catalog = catalog
         self._nvmf: NvmfTarget | None = None
         self._subsystem: Subsystem | None = None
         self._address: tuple[str, int] | None = None
@@ -145,6 +149,8 @@ class Front:
         subsystem.stand_in = self._stand_in
         subsystem.add_listener(traddr, port, secure_channel=secure_channel)
         self._nvmf.add_subsystem(subsystem)
+        if self._catalog is not None:
+            self._catalog.add(subsystem)
         self._subsystem = subsystem
         self.export = Export(subsystem.nqn, traddr, port)
 
@@ -215,6 +221,8 @@ class Front:
 
     async def close_export(self) -> None:
         """Hosts are disconnected. Idempotent."""
+        if self._catalog is not None and self._subsystem is not None:
+            self._catalog.remove(self._subsystem)
         if self._nvmf is not None:
             await self._nvmf.close()
 

@@ -351,6 +351,7 @@ class Registry:
             "state_directory": str(self._state.path),
             "hostnqn": self._identity.hostnqn,
             "listen": self._identity.listen,
+            "discovery": self._identity.discovery,
             "buffer_directory": str(self._identity.buffer_dir),
             "peer_timeout_s": self._identity.peer_timeout_s,
             "devices": len(self._devices),

@@ -135,6 +135,8 @@ class Subsystem:
         self.controllers: dict[int, ConnectedController] = {}
         self.on_discovery_change: Callable[[], None] | None = None
         """Set by the target that it belongs to."""
+        self.discovery_watchers: list[Callable[[], object]] = []
+        """Of discovery services besides its target's."""
         self.connected_hosts: ConnectedHosts | None = None
         """Kept up to date if there is one."""
         self.stand_in: Callable[[HostKey], _shim.BlockDevice | None] = lambda host: None
@@ -268,6 +270,8 @@ class Subsystem:
     def _discovery_changed(self) -> None:
         if self.on_discovery_change is not None:
             self.on_discovery_change()
+        for watcher in list(self.discovery_watchers):
+            watcher()
 
     # --- controllers ------------------------------------------------------------------------------------------------
 
