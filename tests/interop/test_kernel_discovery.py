@@ -34,7 +34,7 @@ def test_connect_all_connects_what_the_host_may_connect_to(guest: Guest, folder:
         (device,) = json.loads(target.ftl(daemon, "ftl_get_devices"))
         export = device["export"]
         (record,) = records(guest, port, GUEST_HOST_NQN)
-        assert (record["trtype"], record["subtype"], record["treq"]) == ("tcp", "nvme subsystem", "not required")
+        assert (record["trtype"], record["subtype"], record["treq"]) == ("tcp", "nvme subsystem", "not specified")
         assert (record["traddr"], record["trsvcid"], record["subnqn"]) == tuple(
             export[key] for key in ("traddr", "trsvcid", "subnqn")
         )
@@ -45,13 +45,15 @@ def test_connect_all_connects_what_the_host_may_connect_to(guest: Guest, folder:
         guest.run(f"setsid {relay} </dev/null >/dev/null 2>&1 & echo $! >/tmp/relay")
         where = f"-t tcp -a {HOST_ADDRESS} -s {port} --hostnqn={GUEST_HOST_NQN} --hostid={GUEST_HOST_ID}"
         try:
-            guest.run(f"nvme connect-all {where} --nr-io-queues=1")
+            told = guest.run(f"nvme connect-all {where} --nr-io-queues=1; ls /dev/nvme*").output
+            assert "failed" not in told.lower(), told
             guest.run(
                 """set -e
-                for i in $(seq 50); do [ -b /dev/nvme0n1 ] && break; sleep 0.2; done
+                # The discovery controller had the first number.
+                for i in $(seq 50); do disk=$(ls /dev/nvme*n1 2>/dev/null) && break; sleep 0.2; done
                 dd if=/dev/urandom of=/tmp/random bs=64k count=16 2>/dev/null
-                dd if=/tmp/random of=/dev/nvme0n1 bs=64k oflag=direct 2>/dev/null
-                dd if=/dev/nvme0n1 bs=64k count=16 iflag=direct 2>/dev/null | cmp - /tmp/random""",
+                dd if=/tmp/random of=$disk bs=64k oflag=direct
+                dd if=$disk bs=64k count=16 iflag=direct | cmp - /tmp/random""",
                 timeout_s=60,
             )
             hosts = json.loads(target.ftl(daemon, "bdev_ftl_get_hosts", "-b", "ftl0"))

@@ -11,7 +11,7 @@ from ..logs import (
     ADRFAM_IPV6,
     SECTYPE_NONE,
     SECTYPE_TLS13,
-    TREQ_NOT_REQUIRED,
+    TREQ_NOT_SPECIFIED,
     TREQ_REQUIRED,
     DiscoveryEntry,
 )
@@ -78,7 +78,8 @@ class Discovery:
                 trsvcid=str(trsvcid),
                 subnqn=subsystem.nqn,
                 adrfam=ADRFAM_IPV6 if ":" in (traddr or controller.local_address) else ADRFAM_IPV4,
-                treq=TREQ_REQUIRED if secure else TREQ_NOT_REQUIRED,
+                # nvme-cli 2.3 takes "not required" for a request to use TLS.
+                treq=TREQ_REQUIRED if secure else TREQ_NOT_SPECIFIED,
                 sectype=SECTYPE_TLS13 if secure else SECTYPE_NONE,
             )
             for subsystem in self._subsystems()
