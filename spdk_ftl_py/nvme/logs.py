@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -149,6 +149,19 @@ def parse_reservation(data: bytes | bytearray) -> tuple[int, int, int, int]:
         raise ProtocolError(f"reservation notification has {len(data)} bytes")
     count, kind, available, nsid = _RESERVATION.unpack_from(data)
     return count, kind, available, nsid
+
+
+_ANA_HEADER, _ANA_GROUP = struct.Struct("<QHxxxxxx"), struct.Struct("<IIQB15x")
+
+
+def build_ana(changes: int, groups: Mapping[int, tuple[int, Sequence[int]]], *, groups_only: bool) -> bytes:
+    """LID 0C. changes: how many there have been. groups: state and NSIDs of each, by ANAGRPID. groups_only: without
+    the NSIDs (RGO)."""
+    page = bytearray(_ANA_HEADER.pack(changes, len(groups)))
+    for group, (state, nsids) in sorted(groups.items()):
+        listed = () if groups_only else sorted(nsids)
+        page += _ANA_GROUP.pack(group, len(listed), changes, state) + struct.pack(f"<{len(listed)}I", *listed)
+    return bytes(page)
 
 
 SUPPORTED_IO = (
