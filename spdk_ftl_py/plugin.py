@@ -46,6 +46,9 @@ _METHODS: Final = (
     "bdev_ftl_add_host",
     "bdev_ftl_remove_host",
     "bdev_ftl_allow_any_host",
+    "bdev_ftl_add_listener",
+    "bdev_ftl_remove_listener",
+    "bdev_ftl_set_ana_state",
     "bdev_ftl_get_hosts",
     "ftl_get_devices",
 )

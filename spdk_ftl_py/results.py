@@ -63,6 +63,15 @@ class Export(TypedDict):
     nsid: int
 
 
+class Listener(TypedDict):
+    """An address of an export. listening: False: the daemon can't have the address now, and keeps trying."""
+
+    traddr: str
+    trsvcid: str
+    ana_state: str
+    listening: bool
+
+
 class Dependents(TypedDict):
     """What is built on an FTL in its target, and recreated by the daemon."""
 
@@ -91,6 +100,7 @@ class _DeviceInSomeStates(_Device, total=False):
     progress: str
     waiting_for: str
     export: Export
+    listeners: list[Listener]
     block_size: int
     num_blocks: int
     num_bands: int

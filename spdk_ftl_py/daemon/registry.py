@@ -25,6 +25,7 @@ from .devices import Devices, Key, key_of, worth_keeping
 from .front import Export
 from .growing import grow
 from .host_rpcs import HostRpcs
+from .listener_rpcs import ListenerRpcs
 from .orders import Orders
 from .orphans import Orphans
 from .requester import requester
@@ -68,6 +69,7 @@ class Registry:
         """The state that an earlier daemon left has been read."""
         self._orders = Orders(self)
         self._hosts = HostRpcs(self.find, self.find_to_change)
+        self._listeners = ListenerRpcs(self.find_to_change)
         self._configs = ConfigRpcs(self, identity)
         self._scans = Scans(self, identity, identity.prober)
         self._buffers = BufferRpcs(self._devices, identity.buffer_dir)
@@ -84,6 +86,7 @@ class Registry:
             "bdev_ftl_scrub": takes(ScrubRequest, self.scrub),
             "bdev_ftl_grow": takes(ForceableRequest, self.grow),
             **self._hosts.methods,
+            **self._listeners.methods,
             **self._orders.methods,
             "ftl_get_devices": takes(DevicesRequest, self.get_devices),
             "ftl_get_daemon": self.get_daemon,
@@ -202,6 +205,7 @@ class Registry:
                     inherited=inherited,
                     dependents=record.get("dependents"),
                     life=int(record.get("life") or 0),
+                    listeners=record.get("listeners"),
                 ),
             )
         except (FtlError, KeyError, IndexError, TypeError, ValueError) as error:
