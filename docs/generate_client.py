@@ -146,6 +146,25 @@ RPCS: Final[Mapping[str, Rpc]] = {
         TRUE,
         f"{NOT_THERE}; -16 the FTL is being deleted; -28 the state directory is full; -108 the daemon is halting",
     ),
+    "bdev_ftl_add_listener": Rpc(
+        "str",
+        "the ADDRESS:PORT of the listener",
+        f"{NOT_THERE}; -17 it exists already; -98 or -99 the address is taken, or not of this machine; -16 the FTL "
+        "has no export yet, or has 16 listeners, or is being deleted; -28 the state directory is full; -108 the "
+        "daemon is halting. Nothing has changed then",
+    ),
+    "bdev_ftl_remove_listener": Rpc(
+        "bool",
+        "True, once no I/O of hosts that came through it is outstanding",
+        "-19 no FTL of that name, or no such listener; -32602 it is the one that the FTL was created with; -16 the "
+        "FTL is being deleted; -28 the state directory is full; -108 the daemon is halting",
+    ),
+    "bdev_ftl_set_ana_state": Rpc(
+        "bool",
+        "True, once no new I/O through an inaccessible listener is accepted",
+        "-19 no FTL of that name, or no such listener; -16 the target has the FTL attached there, or the FTL is being "
+        "deleted; -28 the state directory is full; -108 the daemon is halting",
+    ),
     "bdev_ftl_get_hosts": Rpc(
         "Hosts", ("the hosts that may connect, are connected, were refused, or have left"), NOT_THERE
     ),

@@ -63,6 +63,15 @@ class Export(TypedDict):
     nsid: int
 
 
+class Listener(TypedDict):
+    """An address of an export. listening: False: the daemon can't have the address now, and keeps trying."""
+
+    traddr: str
+    trsvcid: str
+    ana_state: str
+    listening: bool
+
+
 class Dependents(TypedDict):
     """What is built on an FTL in its target, and recreated by the daemon."""
 
@@ -91,6 +100,7 @@ class _DeviceInSomeStates(_Device, total=False):
     progress: str
     waiting_for: str
     export: Export
+    listeners: list[Listener]
     block_size: int
     num_blocks: int
     host_io: str
@@ -533,6 +543,7 @@ class DaemonInfo(TypedDict):
     state_directory: str
     hostnqn: str
     listen: str
+    discovery: str | None
     buffer_directory: str
     peer_timeout_s: float
     devices: int

@@ -29,6 +29,7 @@ from ..nvme.auth.response import Policy
 from ..nvme.host.controller import Controller
 from ..nvme.host.events import AsyncEvent
 from ..nvme.host.namespaces import NamespaceInfo
+from ..nvme.target.discovery import Catalog
 from ..nvme.target.peers import PeerLimits
 from ..nvme.wire import NSID_ALL, CommandError
 from ..runtime.reactor import ReactorLoop
@@ -114,6 +115,10 @@ class DaemonIdentity:
     """The NQN template of exports, as export_nqn() takes it."""
     reservation_dir: Path | None = None
     """The directory of reservations that outlive the daemon; None: there are none."""
+    catalog: Catalog | None = None
+    """The exports of all FTLs, for the discovery service; None: there is no such service."""
+    discovery: str | None = None
+    """The address of the discovery service: ADDRESS:PORT."""
 
     @functools.cached_property
     def prober(self) -> Prober:

@@ -131,6 +131,15 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         ),
     )
     parser.add_argument(
+        "--discovery",
+        metavar="ADDRESS[:PORT]",
+        type=parsed(_listen, without="listen address "),
+        help=(
+            "one NVMe/TCP discovery service for all FTLs (nvme connect-all, nvme-stas); each host is told of the FTLs "
+            "that it may connect to (default port: 8009; default: none, each FTL's own port answers discovery)"
+        ),
+    )
+    parser.add_argument(
         "--nqn-template",
         metavar="NQN",
         type=parsed(_nqn_template),
@@ -251,6 +260,7 @@ def run(args: argparse.Namespace) -> int:
             levels=levels,
             audit_log=None if args.audit_log is None else args.audit_log.absolute(),
             http=HttpOptions(args.metrics, args.http_name),
+            discovery=args.discovery,
         )
     )
     return 0

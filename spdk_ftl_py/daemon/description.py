@@ -47,6 +47,7 @@ def describe(device: DeviceParts) -> dict[str, Any]:
             "subnqn": device.export.nqn,
             "nsid": device.export.nsid,
         }
+        description["listeners"] = _listeners(device)
     if device.front.gate is not None:
         description["block_size"] = 4096
         description["num_blocks"] = device.front.gate.block_count
@@ -58,6 +59,21 @@ def describe(device: DeviceParts) -> dict[str, Any]:
             description["state"] = state_of(device)
             description["error"] = device.ftl.failure.message if device.ftl.failure is not None else None
     return description
+
+
+def _listeners(device: DeviceParts) -> list[dict[str, Any]]:
+    """The first one first."""
+    assert device.export is not None
+    first = (device.export.traddr, device.export.trsvcid), device.listeners.first
+    return [
+        {
+            "traddr": address[0],
+            "trsvcid": str(address[1]),
+            "ana_state": state.name.lower(),
+            "listening": address == first[0] or address in device.front.listening,
+        }
+        for address, state in (first, *device.listeners.more.items())
+    ]
 
 
 def properties(device: DeviceParts) -> dict[str, Any]:
@@ -100,5 +116,6 @@ def record(device: DeviceParts) -> dict[str, Any]:
         "export": None if export is None else [export.nqn, export.traddr, export.trsvcid],
         "allowed": device.admission.to_record(),
         "hosts": device.hosts.to_record(),
+        "listeners": device.listeners.to_record(),
         "dependents": device.dependents.to_record(),
     }

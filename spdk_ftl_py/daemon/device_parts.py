@@ -32,6 +32,7 @@ from .export_nqn import export_nqn
 from .failed_flushes import FailedFlushes
 from .front import Export, Front
 from .ftl_maker import FtlMaker
+from .listeners import Listeners
 from .requests import FtlOptions, HostOptions
 from .session_keys import SessionKeys, psk_path
 from .states import DeviceState
@@ -56,6 +57,8 @@ class Origin:
     """Hosts that may connect."""
     dependents: object = None
     """Objects that are built on the FTL in the target."""
+    listeners: object = None
+    """Those besides the first one, and ANA states."""
     inherited: bool = False
     """An earlier daemon had this FTL. What that daemon made in the target may still exist."""
     life: int = 0
@@ -144,6 +147,9 @@ class DeviceParts:
         self.dependents = Dependents(self.name, rpc, origin.dependents, self.changed)
         self.target_bdev = TargetBdev(rpc, self.name, self.uuid, self.admission, target_keys, self.dependents)
         self.kept_bdev = KeptBdev(str(self), self.target_bdev, lambda: self.changed())
+        self.listeners = Listeners.from_record(origin.listeners)
+        self.listener_turn = asyncio.Lock()
+        """Held by whoever changes the listeners."""
         self.front = self.new_front()
         self.hosts = ConnectedHosts(lambda: self.on_change())
         """Saved before a host gets its first answer: after a crash, the next daemon must know which hosts to notify of
@@ -208,6 +214,8 @@ class DeviceParts:
             peers=self.identity.peers,
             is_own=self.admission.is_target,
             sockets=self.identity.sockets,
+            catalog=self.identity.catalog,
+            listeners=self.listeners,
         )
 
     def set_params(self, params: dict[str, Any]) -> None:

@@ -36,14 +36,14 @@ class ExportSockets:
         held = self._held.get(device)
         if held is None:
             return None
-        if _is_at(held, traddr, port):
+        if is_at(held, traddr, port):
             return _dup(held)
         self.forget(device)
         return None
 
     def has(self, traddr: str, port: int) -> bool:
         """Whether the socket of any FTL is kept for that address."""
-        return any(_is_at(held, traddr, port) for held in self._held.values())
+        return any(is_at(held, traddr, port) for held in self._held.values())
 
     def keep(self, device: UUID, listening: socket.socket) -> None:
         """Keeps the socket until it is forgotten."""
@@ -82,7 +82,8 @@ def _uuid(text: str) -> UUID | None:
     return None
 
 
-def _is_at(sock: socket.socket, traddr: str, port: int) -> bool:
+def is_at(sock: socket.socket, traddr: str, port: int) -> bool:
+    """Whether it listens there."""
     if sock.family not in (socket.AF_INET, socket.AF_INET6):
         return False
     host, bound = sock.getsockname()[:2]

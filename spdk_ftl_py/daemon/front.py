@@ -4,7 +4,9 @@ while the base is away. It lives as long as the device."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+import contextlib
+import logging
+from collections.abc import Callable, Collection, Coroutine
 from dataclasses import dataclass
 from typing import Any, Final
 from uuid import UUID
@@ -16,6 +18,7 @@ from ..nvme.logs import Smart
 from ..nvme.target.allowed_hosts import AllowedHosts
 from ..nvme.target.connected_hosts import ConnectedHosts, HostKey
 from ..nvme.target.connection_log import ConnectionLog
+from ..nvme.target.discovery import Catalog
 from ..nvme.target.listener import NvmfTarget
 from ..nvme.target.peers import PeerLimits
 from ..nvme.target.reservations import Reservations
@@ -29,6 +32,7 @@ from ..spdk.exports import EXPORT_MODEL
 from . import host_io
 from .base import DeferredError
 from .export_sockets import ExportSockets
+from .listeners import Listeners
 from .nbd_export import FtlNbd
 
 EXPORT_NSID: Final = 1
@@ -37,6 +41,9 @@ HEALTH_LOOK_S: Final = 5.0
 TRIM_BLOCKS: Final = 1 << 18
 """Blocks in one trim of the daemon itself. Larger trims would make hosts wait."""
 _SERIAL_NUMBER_MAX: Final = 20
+LISTEN_AGAIN_S: Final = 5.0
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -67,9 +74,12 @@ class Front:
         peers: PeerLimits | None = None,
         is_own: Callable[[str], bool] = lambda hostnqn: False,
         sockets: ExportSockets | None = None,
+        catalog: Catalog | None = None,
+        listeners: Listeners | None = None,
     ) -> None:
         """nqn: of the export. peers: limits on what one host may use. is_own: whether a host NQN is the one of the SPDK
-        target itself; no limit keeps the target out. sockets: those that are kept between daemons."""
+        target itself; no limit keeps the target out. sockets: those that are kept between daemons. catalog: of the
+        discovery service. listeners: besides the first one, and the states of all."""
         self.reactor = ReactorLoop(name)
         self.gate: _shim.Gate | None = None
         self.came_early = False
@@ -82,6 +92,12 @@ class Front:
         self._peers = peers
         self._is_own = is_own
         self._sockets = sockets
+        self._catalog = catalog
+        self._listeners = listeners or Listeners()
+        self._listening: set[tuple[str, int]] = set()
+        """Of the listeners besides the first one."""
+        self._retrying: asyncio.Task[None] | None = None
+        self._secure_channel = False
         self._nvmf: NvmfTarget | None = None
         self._subsystem: Subsystem | None = None
         self._address: tuple[str, int] | None = None
@@ -120,6 +136,7 @@ class Front:
             ) from error
         if self._sockets is not None:
             self._sockets.keep(self._device, self._nvmf.listening(*self._address))
+        await self._listen_to_more()
 
     def open(
         self, core: _shim.BlockDevice, *, max_io_qpairs: int, allowed: AllowedHosts, hosts: ConnectedHosts,
@@ -140,6 +157,7 @@ class Front:
             model_number=EXPORT_MODEL,
             allowed=allowed,
             max_io_qpairs=max_io_qpairs,
+            ana=True,
         )
         subsystem.add_namespace(
             self.gate, nsid=EXPORT_NSID, uuid=self._device, nguid=export_nguid(self._device).bytes,
@@ -148,10 +166,80 @@ class Front:
         subsystem.connected_hosts = hosts
         self._targets = {host.hostid for host in hosts.known if self._is_own(host.hostnqn)}
         subsystem.stand_in = self._stand_in
+        self._secure_channel = secure_channel
         subsystem.add_listener(traddr, port, secure_channel=secure_channel)
         self._nvmf.add_subsystem(subsystem)
+        if self._catalog is not None:
+            self._catalog.add(subsystem)
         self._subsystem = subsystem
         self.export = Export(subsystem.nqn, traddr, port)
+        for address in self._listening:
+            self.show_listener(address)
+        self.apply_ana_states()
+
+    # --- listeners besides the first one
+
+    @property
+    def first_address(self) -> tuple[str, int] | None:
+        """None before listen()."""
+        return self._address
+
+    @property
+    def listening(self) -> Collection[tuple[str, int]]:
+        """The addresses of those that hosts can reach."""
+        return self._listening
+
+    async def listen_also(self, address: tuple[str, int]) -> tuple[str, int]:
+        """The address with its port. Nobody can connect before show_listener(). Raises PathError, ParameterError."""
+        assert self._nvmf is not None
+        address = address[0], await self._nvmf.listen(*address)
+        self._listening.add(address)
+        return address
+
+    def show_listener(self, address: tuple[str, int]) -> None:
+        """Admits hosts at that address, and lists it."""
+        if self._subsystem is not None:
+            self._subsystem.add_listener(*address, secure_channel=self._secure_channel)
+            self.apply_ana_states()
+
+    async def unlisten(self, address: tuple[str, int]) -> None:
+        """Disconnects hosts that came through it. Idempotent."""
+        if address not in self._listening:
+            return
+        self._listening.remove(address)
+        assert self._nvmf is not None
+        if self._subsystem is not None and address in self._subsystem.listeners:
+            await self._subsystem.remove_listener(*address)
+        await self._nvmf.unlisten(*address)
+
+    def apply_ana_states(self) -> None:
+        """Connected hosts are told of what has changed."""
+        if self._subsystem is None or self._address is None:
+            return
+        self._subsystem.set_ana_state(*self._address, self._listeners.first)
+        for address, state in self._listeners.more.items():
+            if address in self._listening:
+                self._subsystem.set_ana_state(*address, state)
+
+    async def _listen_to_more(self) -> None:
+        """An address that is missing now, for example that of an interface that is down, must not keep the FTL from
+        hosts of the others: it is tried again until it is there."""
+        for address in self._listeners.more:
+            try:
+                await self.listen_also(address)
+            except FtlError as error:
+                log.error("%s: %s; the daemon keeps trying", self.reactor.name, error.message)
+        if self._listening != set(self._listeners.more):
+            self._retrying = asyncio.create_task(self._retry(), name=f"listeners of {self.reactor.name}")
+
+    async def _retry(self) -> None:
+        while missing := [each for each in self._listeners.more if each not in self._listening]:
+            await asyncio.sleep(LISTEN_AGAIN_S)
+            for address in missing:
+                with contextlib.suppress(FtlError):
+                    if address in self._listeners.more and address not in self._listening:
+                        self.show_listener(await self.listen_also(address))
+                        log.info("%s: hosts can connect at %s port %d again", self.reactor.name, *address)
 
     def set_health(self, smart: Callable[[], Smart]) -> None:
         """What hosts read in the SMART log. After open()."""
@@ -244,6 +332,10 @@ class Front:
 
     async def close_export(self) -> None:
         """Hosts are disconnected. Idempotent."""
+        if self._retrying is not None:
+            await end_tasks([self._retrying])
+        if self._catalog is not None and self._subsystem is not None:
+            self._catalog.remove(self._subsystem)
         try:
             await self.nbd.end("the FTL is being halted")
         finally:

@@ -35,6 +35,7 @@ _OURS_ALONE = frozenset(
     (
         *("bdev_ftl_scrub", "bdev_ftl_grow", "bdev_ftl_rename", "bdev_ftl_set_cache", "bdev_ftl_remove_cache"),
         *("bdev_ftl_add_host", "bdev_ftl_remove_host", "bdev_ftl_allow_any_host"),
+        *("bdev_ftl_add_listener", "bdev_ftl_remove_listener", "bdev_ftl_set_ana_state"),
     )
 )
 """Methods that SPDK's own FTL has no equivalent of."""

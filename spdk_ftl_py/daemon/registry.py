@@ -27,6 +27,7 @@ from .front import Export
 from .growing import grow
 from .host_rpcs import HostRpcs
 from .http_listener import Route
+from .listener_rpcs import ListenerRpcs
 from .log_rpcs import LogRpcs
 from .metrics import PATH as METRICS_PATH
 from .metrics import Metrics
@@ -79,6 +80,7 @@ class Registry:
         self._orders = Orders(self)
         self._hosts = HostRpcs(self.find, self.find_to_change)
         self._nbd = NbdRpcs(self.find, self.find_to_change, self._devices.chosen)
+        self._listeners = ListenerRpcs(self.find_to_change)
         self._configs = ConfigRpcs(self, identity)
         self._scans = Scans(self, identity, identity.prober)
         self._buffers = BufferRpcs(self._devices, identity.buffer_dir)
@@ -100,6 +102,7 @@ class Registry:
             "bdev_ftl_grow": takes(ForceableRequest, self.grow),
             **self._hosts.methods,
             **self._nbd.methods,
+            **self._listeners.methods,
             **self._orders.methods,
             "ftl_get_devices": takes(DevicesRequest, self.get_devices),
             "ftl_get_daemon": self.get_daemon,
@@ -225,6 +228,7 @@ class Registry:
                     inherited=inherited,
                     dependents=record.get("dependents"),
                     life=int(record.get("life") or 0),
+                    listeners=record.get("listeners"),
                 ),
             )
         except (FtlError, KeyError, IndexError, TypeError, ValueError) as error:
@@ -374,6 +378,7 @@ class Registry:
             "state_directory": str(self._state.path),
             "hostnqn": self._identity.hostnqn,
             "listen": self._identity.listen,
+            "discovery": self._identity.discovery,
             "buffer_directory": str(self._identity.buffer_dir),
             "peer_timeout_s": self._identity.peer_timeout_s,
             "devices": len(self._devices),

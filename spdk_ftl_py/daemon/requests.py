@@ -98,6 +98,21 @@ class NewHostRequest(HostRequest):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ListenerRequest(FtlRequest):
+    listen_address: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewListenerRequest(ListenerRequest):
+    ana_state: str = "optimized"
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnaStateRequest(ListenerRequest):
+    ana_state: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class AnyHostRequest(FtlRequest):
     allow_any_host: bool
 

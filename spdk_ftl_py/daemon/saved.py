@@ -5,6 +5,8 @@ because it has no subsystem of that name and none of its methods.
   {"method": "ftl_create_bdev", "params": {of bdev_ftl_create, with uuid, target and all that was given; "new": true
    if it is not on media yet}},
   {"method": "ftl_add_host", "params": {of bdev_ftl_add_host}}, …
+  {"method": "ftl_add_listener", "params": {of bdev_ftl_add_listener}}, …
+  {"method": "ftl_set_ana_state", "params": {of bdev_ftl_set_ana_state, for the first listener}},
   {"method": "ftl_call_target", "params": {"name": of the FTL, "method": …, "params": {…}}}, …]}
 """
 
@@ -22,16 +24,20 @@ from ..access.paths import check_directory, check_parents
 from ..conf import FtlConf
 from ..errors import ExistsError, FtlError, ParameterError
 from ..nvme.target.allowed_hosts import AllowedHosts
+from ..nvme.wire import AnaState
 from ..spdk.saved_config import Call, check_call, check_subsystems
 from .checks import split_address
 from .dependents import check_size
 from .export_nqn import export_nqn
+from .listeners import Listeners, show
 from .requests import FtlOptions, HostOptions, NewHostRequest
 
 SECTION: Final = "ftl"
 CONFIG_BYTES_MAX: Final = 16 << 20
 _CREATE: Final = "ftl_create_bdev"
 _ADD_HOST: Final = "ftl_add_host"
+_ADD_LISTENER: Final = "ftl_add_listener"
+_SET_ANA_STATE: Final = "ftl_set_ana_state"
 _CALL_TARGET: Final = "ftl_call_target"
 _NOT_SAVED: Final = frozenset(("force", "no_data", "if_absent", "load_or_create", "new_uuid", "wait", "engine"))
 _KEYS: Final = ("dhchap_key", "dhchap_ctrlr_key", "psk")
@@ -90,8 +96,22 @@ def _entries_of(record: Mapping[str, Any]) -> list[Call]:
             continue
         keys = {key: host[key] for key in _KEYS if host.get(key) is not None}
         entries.append({"method": _ADD_HOST, "params": {"name": record["name"], "host": host["nqn"], **keys}})
+    entries += _listener_entries(record)
     for call in (record.get("dependents") or {}).get("calls", ()):
         entries.append({"method": _CALL_TARGET, "params": {"name": record["name"], **call}})
+    return entries
+
+
+def _listener_entries(record: Mapping[str, Any]) -> list[Call]:
+    listeners = Listeners.from_record(record.get("listeners"))
+    entries: list[Call] = []
+    if record["export"] is not None and listeners.first is not AnaState.OPTIMIZED:
+        _, traddr, trsvcid = record["export"]
+        params = {"listen_address": show((traddr, trsvcid)), "ana_state": listeners.first.name.lower()}
+        entries.append({"method": _SET_ANA_STATE, "params": {"name": record["name"], **params}})
+    for address, state in listeners.more.items():
+        params = {"listen_address": show(address), "ana_state": state.name.lower()}
+        entries.append({"method": _ADD_LISTENER, "params": {"name": record["name"], **params}})
     return entries
 
 
@@ -153,14 +173,17 @@ def read_section(
                 found[ftl.name], hosts[ftl.name] = ftl, hosts_of_it
                 AllowedHosts.from_record(_allowed(ftl, hosts_of_it))
                 continue
-            if method not in (_ADD_HOST, _CALL_TARGET):
-                raise ParameterError(f"unknown; known: {_CREATE}, {_ADD_HOST}, {_CALL_TARGET}")
+            known = (_ADD_HOST, _ADD_LISTENER, _SET_ANA_STATE, _CALL_TARGET)
+            if method not in known:
+                raise ParameterError(f"unknown; known: {', '.join((_CREATE, *known))}")
             named = found.get(str(params.get("name")))
             if named is None:
                 raise ParameterError(f"no earlier {_CREATE} has the name {str(params.get('name'))[:80]!r}")
             if method == _ADD_HOST:
                 hosts[named.name].append(_read_host(params))
                 AllowedHosts.from_record(_allowed(named, hosts[named.name]))
+            elif method in (_ADD_LISTENER, _SET_ANA_STATE):
+                _read_listener(named, method, params)
             else:
                 named.dependents.append(_read_dependent(params))
         except (FtlError, ValueError) as error:
@@ -171,6 +194,24 @@ def read_section(
         ftl.record["allowed"] = _allowed(ftl, hosts[ftl.name])
         ftl.record["dependents"] = {"calls": ftl.dependents, "pending": True}
     return list(found.values())
+
+
+def _read_listener(ftl: SavedFtl, method: str, given: dict[str, Any]) -> None:
+    params = schema.load(f"bdev_{method}").validate(given)
+    listeners = Listeners.from_record(ftl.record.get("listeners"))
+    address, state = split_address(params["listen_address"]), AnaState[params.get("ana_state", "optimized").upper()]
+    export = ftl.record.get("export")
+    first = None if export is None else (str(export[1]), int(export[2]))
+    if not address[1]:
+        raise ParameterError(f"listen_address {params['listen_address']} has no port")
+    if method == _SET_ANA_STATE:
+        if address != first:
+            raise ParameterError(f"{show(address)} is not the listen_address of the FTL")
+        listeners.first = state
+    else:
+        listeners.require_new(address, first)
+        listeners.more[address] = state
+    ftl.record["listeners"] = listeners.to_record()
 
 
 def _read_create(

@@ -12,6 +12,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..nvme.target.discovery import Catalog
 from ..nvme.target.peers import PeerLimits
 from ..runtime.logs import LogLevels
 from ..runtime.service_manager import ServiceManager
@@ -21,6 +22,7 @@ from ..spdk.exports import host_nqn
 from .audit import audit_to_file, audit_to_log
 from .base import DaemonIdentity
 from .control_sockets import ControlSockets, SocketOptions
+from .discovery_service import DiscoveryService, give_up_socket
 from .export_sockets import ExportSockets
 from .http_listener import Address, HttpListeners
 from .log_rpcs import LogRpcs
@@ -60,6 +62,7 @@ async def serve(
     levels: LogLevels | None = None,
     audit_log: Path | None = None,
     http: HttpOptions | None = None,
+    discovery: str | None = None,
 ) -> None:
     """Serves until a signal or a halt. saved: FTLs to load. Raises FtlError if the daemon can't start; then nothing
     that it has made is left."""
@@ -70,6 +73,8 @@ async def serve(
     peers = PeerLimits.parse(limits)
     sockets = ControlSockets(socket_options, manager)
     exports = ExportSockets(manager)
+    catalog = Catalog()
+    service = None if discovery is None else DiscoveryService(discovery, catalog, manager, peers=peers)
     check_descriptors()
     check_listen(listen, exports)
     sockets.check()
@@ -112,10 +117,18 @@ async def serve(
             exports,
             nqn_template,
             state.path / "reservations",
+            None if service is None else catalog,
+            None if service is None else service.address,
         )
         registry = Registry(state, identity, socket_path=str(sockets.path), logs=logs)
         registry.on_halted = halt.set
         try:
+            # All of it before anything in a target is touched: an address may be in use.
+            if service is None:
+                give_up_socket(manager)
+            else:
+                opened.push_async_callback(service.close)
+                await service.start()
             await _listen_for_http(opened, http, registry)
             await sockets.start(NativeEngine(registry, identity).route(registry.methods), registry.pages)
         except BaseException:

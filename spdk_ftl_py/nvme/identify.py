@@ -37,7 +37,8 @@ CONTROLLER = _layout(
     (76, "cmic", "u1"), (77, "mdts", "u1"), (78, "cntlid", "<u2"), (80, "ver", "<u4"), (92, "oaes", "<u4"),
     (96, "ctratt", "<u4"), (111, "cntrltype", "u1"), (256, "oacs", "<u2"), (258, "acl", "u1"), (259, "aerl", "u1"),
     (260, "frmw", "u1"), (261, "lpa", "u1"), (262, "elpe", "u1"), (263, "npss", "u1"), (266, "wctemp", "<u2"),
-    (268, "cctemp", "<u2"), (320, "kas", "<u2"), (512, "sqes", "u1"), (513, "cqes", "u1"), (514, "maxcmd", "<u2"),
+    (268, "cctemp", "<u2"), (320, "kas", "<u2"), (342, "anatt", "u1"), (343, "anacap", "u1"), (344, "anagrpmax", "<u4"),
+    (348, "nanagrpid", "<u4"), (512, "sqes", "u1"), (513, "cqes", "u1"), (514, "maxcmd", "<u2"),
     (516, "nn", "<u4"), (520, "oncs", "<u2"), (522, "fuses", "<u2"), (524, "fna", "u1"), (525, "vwc", "u1"),
     (526, "awun", "<u2"), (528, "awupf", "<u2"), (532, "acwu", "<u2"), (534, "ocfs", "<u2"),
     (536, "sgls", "<u4"), (540, "mnan", "<u4"),
@@ -54,7 +55,7 @@ NAMESPACE = _layout(
     (31, "rescap", "u1"), (33, "dlfeat", "u1"),
     (34, "nawun", "<u2"), (36, "nawupf", "<u2"), (38, "nacwu", "<u2"), (40, "nabsn", "<u2"), (42, "nabo", "<u2"),
     (44, "nabspf", "<u2"), (74, "mssrl", "<u2"), (76, "mcl", "<u4"), (80, "msrc", "u1"),
-    (104, "nguid", "V16"), (120, "eui64", "V8"), (128, "lbaf", (LBA_FORMAT, 64)),
+    (92, "anagrpid", "<u4"), (104, "nguid", "V16"), (120, "eui64", "V8"), (128, "lbaf", (LBA_FORMAT, 64)),
 )  # fmt: skip
 
 ZNS_LBA_FORMAT = np.dtype([("zsze", "<u8"), ("zdes", "u1"), ("reserved", "V7")])
@@ -70,14 +71,24 @@ NVM_CONTROLLER = _layout(
 )  # fmt: skip
 
 INDEPENDENT_NAMESPACE = _layout(
-    wire.PAGE_BYTES, (0, "nsfeat", "u1"), (1, "nmic", "u1"), (2, "rescap", "u1"), (14, "nstat", "u1")
+    wire.PAGE_BYTES,
+    (0, "nsfeat", "u1"),
+    (1, "nmic", "u1"),
+    (2, "rescap", "u1"),
+    (4, "anagrpid", "<u4"),
+    (14, "nstat", "u1"),
 )
 
 _DESCRIPTOR = struct.Struct("<BBxx")
 NIDT_EUI64, NIDT_NGUID, NIDT_UUID, NIDT_CSI = 1, 2, 3, 4
 NIDT_BYTES = {NIDT_EUI64: 8, NIDT_NGUID: 16, NIDT_UUID: 16, NIDT_CSI: 1}
 
-CMIC_MULTIPLE_PORTS, CMIC_MULTIPLE_CONTROLLERS = 1, 2
+CMIC_MULTIPLE_PORTS, CMIC_MULTIPLE_CONTROLLERS, CMIC_ANA = 1, 2, 8
+ANACAP_STATES = 1 | 1 << 1 | 1 << 2
+"""Optimized, non-optimized, inaccessible."""
+ANACAP_FIXED_GROUPS = 1 << 6
+"""The ANAGRPID of a namespace does not change while it is attached."""
+ANATT_S = 10
 OAES_NAMESPACE, OAES_DISCOVERY = wire.EVENT_CONFIG_NAMESPACE, wire.EVENT_CONFIG_DISCOVERY
 OAES_ZONES = wire.EVENT_CONFIG_ZONES
 CTRATT_HOSTID_128 = 1
@@ -126,6 +137,7 @@ class ControllerTraits:
     """A namespace is conventional. This and the next two: commands that no namespace takes are not reported."""
     write_uncorrectable: bool = False
     compare_write: bool = False
+    ana: bool = False
 
 
 def build_controller(traits: ControllerTraits) -> bytes:
@@ -152,6 +164,11 @@ def build_controller(traits: ControllerTraits) -> bytes:
         page["cntrltype"] = CNTRLTYPE_IO
         page["oaes"] = OAES_NAMESPACE | (OAES_ZONES if traits.zoned else 0)
         page["cmic"] = CMIC_MULTIPLE_PORTS | CMIC_MULTIPLE_CONTROLLERS
+        if traits.ana:
+            page["cmic"] |= CMIC_ANA
+            page["oaes"] |= wire.EVENT_CONFIG_ANA
+            page["anatt"], page["anacap"] = ANATT_S, ANACAP_STATES | ANACAP_FIXED_GROUPS
+            page["anagrpmax"] = page["nanagrpid"] = traits.max_nsid
         page["ctratt"] = CTRATT_HOSTID_128
         page["wctemp"], page["cctemp"] = 343, 373
         page["sqes"], page["cqes"] = 0x66, 0x44
@@ -193,6 +210,8 @@ class NamespaceTraits:
     """The number of allocated blocks is known."""
     compare_write_blocks: int = 0
     reservations_persist: bool = False
+    ana_group: int = 0
+    """0: the subsystem does not report ANA."""
 
     @property
     def rescap(self) -> int:
@@ -221,6 +240,7 @@ def build_namespace(traits: NamespaceTraits, allocated_blocks: int | None = None
         page["mssrl"] = page["mcl"] = COPY_BLOCKS_MAX
         page["msrc"] = COPY_RANGES_MAX - 1
     page["nabsn"] = page["nabspf"] = atomic_blocks - 1
+    page["anagrpid"] = traits.ana_group
     page["nguid"] = np.void(traits.nguid)
     page["eui64"] = np.void(traits.eui64.ljust(8, b"\0"))
     return page.tobytes()
@@ -283,6 +303,7 @@ def build_independent_namespace(traits: NamespaceTraits) -> bytes:
     """CNS 08."""
     page = np.zeros((), INDEPENDENT_NAMESPACE)
     page["nmic"], page["rescap"], page["nstat"] = 1, traits.rescap, NSTAT_READY
+    page["anagrpid"] = traits.ana_group
     return page.tobytes()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -203,6 +203,19 @@ def parse_reservation(data: bytes | bytearray) -> tuple[int, int, int, int]:
     return count, kind, available, nsid
 
 
+_ANA_HEADER, _ANA_GROUP = struct.Struct("<QHxxxxxx"), struct.Struct("<IIQB15x")
+
+
+def build_ana(changes: int, groups: Mapping[int, tuple[int, Sequence[int]]], *, groups_only: bool) -> bytes:
+    """LID 0C. changes: how many there have been. groups: state and NSIDs of each, by ANAGRPID. groups_only: without
+    the NSIDs (RGO)."""
+    page = bytearray(_ANA_HEADER.pack(changes, len(groups)))
+    for group, (state, nsids) in sorted(groups.items()):
+        listed = () if groups_only else sorted(nsids)
+        page += _ANA_GROUP.pack(group, len(listed), changes, state) + struct.pack(f"<{len(listed)}I", *listed)
+    return bytes(page)
+
+
 SUPPORTED_IO = (
     LogPage.SUPPORTED, LogPage.ERROR, LogPage.SMART, LogPage.FIRMWARE_SLOT, LogPage.CHANGED_NAMESPACES,
     LogPage.COMMAND_EFFECTS, LogPage.RESERVATION,
@@ -217,7 +230,7 @@ _DISCOVERY_ENTRY = struct.Struct("<BBBBHHHH20x32s192x256s256s256s")
 TRTYPE_TCP = 3
 ADRFAM_IPV4, ADRFAM_IPV6 = 1, 2
 SUBTYPE_REFERRAL, SUBTYPE_NVM, SUBTYPE_CURRENT_DISCOVERY = 1, 2, 3
-TREQ_REQUIRED, TREQ_NOT_REQUIRED = 1, 2
+TREQ_NOT_SPECIFIED, TREQ_REQUIRED, TREQ_NOT_REQUIRED = 0, 1, 2
 """Whether a secure channel is required."""
 SECTYPE_NONE, SECTYPE_TLS13 = 0, 2
 """The security types of TCP, in TSAS."""

@@ -209,6 +209,14 @@ class NvmOp(IntEnum):
     ZONE_APPEND = 0x7D
 
 
+class AnaState(IntEnum):
+    """Of a namespace through a controller: Base 2.0 section 8.1."""
+
+    OPTIMIZED = 0x1
+    NON_OPTIMIZED = 0x2
+    INACCESSIBLE = 0x3
+
+
 CSI_NVM = 0
 CSI_ZNS = 2
 
@@ -232,6 +240,7 @@ class LogPage(IntEnum):
     FIRMWARE_SLOT = 0x03
     CHANGED_NAMESPACES = 0x04
     COMMAND_EFFECTS = 0x05
+    ANA = 0x0C
     DISCOVERY = 0x70
     RESERVATION = 0x80
     CHANGED_ZONES = 0xBF
@@ -265,7 +274,9 @@ EVENT_RESERVATION = 0x00800006
 """I/O command specific (type 6), reservation log page available (info 0), log page 80."""
 EVENT_RELIABILITY = 0x00020001
 EVENT_SPARE = 0x00020201
+EVENT_ANA_CHANGED = 0x000C0302
 EVENT_CONFIG_NAMESPACE = 1 << 8
+EVENT_CONFIG_ANA = 1 << 11
 EVENT_CONFIG_ZONES = 1 << 27
 EVENT_CONFIG_DISCOVERY = 1 << 31
 
@@ -415,6 +426,7 @@ class Status(IntEnum):
     TOO_MANY_OPEN_ZONES = 0x1BE
     INVALID_ZONE_TRANSITION = 0x1BF
     WRITE_FAULT = 0x280
+    ANA_INACCESSIBLE = 0x302
     UNRECOVERED_READ = 0x281
     GUARD_CHECK = 0x282
     PATH_ERROR = 0x370

@@ -719,6 +719,74 @@ class DaemonRpcs(ABC):
         params = given(name=name, allow_any_host=allow_any_host, target=target)
         return cast("bool", self.call("bdev_ftl_allow_any_host", params))
 
+    def bdev_ftl_add_listener(
+        self,
+        *,
+        name: str,
+        listen_address: str,
+        ana_state: Literal["optimized", "non_optimized", "inaccessible"] | None = None,
+        target: StrPath | None = None,
+    ) -> str:
+        """Export an FTL bdev at one more address, for multipath hosts.
+
+        name: Name of the FTL bdev
+        listen_address: ADDRESS[:PORT] where the daemon exports the FTL as well (default port: a free one)
+        ana_state: ANA state of the address (default: optimized)
+        target: RPC address of the SPDK target: the absolute path of its socket, or HOST:PORT. If given, the FTL must be
+            on that target
+
+        Returns the ADDRESS:PORT of the listener.
+        Raises FtlError: -19 no FTL of that name; -17 it exists already; -98 or -99 the address is taken, or not of this
+        machine; -16 the FTL has no export yet, or has 16 listeners, or is being deleted; -28 the state directory is
+        full; -108 the daemon is halting. Nothing has changed then.
+        """
+        params = given(name=name, listen_address=listen_address, ana_state=ana_state, target=target)
+        return cast("str", self.call("bdev_ftl_add_listener", params))
+
+    def bdev_ftl_remove_listener(
+        self,
+        *,
+        name: str,
+        listen_address: str,
+        target: StrPath | None = None,
+    ) -> bool:
+        """Remove an address of the export of an FTL bdev, and end the connections there.
+
+        name: Name of the FTL bdev
+        listen_address: ADDRESS:PORT of the listener
+        target: RPC address of the SPDK target: the absolute path of its socket, or HOST:PORT. If given, the FTL must be
+            on that target
+
+        Returns True, once no I/O of hosts that came through it is outstanding.
+        Raises FtlError: -19 no FTL of that name, or no such listener; -32602 it is the one that the FTL was created
+        with; -16 the FTL is being deleted; -28 the state directory is full; -108 the daemon is halting.
+        """
+        params = given(name=name, listen_address=listen_address, target=target)
+        return cast("bool", self.call("bdev_ftl_remove_listener", params))
+
+    def bdev_ftl_set_ana_state(
+        self,
+        *,
+        name: str,
+        listen_address: str,
+        ana_state: Literal["optimized", "non_optimized", "inaccessible"],
+        target: StrPath | None = None,
+    ) -> bool:
+        """Set the ANA state of an address of the export of an FTL bdev.
+
+        name: Name of the FTL bdev
+        listen_address: ADDRESS:PORT of the listener
+        ana_state: ANA state: hosts prefer optimized addresses; I/O through an inaccessible one fails with 03/02h
+        target: RPC address of the SPDK target: the absolute path of its socket, or HOST:PORT. If given, the FTL must be
+            on that target
+
+        Returns True, once no new I/O through an inaccessible listener is accepted.
+        Raises FtlError: -19 no FTL of that name, or no such listener; -16 the target has the FTL attached there, or the
+        FTL is being deleted; -28 the state directory is full; -108 the daemon is halting.
+        """
+        params = given(name=name, listen_address=listen_address, ana_state=ana_state, target=target)
+        return cast("bool", self.call("bdev_ftl_set_ana_state", params))
+
     def bdev_ftl_get_hosts(
         self,
         *,

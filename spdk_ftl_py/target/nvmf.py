@@ -15,6 +15,7 @@ from ..nvme.target.peers import PeerLimits
 from ..nvme.target.reservation_file import ReservationFile
 from ..nvme.target.reservations import Reservations
 from ..nvme.target.subsystem import Subsystem
+from ..nvme.wire import AnaState
 from ..runtime.reactor import ReactorLoop
 from . import decode
 from .bdevs import EXPORTED_METADATA_BYTES_MAX, NULL_UUID, BdevLayer, Descriptor
@@ -140,7 +141,7 @@ class Nvmf:
             reservations.restore()
             nsid = export.subsystem.add_namespace(
                 bdev.device, nsid=params.get("nsid") or None, uuid=uuid, nguid=nguid, eui64=eui64,
-                reservations=reservations,
+                reservations=reservations, ana_group=params.get("anagrpid") or None,
             )  # fmt: skip
         except BaseException:
             descriptor.close()
@@ -209,6 +210,8 @@ class Nvmf:
             if namespace.eui64 is not None:
                 entry["eui64"] = namespace.eui64.hex().upper()
             entry["uuid"] = str(namespace.uuid)
+            if subsystem.ana:
+                entry["anagrpid"] = subsystem.namespaces[nsid].ana_group
             namespaces.append(entry)
         return {
             "nqn": export.nqn, "subtype": "NVMe", "listen_addresses": [dict(each) for each in export.listeners],
@@ -232,6 +235,7 @@ class Nvmf:
                 "nqn": export.nqn, "allow_any_host": subsystem.allow_any_host, "serial_number": subsystem.serial_number,
                 "model_number": subsystem.model_number, "max_namespaces": subsystem.max_namespaces,
                 "min_cntlid": subsystem.min_cntlid, "max_cntlid": subsystem.max_cntlid,
+                **({"ana_reporting": True} if subsystem.ana else {}),
             }  # fmt: skip
             calls.append({"method": "nvmf_create_subsystem", "params": params})
             for host, keys in export.hosts.items():
@@ -246,9 +250,19 @@ class Nvmf:
                     entry["eui64"] = namespace.eui64.hex().upper()
                 if namespace.ptpl_file is not None:
                     entry["ptpl_file"] = namespace.ptpl_file
+                if subsystem.ana:
+                    entry["anagrpid"] = subsystem.namespaces[nsid].ana_group
                 calls.append({"method": "nvmf_subsystem_add_ns", "params": {"nqn": export.nqn, "namespace": entry}})
             for address in export.listeners:
                 secure = (address["traddr"], int(address["trsvcid"])) in subsystem.secure_listeners
                 params = {"nqn": export.nqn, "listen_address": dict(address), "secure_channel": secure}
                 calls.append({"method": "nvmf_subsystem_add_listener", "params": params})
+                for group in range(1, subsystem.max_namespaces + 1) if subsystem.ana else ():
+                    state = subsystem.ana_state(address["traddr"], address["trsvcid"], group)
+                    if state is not AnaState.OPTIMIZED:
+                        params = {
+                            "nqn": export.nqn, "listen_address": dict(address), "ana_state": state.name.lower(),
+                            "anagrpid": group,
+                        }  # fmt: skip
+                        calls.append({"method": "nvmf_subsystem_listener_set_ana_state", "params": params})
         return calls

@@ -15,7 +15,7 @@ import pytest
 
 from spdk_ftl_py.client import DaemonClient
 from spdk_ftl_py.errors import FtlError
-from support.processes import Daemon, EmbeddedTarget, target_process
+from support.processes import Daemon, EmbeddedTarget, free_port, target_process
 from support.service_manager import Manager, service_manager
 
 WAIT_S = 60.0
@@ -70,7 +70,9 @@ def wait_online(daemon: Daemon) -> dict[str, Any]:
 def test_nobody_can_have_the_port_of_an_export_while_no_daemon_runs(
     manager: Manager, target: EmbeddedTarget, end: signal.Signals
 ) -> None:
-    daemon = manager.start()
+    discovery = free_port()
+    options = ("--discovery", f"127.0.0.1:{discovery}")
+    daemon = manager.start(*options)
     port = create(daemon, target)
     manager.wait_for("FDSTORE=1")
     # With the FTL's reactor, and another time.
@@ -80,14 +82,15 @@ def test_nobody_can_have_the_port_of_an_export_while_no_daemon_runs(
     daemon.process.send_signal(end)
     daemon.process.wait(WAIT_S)
     daemon.close()
-    assert steal(port) == errno.EADDRINUSE
+    manager.catch_up()
+    assert steal(port) == steal(discovery) == errno.EADDRINUSE
     # A host that comes meanwhile waits in line.
-    with socket.create_connection(("127.0.0.1", port)), manager.start() as successor:
+    with socket.create_connection(("127.0.0.1", port)), manager.start(*options) as successor:
         device = wait_online(successor)
         assert int(device["export"]["trsvcid"]) == port
-        assert steal(port) == errno.EADDRINUSE
+        assert steal(port) == steal(discovery) == errno.EADDRINUSE
     manager.catch_up()
-    assert [name for name, _ in manager.kept] == [f"export-{device['uuid']}"]
+    assert {name for name, _ in manager.kept} == {"discovery", f"export-{device['uuid']}"}
 
 
 def test_without_a_manager_the_port_of_a_dead_daemon_can_be_had(folder: Path, target: EmbeddedTarget) -> None:

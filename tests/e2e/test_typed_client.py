@@ -89,6 +89,9 @@ def live(world: FtlWorld, daemon: Checked) -> None:
     daemon.bdev_ftl_add_host(name="ftl2", host=f"{HOST}-2")
     daemon.bdev_ftl_remove_host(name="ftl2", host=f"{HOST}-2")
     daemon.bdev_ftl_allow_any_host(name="ftl2", allow_any_host=True)
+    second = daemon.bdev_ftl_add_listener(name="ftl2", listen_address="127.0.0.1", ana_state="non_optimized")
+    daemon.bdev_ftl_set_ana_state(name="ftl2", listen_address=second, ana_state="optimized")
+    daemon.bdev_ftl_remove_listener(name="ftl2", listen_address=second)
 
     daemon.bdev_ftl_delete(name="ftl1")
     saved = daemon.ftl_save_config(target=target)

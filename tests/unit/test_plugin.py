@@ -35,6 +35,9 @@ PLUGIN_METHODS = (
     "bdev_ftl_add_host",
     "bdev_ftl_remove_host",
     "bdev_ftl_allow_any_host",
+    "bdev_ftl_add_listener",
+    "bdev_ftl_remove_listener",
+    "bdev_ftl_set_ana_state",
     "bdev_ftl_get_hosts",
     "ftl_get_devices",
 )
@@ -271,6 +274,12 @@ async def test_hosts_are_added_removed_listed_and_any_of_them_allowed_or_not(tmp
         (f"bdev_ftl_remove_host -b ftl0 --host {NQN}", {"host": NQN}),
         ("bdev_ftl_allow_any_host -b ftl0 --allow-any-host", {"allow_any_host": True}),
         ("bdev_ftl_allow_any_host -b ftl0 --no-allow-any-host", {"allow_any_host": False}),
+        ("bdev_ftl_add_listener -b ftl0 --listen-address 1.2.3.4", {"listen_address": "1.2.3.4"}),
+        ("bdev_ftl_remove_listener -b ftl0 --listen-address 1.2.3.4:5", {"listen_address": "1.2.3.4:5"}),
+        (
+            "bdev_ftl_set_ana_state -b ftl0 --listen-address 1.2.3.4:5 --ana-state inaccessible",
+            {"listen_address": "1.2.3.4:5", "ana_state": "inaccessible"},
+        ),
         ("bdev_ftl_get_hosts -b ftl0", {}),
     ):
         done = await world.rpc(*at(world, *command.split()))

@@ -27,7 +27,7 @@ from .. import logs, wire
 from ..auth.key import HostKeys
 from ..identify import ControllerTraits
 from ..logs import DiscoveryEntry
-from ..wire import AdminOp, Cap, FabricsType, Feature, LogPage, PduError, Property, Sqe, Status
+from ..wire import AdminOp, AnaState, Cap, FabricsType, Feature, LogPage, PduError, Property, Sqe, Status
 from . import identify_commands
 from .authentication import AuthenticationContext, QueueAuthentication, UnprovenHostError, is_authentication
 from .capsule import CapsuleQueue, Command, Completion
@@ -170,6 +170,7 @@ class TargetController:
         self._features = self._fresh_features()
         self._bars: dict[int, tuple[int, int]] = {}
         """Those of its queues, by NSID."""
+        self._ana_changes = 0
         self._setting_persistence = False
         """One at a time: each waits for the disk."""
         self._resets = 0
@@ -216,6 +217,7 @@ class TargetController:
             volatile_cache=self._volatile_cache,
             discovery=self.subsystem is None,
             nsids=self.visible_namespaces,
+            ana=self.subsystem is not None and self.subsystem.ana,
         )
 
     def _volatile_cache(self) -> bool:
@@ -430,9 +432,32 @@ class TargetController:
     def _bars_of(self, nsid: int) -> tuple[int, int]:
         """The statuses with which its commands fail now: see TargetQpair.set_bars()."""
         namespace = None if self.subsystem is None else self.subsystem.namespaces.get(nsid)
-        bars = (0, 0) if namespace is None else namespace.reservations.bars(self.host)
+        bars = (0, 0)
+        if namespace is not None:
+            bars = namespace.reservations.bars(self.host)
+            if self._ana_state(namespace.ana_group) is AnaState.INACCESSIBLE:
+                bars = Status.ANA_INACCESSIBLE, Status.ANA_INACCESSIBLE
         self._bars[nsid] = bars
         return bars
+
+    def _ana_state(self, group: int) -> AnaState:
+        assert self.subsystem is not None
+        return self.subsystem.ana_state(*self.listener, group)
+
+    def ana_changed(self) -> None:
+        """Called after the change of a state at its listener."""
+        for nsid in self.visible_namespaces():
+            self.bars_changed(nsid)
+        self._ana_changes += 1
+        if self._features.event_enabled(wire.EVENT_CONFIG_ANA):
+            self._events.post(wire.EVENT_ANA_CHANGED)
+
+    def _ana_log(self, *, groups_only: bool) -> bytes:
+        groups: dict[int, tuple[int, list[int]]] = {}
+        for nsid, namespace in self.visible_namespaces().items():
+            group = namespace.ana_group
+            groups.setdefault(group, (self._ana_state(group), []))[1].append(nsid)
+        return logs.build_ana(self._ana_changes, groups, groups_only=groups_only)
 
     def io_bars(self) -> dict[int, tuple[int, int]]:
         """For a new I/O queue."""
@@ -687,6 +712,7 @@ class TargetController:
             copy=any(ns.csi == wire.CSI_NVM for ns in namespaces),
             write_uncorrectable=any(ns.device.write_uncorrectable for ns in namespaces),
             compare_write=any(ns.device.compare_write_blocks for ns in namespaces),
+            ana=subsystem is not None and subsystem.ana,
         )
 
     # --- log pages --------------------------------------------------------------------------------------------------
@@ -701,7 +727,10 @@ class TargetController:
             return Completion(Status.INVALID_LOG_PAGE)
         if page == LogPage.CHANGED_ZONES:
             return self._zone_log(sqe.nsid, offset, length, retain)
-        content = self._log_page(LogPage(page), sqe.cdw14 >> 24)
+        if page == LogPage.ANA:
+            content: bytes | None = self._ana_log(groups_only=bool(sqe.cdw10 & 1 << 8))
+        else:
+            content = self._log_page(LogPage(page), sqe.cdw14 >> 24)
         if content is None or offset > len(content):
             return Completion(Status.INVALID_FIELD)
         if page == LogPage.RESERVATION:
@@ -732,7 +761,8 @@ class TargetController:
     def _log_pages(self) -> tuple[LogPage, ...]:
         if self.subsystem is None:
             return logs.SUPPORTED_DISCOVERY
-        return logs.SUPPORTED_ZONED if self._cap & Cap.CSS_IOCS else logs.SUPPORTED_IO
+        pages = logs.SUPPORTED_ZONED if self._cap & Cap.CSS_IOCS else logs.SUPPORTED_IO
+        return (*pages, LogPage.ANA) if self.subsystem.ana else pages
 
     def _log_page(self, page: LogPage, csi: int) -> bytes | None:
         match page:
@@ -748,8 +778,8 @@ class TargetController:
                 return logs.build_changed_namespaces(self._events.changed_namespaces)
             case LogPage.RESERVATION:
                 return self._events.reservation_log()
-            case LogPage.CHANGED_ZONES:
-                # _zone_log() serves this page, because it belongs to a namespace.
+            case LogPage.CHANGED_ZONES | LogPage.ANA:
+                # _get_log_page() serves these: one belongs to a namespace, the other has a parameter.
                 return None
             case LogPage.COMMAND_EFFECTS:
                 if csi == wire.CSI_ZNS and not self._cap & Cap.CSS_IOCS:

@@ -37,6 +37,7 @@ class Features:
         volatile_cache: Callable[[], bool],
         discovery: bool,
         nsids: Callable[[], Collection[int]] = tuple,
+        ana: bool = False,
     ) -> None:
         """nsids: of the namespaces that the host sees."""
         self.io_queues = io_queues
@@ -52,6 +53,8 @@ class Features:
         self._temperature = {0: TEMPERATURE_OVER_DEFAULT, 1: TEMPERATURE_UNDER_DEFAULT}
         queues = (io_queues - 1) & 0xFFFF
         events = wire.EVENT_CONFIG_DISCOVERY if discovery else wire.EVENT_CONFIG_NAMESPACE
+        if ana:
+            events |= wire.EVENT_CONFIG_ANA
         self._values: dict[int, int] = {
             Feature.ARBITRATION: 0,
             Feature.POWER_MANAGEMENT: 0,

@@ -26,7 +26,7 @@ from .capsule import CapsuleQueue, Command, Completion
 from .connect import ConnectRequest, invalid_in_command, invalid_in_data, parse_connect
 from .connection_log import ConnectionLog
 from .controller import TargetController, TargetLimits
-from .discovery import Discovery
+from .discovery import Catalog, Discovery
 from .peers import HalfOpen, PeerLimits, address_of, room_for_controller, room_for_discovery, room_for_io_queue
 from .secure_channel import SecureChannel, SecureChannelError, may_discover, open_secure_channel, refusal_of
 from .subsystem import CONTROLLERS_MAX, ConnectedController, Subsystem
@@ -79,10 +79,12 @@ class NvmfTarget:
         authentication: Policy | None = None,
         peers: PeerLimits | None = None,
         is_own: Callable[[str], bool] = lambda hostnqn: False,
+        catalog: Catalog | None = None,
     ) -> None:
         """The reactor must be the one that polls the devices of its namespaces. connections: the log of hosts that
         connect and leave. authentication: the hashes and DH groups that hosts with keys may use. is_own: whether a host
-        NQN is exempt from the limits of peers. Raises ParameterError."""
+        NQN is exempt from the limits of peers. catalog: this target is a discovery service for those subsystems of
+        other targets, and has none itself. Raises ParameterError."""
         for what, value, low, high, unit in (
             ("max_io_bytes", max_io_bytes, 2 * wire.PAGE_BYTES, 1 << 24, wire.PAGE_BYTES),
             ("in_capsule_bytes", in_capsule_bytes, 0, 1 << 20, 16),
@@ -100,7 +102,12 @@ class NvmfTarget:
         self._refusals: dict[str, float] = {}
         """When each kind was logged last."""
         self._discoverable = discovery
-        self._discovery = Discovery(self.subsystems)
+        self._catalog = catalog
+        if catalog is None:
+            self._discovery = Discovery(self.subsystems.values)
+        else:
+            self._discovery = Discovery(lambda: catalog, elsewhere=True)
+            catalog.on_change = self._discovery.changed
         self._authentication = AuthenticationContext(authentication)
         self._connections = connections
         self._listeners: dict[tuple[str, int], _Listener] = {}
@@ -294,7 +301,7 @@ class NvmfTarget:
     async def _open(self, connection: Connection, address: tuple[str, int]) -> TargetController | None:
         """From TLS or ICReq to Connect. Returns the controller to run on an admin queue; None if the shim has taken
         over an I/O queue."""
-        channel = await open_secure_channel(connection, self.subsystems.values(), address)
+        channel = await open_secure_channel(connection, lambda: self._behind(address))
         agreed = await connection.initialize_as_controller(max_h2c_data=self.limits.max_io_bytes)
         queue = CapsuleQueue(connection, max_h2c_data=agreed.max_h2c_data)
         while True:
@@ -316,6 +323,12 @@ class NvmfTarget:
                 refused = request
             self._log_refusal(connection, command, request, refused)
             await queue.complete(command.sqe, refused)
+
+    def _behind(self, address: tuple[str, int]) -> list[Subsystem]:
+        """The subsystems that hosts come to that address for."""
+        if self._catalog is not None:
+            return list(self._catalog)
+        return [subsystem for subsystem in self.subsystems.values() if address in subsystem.listeners]
 
     def _log_refusal(
         self, connection: Connection, command: Command, request: ConnectRequest | Completion, refused: Completion

@@ -17,8 +17,9 @@ class Namespace:
 
     def __init__(
         self, nsid: int, device: _shim.BlockDevice, uuid: UUID | None, nguid: bytes, eui64: bytes,
-        reservations: Reservations | None = None,
+        reservations: Reservations | None = None, ana_group: int = 0,
     ) -> None:  # fmt: skip
+        """ana_group: 0 if the subsystem does not report ANA."""
         self.nsid = nsid
         self.reservations = reservations or Reservations()
         self.device = device
@@ -47,6 +48,7 @@ class Namespace:
             reservations_persist=self.reservations.can_persist,
             thin=device.thin,
             compare_write_blocks=device.compare_write_blocks,
+            ana_group=ana_group,
         )
 
     def measure(self) -> bool:
@@ -54,6 +56,10 @@ class Namespace:
         resized = self.device.block_count != self.traits.block_count
         self.traits = replace(self.traits, block_count=self.device.block_count)
         return resized
+
+    @property
+    def ana_group(self) -> int:
+        return self.traits.ana_group
 
     @property
     def csi(self) -> int:

@@ -6,7 +6,7 @@ subsystem, or it is refused.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from ...errors import ParameterError
@@ -37,16 +37,15 @@ class SecureChannelError(TlsError):
 
 
 async def open_secure_channel(
-    connection: Connection, subsystems: Iterable[Subsystem], address: tuple[str, int]
+    connection: Connection, subsystems: Callable[[], list[Subsystem]]
 ) -> SecureChannel | None:
-    """The channel of a new connection to that listener; None: no TLS.
+    """The channel of a new connection to a listener of these subsystems, or of their discovery; None: no TLS.
 
     Raises SecureChannelError, PathError, ProtocolError; UnsupportedError if this build has no TLS.
     """
     if not await connection.begins_with_tls():
         return None
-    here = [subsystem for subsystem in subsystems if address in subsystem.listeners]
-    search = _Search(here)
+    search = _Search(subsystems())
     try:
         identity = PskIdentity.parse((await connection.start_tls_as_controller(search.find)).encode())
     except TlsError as error:

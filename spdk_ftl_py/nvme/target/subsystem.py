@@ -16,6 +16,7 @@ from ..logs import Smart
 from ..nqn import check_nqn
 from ..tcp import parse_port
 from ..tls import require_tls
+from ..wire import AnaState
 from .allowed_hosts import AllowedHost, AllowedHosts
 from .connected_hosts import ConnectedHosts, HostKey
 from .namespace import Namespace
@@ -83,6 +84,9 @@ class ConnectedController(Protocol):
     def bars_changed(self, nsid: int) -> None:
         """Its queues get the current bars; when it returns, the reactor has them."""
 
+    def ana_changed(self) -> None:
+        """Called after the change of a state at its listener."""
+
     def reservation_notice(self, nsid: int, notice: Notice) -> None:
         """Sends it, unless the host has masked it."""
 
@@ -108,9 +112,11 @@ class Subsystem:
         min_cntlid: int = 1,
         max_cntlid: int = wire.CNTLID_MAX,
         max_io_qpairs: int | None = None,
+        ana: bool = False,
     ) -> None:
         """max_io_qpairs: of all its controllers together; None: no limit. allowed: the list of hosts, which the caller
-        may share; None: a new, empty one, with allow_any_host. Raises ParameterError."""
+        may share; None: a new, empty one, with allow_any_host. ana: reports ANA, so listeners have states. Raises
+        ParameterError."""
         self.nqn = check_nqn(nqn, "subsystem NQN")
         for what, text, limit in (
             ("serial number", serial_number, SERIAL_BYTES_MAX),
@@ -132,6 +138,9 @@ class Subsystem:
         self.min_cntlid = min_cntlid
         self.max_cntlid = max_cntlid
         self.max_io_qpairs = max_io_qpairs
+        self.ana = ana
+        self._ana_states: dict[tuple[str, int], dict[int, AnaState]] = {}
+        """By listener and ANA group; those that are missing are optimized."""
         self.listeners: set[tuple[str, int]] = set()
         self.secure_listeners: set[tuple[str, int]] = set()
         """Listeners at which only the SPDK target itself may connect without TLS."""
@@ -139,6 +148,8 @@ class Subsystem:
         self.controllers: dict[int, ConnectedController] = {}
         self.on_discovery_change: Callable[[], None] | None = None
         """Set by the target that it belongs to."""
+        self.discovery_watchers: list[Callable[[], object]] = []
+        """Of discovery services besides its target's."""
         self.connected_hosts: ConnectedHosts | None = None
         """Kept up to date if there is one."""
         self.stand_in: Callable[[HostKey], _shim.BlockDevice | None] = lambda host: None
@@ -160,9 +171,11 @@ class Subsystem:
         nguid: bytes | None = None,
         eui64: bytes | None = None,
         reservations: Reservations | None = None,
+        ana_group: int | None = None,
     ) -> int:
         """Returns the NSID (the lowest free one if None). The UUID defaults to a random one, the NGUID to the UUID.
-        reservations: which the caller may share; None: new ones, which end with the namespace.
+        reservations: which the caller may share; None: new ones, which end with the namespace. ana_group: None: its
+        NSID.
 
         Raises ExistsError if the NSID is in use, ParameterError for impossible identifiers or devices.
         """
@@ -180,7 +193,8 @@ class Subsystem:
         eui64 = b"" if eui64 is None else eui64
         if len(nguid) != 16 or len(eui64) not in (0, 8):
             raise ParameterError(f"{self.nqn}: namespace {nsid} needs an NGUID of 16 bytes and an EUI64 of 8 bytes")
-        namespace = Namespace(nsid, device, uuid, nguid, eui64, reservations)
+        group = (ana_group or nsid) if self.ana else 0
+        namespace = Namespace(nsid, device, uuid, nguid, eui64, reservations, group)
         self.namespaces[nsid] = namespace
         for controller in self.controllers.values():
             controller.namespace_changed(nsid, namespace)
@@ -276,12 +290,37 @@ class Subsystem:
             raise NotFoundError(f"{self.nqn}: there is no listener {traddr}:{trsvcid}")
         self.listeners.remove(address)
         self.secure_listeners.discard(address)
+        self._ana_states.pop(address, None)
         self._discovery_changed()
         await self.disconnect(lambda controller: controller.listener == address)
+
+    def ana_state(self, traddr: str, trsvcid: int | str, group: int) -> AnaState:
+        """Of the namespaces of that group through that listener."""
+        states = self._ana_states.get((traddr, parse_port(trsvcid)), {})
+        return states.get(group, AnaState.OPTIMIZED)
+
+    def set_ana_state(self, traddr: str, trsvcid: int | str, state: AnaState, *, group: int | None = None) -> None:
+        """group: None: all. When it returns, no new I/O through an inaccessible listener reaches a device, and hosts
+        are told. Raises NotFoundError, and ParameterError without ANA."""
+        address = (traddr, parse_port(trsvcid))
+        if address not in self.listeners:
+            raise NotFoundError(f"{self.nqn}: there is no listener {traddr}:{trsvcid}")
+        if not self.ana:
+            raise ParameterError(f"{self.nqn} does not report ANA, so its listeners have no states")
+        groups = range(1, self.max_namespaces + 1) if group is None else (group,)
+        before = self._ana_states.setdefault(address, {})
+        if all(before.get(each, AnaState.OPTIMIZED) is state for each in groups):
+            return
+        before.update(dict.fromkeys(groups, state))
+        for controller in self.controllers.values():
+            if controller.listener == address:
+                controller.ana_changed()
 
     def _discovery_changed(self) -> None:
         if self.on_discovery_change is not None:
             self.on_discovery_change()
+        for watcher in list(self.discovery_watchers):
+            watcher()
 
     # --- controllers ------------------------------------------------------------------------------------------------
 

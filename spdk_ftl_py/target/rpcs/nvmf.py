@@ -12,6 +12,7 @@ from ...errors import ExistsError, FtlError, NotFoundError, ParameterError
 from ...nvme import wire
 from ...nvme.nqn import check_nqn
 from ...nvme.target.subsystem import Subsystem
+from ...nvme.wire import AnaState
 from ...time_limit import time_limit
 from .. import decode
 from ..decode import Fields, Params
@@ -108,6 +109,7 @@ async def nvmf_create_subsystem(target: TargetState, params: Params) -> bool:
             max_namespaces=params.get("max_namespaces") or NAMESPACES_DEFAULT,
             min_cntlid=low,
             max_cntlid=high,
+            ana=params.get("ana_reporting", False),
         )
         target.nvmf.add_subsystem(subsystem)
     except FtlError as error:
@@ -206,7 +208,7 @@ def _address(params: Params) -> dict[str, str]:
     return {"trtype": "TCP", "adrfam": family, "traddr": str(address), "trsvcid": str(port)}
 
 
-_ANA_STATES = ("optimized", "non_optimized", "inaccessible")
+_ANA_STATES = {state.name.lower(): state for state in AnaState}
 
 
 @rpc(
@@ -223,13 +225,37 @@ _ANA_STATES = ("optimized", "non_optimized", "inaccessible")
 )  # fmt: skip
 async def nvmf_subsystem_add_listener(target: TargetState, params: Params) -> bool:
     _check_target_name(params)
-    if params.get("ana_state", "optimized") != "optimized":
-        raise invalid_parameters()  # ANA is not supported
     export, secure_channel = target.nvmf.find(params["nqn"]), params.get("secure_channel", False)
+    state = _ANA_STATES[params.get("ana_state", "optimized")]
+    if state is not AnaState.OPTIMIZED and not export.subsystem.ana:
+        raise invalid_parameters()
     address = _address(params)
     if secure_channel and export.subsystem.allow_any_host:
         raise RpcError(-32603, "Cannot establish secure channel, when 'allow_any_host' is set")
     await target.nvmf.add_listener(export, address, secure_channel=secure_channel)
+    if state is not AnaState.OPTIMIZED:
+        export.subsystem.set_ana_state(address["traddr"], address["trsvcid"], state)
+    return True
+
+
+@rpc(
+    "nvmf_subsystem_listener_set_ana_state",
+    Fields(
+        {"nqn": decode.string, "listen_address": _LISTEN_ADDRESS, "ana_state": decode.choice(*_ANA_STATES)},
+        {**_TGT_NAME, "anagrpid": decode.uint32},
+    ),
+    decode_error=INVALID_PARAMETERS,
+)
+async def nvmf_subsystem_listener_set_ana_state(target: TargetState, params: Params) -> bool:
+    _check_target_name(params)
+    subsystem, address = target.nvmf.find(params["nqn"]).subsystem, _address(params)
+    group = params.get("anagrpid") or None
+    if group is not None and group > subsystem.max_namespaces:
+        raise invalid_parameters()
+    try:
+        subsystem.set_ana_state(address["traddr"], address["trsvcid"], _ANA_STATES[params["ana_state"]], group=group)
+    except FtlError as error:
+        raise invalid_parameters() from error
     return True
 
 
@@ -313,7 +339,17 @@ _QUERY = Fields({"nqn": decode.string}, _TGT_NAME)
 @rpc("nvmf_subsystem_get_listeners", _QUERY, decode_error=INVALID_PARAMETERS, exclusive=False)
 async def nvmf_subsystem_get_listeners(target: TargetState, params: Params) -> list[dict[str, Any]]:
     _check_target_name(params)
-    return [{"address": dict(address)} for address in target.nvmf.find(params["nqn"]).listeners]
+    export = target.nvmf.find(params["nqn"])
+    return [{"address": dict(address), **_ana_states(export.subsystem, address)} for address in export.listeners]
+
+
+def _ana_states(subsystem: Subsystem, address: dict[str, str]) -> dict[str, Any]:
+    if not subsystem.ana:
+        return {}
+    where = address["traddr"], address["trsvcid"]
+    groups = range(1, subsystem.max_namespaces + 1)
+    states = [{"ana_group": group, "ana_state": subsystem.ana_state(*where, group).name.lower()} for group in groups]
+    return {"ana_states": states}
 
 
 @rpc("nvmf_subsystem_get_controllers", _QUERY, decode_error=INVALID_PARAMETERS, exclusive=False)

@@ -20,6 +20,7 @@ from spdk_ftl_py.daemon.state import StateDirectory
 from spdk_ftl_py.errors import FtlError
 from spdk_ftl_py.ftl.media.blockdev import BlockPort
 from spdk_ftl_py.nvme.host.controller import Controller
+from spdk_ftl_py.nvme.target.discovery import Catalog
 from spdk_ftl_py.nvme.target.peers import PeerLimits
 from spdk_ftl_py.runtime.reactor import ReactorLoop
 from spdk_ftl_py.spdk.exports import host_nqn
@@ -104,7 +105,10 @@ class Line:
 class Daemon:
     """A registry with what it is given by `spdk-ftl serve`."""
 
-    def __init__(self, folder: Path, listen: str, peers: PeerLimits | None, nqn_template: str | None) -> None:
+    def __init__(
+        self, folder: Path, listen: str, peers: PeerLimits | None, nqn_template: str | None,
+        catalog: Catalog | None = None,
+    ) -> None:  # fmt: skip
         self.state = StateDirectory(folder / "state")
         self.state.open()
         self._folder = folder
@@ -122,6 +126,7 @@ class Daemon:
             peers,
             nqn_template=nqn_template,
             reservation_dir=self.state.path / "reservations",
+            catalog=catalog,
         )
         self.registry = Registry(self.state, identity, socket_path="")
         self.methods = NativeEngine(self.registry, identity).route(self.registry.methods)
@@ -167,9 +172,9 @@ class World:
     ) -> Daemon:
         return Daemon(self.folder, listen, peers, nqn_template)
 
-    async def start(self, peers: PeerLimits | None = None) -> Daemon:
+    async def start(self, peers: PeerLimits | None = None, catalog: Catalog | None = None) -> Daemon:
         """A daemon that serves, with the devices that the one before it left."""
-        daemon = self.daemon(peers=peers)
+        daemon = Daemon(self.folder, "127.0.0.1", peers, None, catalog)
         await daemon.registry.start()
         return daemon
 

@@ -434,6 +434,9 @@ async def test_what_spdks_ftl_does_not_have_is_told_so(here: World) -> None:
         "bdev_ftl_scrub": {}, "bdev_ftl_grow": {}, "bdev_ftl_rename": {"new_name": "n1"},
         "bdev_ftl_set_cache": {"cache": "B0"}, "bdev_ftl_remove_cache": {}, "bdev_ftl_add_host": host,
         "bdev_ftl_remove_host": host, "bdev_ftl_allow_any_host": {"allow_any_host": True},
+        "bdev_ftl_add_listener": {"listen_address": "127.0.0.1"},
+        "bdev_ftl_remove_listener": {"listen_address": "127.0.0.1:1"},
+        "bdev_ftl_set_ana_state": {"listen_address": "127.0.0.1:1", "ana_state": "optimized"},
     }.items():  # fmt: skip
         with pytest.raises(
             UnsupportedError, match=f"own FTL of the SPDK target at .*, which does not support {method}"

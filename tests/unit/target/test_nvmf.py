@@ -374,6 +374,33 @@ async def test_namespaces_are_refused_as_spdk_refuses(here: Box) -> None:
     }  # fmt: skip
 
 
+async def test_listeners_have_ana_states_where_the_subsystem_reports_them(here: Box) -> None:
+    await here.malloc("M0")
+    set_state = "nvmf_subsystem_listener_set_ana_state"
+    plain = await here.subsystem(OTHER)
+    assert await here.refusal(set_state, nqn=OTHER, listen_address=plain, ana_state="inaccessible") == INVALID
+    address = await here.subsystem(NQN, "M0", ana_reporting=True, max_namespaces=2)
+    where = {"nqn": NQN, "listen_address": address}
+    controller = await here.connect(address)
+    (namespace,) = await controller.namespaces()
+    qpair = await controller.create_io_qpair(here.target.reactor, namespace)
+    assert (await here.rpc(set_state, **where, ana_state="inaccessible", anagrpid=1)) is True
+    assert await here.io(qpair, _shim.Op.WRITE, 7, 2, b"\x42" * 8192) == (0x302, 0)
+    (listener,) = await here.rpc("nvmf_subsystem_get_listeners", nqn=NQN)
+    assert [state["ana_state"] for state in listener["ana_states"]] == ["inaccessible", "optimized"]
+    saved = await here.rpc("framework_get_config", name="nvmf")
+    (call,) = [each["params"] for each in saved if each["method"] == set_state]
+    assert call == {**where, "ana_state": "inaccessible", "anagrpid": 1}
+    assert (await here.rpc(set_state, **where, ana_state="non_optimized")) is True
+    assert await here.io(qpair, _shim.Op.WRITE, 7, 2, b"\x42" * 8192) == (0, 0)
+    for params in (
+        {"ana_state": "change"}, {"ana_state": "optimized", "anagrpid": 3},
+        {"ana_state": "optimized", "listen_address": plain},
+    ):  # fmt: skip
+        assert await here.refusal(set_state, **{**where, **params}) == INVALID
+    await controller.close()
+
+
 async def test_a_namespace_keeps_its_reservation_in_a_file(tmp_path: Path) -> None:
     file = tmp_path / "reservation.json"
     namespace = {"bdev_name": "M0", "uuid": "99111111-2222-3333-4444-555555555555", "ptpl_file": str(file)}
