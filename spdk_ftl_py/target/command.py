@@ -22,8 +22,8 @@ READY_PREFIX = "spdk-ftl target: listening on "
 DESCRIPTION = """\
 Run an SPDK-compatible target on a machine without SPDK, hardware or root. Stock spdk-rpc (releases 25.5 to 26.9)
 configures it over the same JSON-RPC socket, and hosts reach its bdevs over NVMe/TCP. It has these bdevs: malloc, null,
-aio (a file), zone_block, passthru, NVMe/TCP controllers of other targets, and emulated ZNS drives with fault injection
-and power cuts.
+aio (a file), zone_block, passthru, error, delay, split, raid (0, 1, concat), NVMe/TCP controllers of other targets, and
+emulated ZNS drives with fault injection and power cuts.
 """
 
 EPILOG = """\

@@ -158,7 +158,8 @@ class SplitBdevs:
                 self._build(config)
             except FtlError as error:
                 logger.warning("splitting bdev %s: %s", bdev.name, error.message)
-                del self._configs[bdev.name]
+                if not config.parts:
+                    self._forget(config)
 
     async def create(self, base_name: str, count: int, size_mb: int) -> list[str]:
         """Returns the names of the parts; none if the base does not exist yet, in which case they are created with it.
@@ -178,7 +179,9 @@ class SplitBdevs:
         return [part.name for part in config.parts]
 
     def _build(self, config: SplitConfig) -> None:
+        """Raises FtlError. Parts that were made before the error are in config.parts, and stay as long as it does."""
         descriptor = self._bdevs.open(config.base_name, f"splits of {config.base_name}", write=False)
+        descriptor.on_remove = lambda: self._take_down(config)
         config.descriptor = descriptor
         base = descriptor.bdev
         if config.size_mb:
@@ -186,7 +189,6 @@ class SplitBdevs:
         else:
             size, rest = base.num_blocks // config.count, 0
         if rest or size == 0:
-            descriptor.close()
             raise failed(EINVAL)
         try:
             for number in range(min(config.count, base.num_blocks // size)):
@@ -194,9 +196,7 @@ class SplitBdevs:
                     self._bdevs.claim(descriptor)
                 self._add(config, descriptor, number * size, size)
         except FtlError as error:
-            descriptor.close()
             raise failed(ENOMEM) from error  # SPDK's answer, whatever the reason is
-        descriptor.on_remove = lambda: self._take_down(config)
 
     def _add(self, config: SplitConfig, descriptor: Descriptor, offset: int, num_blocks: int) -> None:
         base, name = descriptor.bdev, f"{config.base_name}p{len(config.parts)}"

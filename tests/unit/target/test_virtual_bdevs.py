@@ -176,6 +176,23 @@ async def test_a_split_whose_name_is_taken_leaves_nothing(here: Box) -> None:
     assert await here.rpc("bdev_split_create", base_bdev="M0", split_count=1) == ["M0p0"]
 
 
+async def test_a_deferred_split_whose_name_is_taken_makes_the_parts_before(here: Box) -> None:
+    await here.malloc("M0p1")
+    assert await here.rpc("bdev_split_create", base_bdev="M0", split_count=3) == []
+    await here.malloc("M0")
+    assert await here.names() == ["M0p1", "M0", "M0p0"]
+    assert await here.claimed() == {"M0"}
+    await here.rpc("bdev_malloc_delete", name="M0")
+    await here.malloc("M0")
+    assert await here.names() == ["M0p1", "M0"]
+
+
+async def test_a_deferred_split_that_can_not_be_is_forgotten(here: Box) -> None:
+    assert await here.rpc("bdev_split_create", base_bdev="M0", split_count=2048) == []
+    await here.malloc("M0")
+    assert await here.rpc("bdev_split_create", base_bdev="M0", split_count=1) == ["M0p0"]
+
+
 async def test_a_split_that_is_larger_than_the_base_has_no_parts(here: Box) -> None:
     await here.malloc("M0")
     assert await here.rpc("bdev_split_create", base_bdev="M0", split_count=1, split_size_mb=64) == []
