@@ -50,7 +50,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     const uint8_t options = input.ConsumeIntegral<uint8_t>();
     MediaConfig media_config;
     media_config.block_count = kBlocks;
-    media_config.block_bytes = (options & 64) != 0 ? 512 : kBlockSize;
+    media_config.data_bytes = (options & 64) != 0 ? 512 : kBlockSize;
     media_config.volatile_cache = true;
     media_config.max_io_blocks = (options & 32) != 0 ? 3 : 256;
     NbdConnectionConfig config;
@@ -85,13 +85,13 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
             case 4:
             case 5:
             case 6: {
-                const nbd::Request made = request(input, media_config.block_bytes);
+                const nbd::Request made = request(input, media_config.data_bytes);
                 std::vector<uint8_t> bytes = bytes_of(made);
                 if (made.type.get() == nbd::command::write) {
                     const uint32_t whole = made.length.get();
                     // Mostly all of the data, sometimes too little, so that later requests are taken for data.
                     const uint32_t sent = input.ConsumeBool() ? whole : whole / 2;
-                    const auto more = payload(input, std::min(sent, std::max(kSentMax, 20 * media_config.block_bytes)));
+                    const auto more = payload(input, std::min(sent, std::max(kSentMax, 20 * media_config.data_bytes)));
                     bytes.insert(bytes.end(), more.begin(), more.end());
                 }
                 sockets.send(bytes);

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import socket
 import struct
+import time
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -438,8 +439,10 @@ def test_a_threaded_reactor_sleeps_beside_a_client_that_is_not_read() -> None:
             peer.socket.setblocking(True)
             peer.socket.sendall(b"".join(request(FLUSH, cookie) for cookie in range(2 * _shim.NBD_REQUESTS)))
             received = b""
+            cpu_s = time.process_time()
             while len(received) < 16 * 2 * _shim.NBD_REQUESTS:
                 received += peer.socket.recv(65536)
+            assert time.process_time() - cpu_s < 0.2
             assert connection.stats().requests == 2 * _shim.NBD_REQUESTS
         finally:
             peer.reactor.stop()
