@@ -39,7 +39,8 @@ CONTROLLER = _layout(
     (260, "frmw", "u1"), (261, "lpa", "u1"), (262, "elpe", "u1"), (263, "npss", "u1"), (266, "wctemp", "<u2"),
     (268, "cctemp", "<u2"), (320, "kas", "<u2"), (512, "sqes", "u1"), (513, "cqes", "u1"), (514, "maxcmd", "<u2"),
     (516, "nn", "<u4"), (520, "oncs", "<u2"), (522, "fuses", "<u2"), (524, "fna", "u1"), (525, "vwc", "u1"),
-    (526, "awun", "<u2"), (528, "awupf", "<u2"), (532, "acwu", "<u2"), (534, "ocfs", "<u2"), (536, "sgls", "<u4"), (540, "mnan", "<u4"),
+    (526, "awun", "<u2"), (528, "awupf", "<u2"), (532, "acwu", "<u2"), (534, "ocfs", "<u2"), (536, "sgls", "<u4"),
+    (540, "mnan", "<u4"),
     (768, "subnqn", "S256"), (1792, "ioccsz", "<u4"), (1796, "iorcsz", "<u4"), (1800, "icdoff", "<u2"),
     (1802, "fcatt", "u1"), (1803, "msdbd", "u1"),
 )  # fmt: skip
@@ -52,7 +53,8 @@ NAMESPACE = _layout(
     (26, "flbas", "u1"), (27, "mc", "u1"), (28, "dpc", "u1"), (29, "dps", "u1"), (30, "nmic", "u1"),
     (33, "dlfeat", "u1"),
     (34, "nawun", "<u2"), (36, "nawupf", "<u2"), (38, "nacwu", "<u2"), (40, "nabsn", "<u2"), (42, "nabo", "<u2"),
-    (44, "nabspf", "<u2"), (74, "mssrl", "<u2"), (76, "mcl", "<u4"), (80, "msrc", "u1"), (104, "nguid", "V16"), (120, "eui64", "V8"), (128, "lbaf", (LBA_FORMAT, 64)),
+    (44, "nabspf", "<u2"), (74, "mssrl", "<u2"), (76, "mcl", "<u4"), (80, "msrc", "u1"),
+    (104, "nguid", "V16"), (120, "eui64", "V8"), (128, "lbaf", (LBA_FORMAT, 64)),
 )  # fmt: skip
 
 ZNS_LBA_FORMAT = np.dtype([("zsze", "<u8"), ("zdes", "u1"), ("reserved", "V7")])
