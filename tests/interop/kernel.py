@@ -45,6 +45,8 @@ MODULES = {
     "null_blk": "nr_devices=0",
 }
 HOST_TOOLS = ("mkfs.ext4", "e2fsck", "blkzone", "blkdiscard", "fstrim", "dd")
+NVME_CLI = "nvme"
+"""In the guest where this machine has it."""
 HOST_TOOL_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -324,8 +326,10 @@ def build_initramfs(kernel: Kernel, init_script: str) -> bytes:
         archive.folder(folder)
     archive.character_device("dev/console", 5, 1)
     archive.file("bin/busybox", find_tool("busybox", "busybox-static").read_bytes())
-    for name in HOST_TOOLS:
-        program = find_tool(name, "e2fsprogs util-linux coreutils")
+    tools = [find_tool(name, "e2fsprogs util-linux coreutils") for name in HOST_TOOLS]
+    nvme_cli = shutil.which(NVME_CLI, path=HOST_TOOL_PATH)
+    for program in tools if nvme_cli is None else [*tools, Path(nvme_cli)]:
+        name = program.name
         archive.file(f"host/{name}", program.read_bytes())
         for library in _libraries(program):
             archive.file(str(library).lstrip("/"), library.read_bytes())
