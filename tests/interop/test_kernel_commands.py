@@ -1,4 +1,4 @@
-"""nvme-cli sends an FTL what file systems never do: Compare, Verify, Copy, Write Uncorrectable; and reads its health."""
+"""nvme-cli sends an FTL what file systems never do: Compare, Verify, Copy, Write Uncorrectable. It reads its health."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from spdk_ftl_py import _shim
 from spdk_ftl_py.nvme import identify
@@ -111,7 +111,7 @@ def test_the_smart_page_counts_in_thousands_of_512_bytes_rounded_up() -> None:
 
 @dataclass
 class _Health:
-    smart: Smart = Smart()
+    smart: Smart = field(default_factory=Smart)
 
     def __call__(self) -> Smart:
         return self.smart
