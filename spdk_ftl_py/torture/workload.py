@@ -22,7 +22,6 @@ TRIMS: Final = (_shim.Op.DEALLOCATE, _shim.Op.WRITE_ZEROES, _shim.Op.WRITE_UNCOR
 RARE_COMMANDS: Final = 0.12
 WRONG_COMPARES: Final = 0.3
 NEVER_A_VERSION: Final = 1 << 40
-COMPARE_FAILURE: Final = 0x285
 QUEUE_DEPTH_MAX: Final = 32
 READ_BLOCKS_MAX: Final = 64
 WEDGED_STEPS: Final = 400_000
@@ -277,7 +276,7 @@ class Workload:
                 return
             if self.flushes_may_fail and status == FLUSH_REFUSED and self._flushes(io):
                 return
-            if io.fails and status == COMPARE_FAILURE:
+            if io.fails and status == Status.COMPARE_FAILURE:
                 return
             reads = io.op in (_shim.Op.READ, _shim.Op.COMPARE_WRITE)
             if reads and status == UNRECOVERED_READ and self._model.may_fail(io.lba, io.floors):

@@ -9,7 +9,7 @@ from spdk_ftl_py import _shim
 from spdk_ftl_py.nvme import identify
 from spdk_ftl_py.nvme.logs import WARNING_READ_ONLY, WARNING_RELIABILITY, WARNING_SPARE, Smart, build_smart
 from spdk_ftl_py.nvme.wire import AdminOp, Cns, LogPage, NvmOp, Sqe
-from unit.nvme.nvme_loop import Bench, capsule
+from unit.nvme.nvme_loop import HOSTNQN, Bench, capsule
 from unit.nvme.target.test_zone_events import enabled, event_of
 
 FTL_NSID = 4
@@ -44,6 +44,8 @@ async def test_only_commands_that_some_namespace_takes_are_advertised(here: Benc
     page = await controller.identify(Cns.CONTROLLER)
     assert struct.unpack_from("<HH", page, 520) == (0b1_1000_1111, 1)
     assert struct.unpack_from("<H", page, 532) == (0,)  # ACWU: one block
+    here.subsystem.hides_fused = lambda hostnqn: hostnqn == HOSTNQN
+    assert struct.unpack_from("<HH", await controller.identify(Cns.CONTROLLER), 520) == (0b1_1000_1111, 0)
     effects = effects_of(await controller.get_log_page(LogPage.COMMAND_EFFECTS, 4096))
     assert effects == plain | {NvmOp.WRITE_UNCORRECTABLE}
     limits = await controller.identify(Cns.CSI_CONTROLLER)
