@@ -112,6 +112,9 @@ void BandWriter::take_records(ZoneWriter &zone, BatchHeader &header, bool of_use
         if (of_user ? MUTATED(trim_not_recorded) : MUTATED(gc_drops_records)) {
             header.records[i].block_count = 0;
         }
+        if (of_user && pending.flags == layout::kRecordLost && MUTATED(uncorrectable_not_recorded)) {
+            header.records[i].block_count = 0;
+        }
     }
     header.count = count;
     streams_[of_user ? kStreamUser : kStreamReloc].records_busy = true;

@@ -98,8 +98,7 @@ uint32_t FtlCore::run_line(WaitingLine &line, uint32_t &budget) noexcept {
 bool FtlCore::trim_step(WaitingLine &line, uint32_t &budget) noexcept {
     const Io &io = *line.ios.front();
     Records &records = state_.records;
-    const uint64_t flag =
-        io.op == Op::write_uncorrectable && !MUTATED(uncorrectable_is_trim) ? L2p::kLostFlag : L2p::kTrimFlag;
+    const uint64_t flag = io.op == Op::write_uncorrectable ? L2p::kLostFlag : L2p::kTrimFlag;
     if (!line.trimming) {
         line.trimming = true;
         line.cursor = io.lba;

@@ -167,6 +167,9 @@ class Front:
         self._targets = {host.hostid for host in hosts.known if self._is_own(host.hostnqn)}
         subsystem.stand_in = self._stand_in
         self._secure_channel = secure_channel
+        # bdev_passthru claims to take what its base takes, but fails fused commands. If there are none, SPDK compares
+        # and writes under a lock of its own.
+        subsystem.hides_fused = self._is_own
         subsystem.add_listener(traddr, port, secure_channel=secure_channel)
         self._nvmf.add_subsystem(subsystem)
         if self._catalog is not None:

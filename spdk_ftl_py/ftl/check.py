@@ -385,7 +385,8 @@ class _Check:
         for run in np.split(lost, np.flatnonzero(np.diff(lost) != 1) + 1) if len(lost) else ():
             which = f"LBA {run[0]} is" if len(run) == 1 else f"LBAs {run[0]} to {run[-1]} are"
             self._result.add(
-                f"{which} lost: media could not be read; reads return an error until the block is written or trimmed"
+                f"{which} lost: media could not be read, or a host has declared this uncorrectable; reads return an "
+                "error until the block is written or trimmed"
             )
         if self._checkpoint is None or restored.damage:
             return

@@ -1,8 +1,9 @@
 """The answers that an FTL may give. For each LBA: the change that is durable, the newest acknowledged one, and those
 that may have happened.
 
-Changes are writes and trims. They are numbered in the order of submission, which is the order in which the FTL takes
-them. A written block carries the number of its change as its version. Version 0 reads as zeroes.
+Changes are writes, trims and blocks that the host declares uncorrectable. They are numbered in the order of submission,
+which is the order in which the FTL takes them. A written block carries the number of its change as its version. Version
+0 reads as zeroes, and an uncorrectable block as an error.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ class Violation:
 
     kind: str
     """lost, older, garbage, resurrected, untold, read_error, refused, wedged, io_error, damaged, read_only,
-    given_up, unnoticed, identity, overlap."""
+    given_up, unnoticed, identity, overlap, compared."""
     lba: int
     detail: str
 
@@ -39,6 +40,9 @@ class Model:
         self.block_count = block_count
         self.change = NEVER_WRITTEN
         self._trims = {NEVER_WRITTEN}
+        self._uncorrectable: set[int] = set()
+        self._once_uncorrectable: set[int] = set()
+        """LBAs."""
         self._history: list[list[int]] = [[NEVER_WRITTEN] for _ in range(block_count)]
         """Per LBA: the changes that it may hold, in ascending order."""
         self._durable = [NEVER_WRITTEN] * block_count
@@ -58,11 +62,15 @@ class Model:
 
     # --- actions of the host
 
-    def submit(self, lba: int, block_count: int, *, trim: bool) -> int:
-        """Adds a write or trim. Returns the number of its change, which is the version to write."""
+    def submit(self, lba: int, block_count: int, *, trim: bool, uncorrectable: bool = False) -> int:
+        """Adds a write, trim, or declaration that blocks are uncorrectable. Returns the number of its change, which is
+        the version to write."""
         self.change += 1
         if trim:
             self._trims.add(self.change)
+        if uncorrectable:
+            self._uncorrectable.add(self.change)
+            self._once_uncorrectable.update(range(lba, lba + block_count))
         for each in range(lba, lba + block_count):
             self._history[each].append(self.change)
         return self.change
@@ -90,6 +98,13 @@ class Model:
         part = slice(lba, lba + block_count)
         return [max(pair) for pair in zip(self._acknowledged[part], self._seen[part], strict=True)]
 
+    def current(self, lba: int) -> int | None:
+        """The version that the LBA holds; None if that is not known, or if it reads as an error."""
+        newest = self._history[lba][-1]
+        if newest != self._acknowledged[lba] or newest in self._uncorrectable or newest <= self._rotten.get(lba, -1):
+            return None
+        return 0 if newest in self._trims else newest
+
     # --- actions of the drive
 
     def rot(self, lba: int) -> None:
@@ -98,11 +113,14 @@ class Model:
 
     def may_fail(self, lba: int, floors: list[int]) -> bool:
         """Whether a read may return an error. floors: as for check_read()."""
-        return any(self._excused(each, READ_ERROR, floor) for each, floor in enumerate(floors, lba))
+        return any(self._may_be_error(each, floor) for each, floor in enumerate(floors, lba))
 
-    def may_be_lost(self, lba: int) -> bool:
-        """Whether the durable content of an LBA may read as an error."""
-        return self._excused(lba, READ_ERROR, self._durable[lba])
+    def may_be_lost(self, lba: int, *, cached: bool) -> bool:
+        """Whether the durable content of an LBA may read as an error. cached: newer content may be in an nv cache."""
+        return self._may_be_error(lba, self._durable[lba]) or (cached and lba in self._once_uncorrectable)
+
+    def _may_be_error(self, lba: int, floor: int) -> bool:
+        return self._excused(lba, READ_ERROR, floor) or self._change_of(lba, READ_ERROR, floor) is not None
 
     def _excused(self, lba: int, version: int, floor: int) -> bool:
         return version == READ_ERROR and floor <= self._rotten.get(lba, -1)
@@ -158,9 +176,10 @@ class Model:
             if durable:
                 # Of several trims this is the earliest, so later checks do not demand too much.
                 self._durable[lba] = found
-            elif version == 0:
-                # The latest trim. Until it is durable as well, a loss of power may bring back what lies between.
-                found = max(change for change in history if change in self._trims)
+            elif version in (0, READ_ERROR):
+                # The latest one. Until it is durable as well, a loss of power may bring back what lies between.
+                kind = self._uncorrectable if version else self._trims
+                found = max(change for change in history if change in kind)
             first = bisect_left(history, min(self._durable[lba], found))
             self._history[lba] = history[first : bisect_right(history, found)]
             self._acknowledged[lba] = self._seen[lba] = found
@@ -170,14 +189,18 @@ class Model:
         history = self._history[lba]
         if version > 0:
             at = bisect_left(history, version)
-            there = at < len(history) and history[at] == version and version not in self._trims
+            there = at < len(history) and history[at] == version and not self._without_data(version)
             return version if there and version >= floor else None
-        if version < 0:
+        if version not in (0, READ_ERROR):
             return None
+        kind = self._uncorrectable if version else self._trims
         for change in history[bisect_left(history, floor) :]:
-            if change in self._trims:
+            if change in kind:
                 return change
         return None
+
+    def _without_data(self, change: int) -> bool:
+        return change in self._trims or change in self._uncorrectable
 
     def _violation(self, lba: int, version: int, floor: int, what: str) -> Violation:
         history = self._history[lba]
@@ -190,7 +213,7 @@ class Model:
         if version == 0:
             kind = "lost"
         elif version < floor:
-            kind = "resurrected" if floor in self._trims else "older"
+            kind = "resurrected" if self._without_data(floor) else "older"
         else:
             kind = "resurrected"
         return Violation(kind, lba, f"holds {self._shown(version) if version else 'zeroes'}; {least}; newest: {tail}")
@@ -198,4 +221,6 @@ class Model:
     def _shown(self, change: int) -> str:
         if change == NEVER_WRITTEN:
             return "never written"
+        if change in self._uncorrectable:
+            return f"uncorrectable {change}"
         return f"{'trim' if change in self._trims else 'version'} {change}"

@@ -42,6 +42,8 @@ from .scrubbing import Scrubbing
 from .shape import Shape
 from .workload import Workload
 
+RARE_WORLDS: Final = 0.3
+"""In these worlds hosts also compare and write, and declare blocks uncorrectable."""
 NAME: Final = "ftl0"
 FAULTS_PER_WORLD: Final = 6
 FAULTY_LIVES: Final = 0.5
@@ -72,6 +74,7 @@ class OneLife:
         self._rng = random.Random(f"{seed}/{number}")
         self._scrub_rng = random.Random(f"{seed}/{number}/scrub")
         self._scrubbing: Scrubbing
+        self._rare_commands = random.Random(f"{seed}/{number}/rare").random() < RARE_WORLDS
         self._growing = Growing(random.Random(f"{seed}/{number}/grow"))
         self._every = every
         self._clock = clock
@@ -126,7 +129,9 @@ class OneLife:
 
     def _work(self) -> Workload:
         """Returns the host of the FTL that was just created or loaded."""
-        return Workload(self._reactor, self._device.core, self._model, self._content, self._rng)
+        return Workload(
+            self._reactor, self._device.core, self._model, self._content, self._rng, rare_commands=self._rare_commands
+        )
 
     async def _settled(self) -> None:
         """Called before a halt."""

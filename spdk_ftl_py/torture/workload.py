@@ -17,7 +17,11 @@ from .fault import FLUSH_REFUSED, UNRECOVERED_READ
 from .mix import Mix
 from .model import Model, Violation
 
-TRIMS: Final = (_shim.Op.DEALLOCATE, _shim.Op.WRITE_ZEROES)
+TRIMS: Final = (_shim.Op.DEALLOCATE, _shim.Op.WRITE_ZEROES, _shim.Op.WRITE_UNCORRECTABLE)
+"""And what the FTL does in the same way."""
+RARE_COMMANDS: Final = 0.12
+WRONG_COMPARES: Final = 0.3
+NEVER_A_VERSION: Final = 1 << 40
 QUEUE_DEPTH_MAX: Final = 32
 READ_BLOCKS_MAX: Final = 64
 WEDGED_STEPS: Final = 400_000
@@ -45,6 +49,8 @@ class _Outstanding:
     fua: bool = False
     data: Blocks | None = None
     floors: list[int] = field(default_factory=list)
+    fails: bool = False
+    """It compares with what the block does not hold."""
 
 
 class Workload:
@@ -60,10 +66,11 @@ class Workload:
         *,
         apart: bool = False,
         wrong_digests: Callable[[], int] = lambda: 0,
+        rare_commands: bool = False,
     ) -> None:
         """apart: changes of a block never overlap, because nothing between the host and the FTL promises an order of
         outstanding I/Os. wrong_digests: returns the number of I/Os that may have failed so far because of a wrong
-        digest."""
+        digest. rare_commands: also those that few hosts use, if the device takes them."""
         self.violations: list[Violation] = []
         self.blocks_verified = 0
         self.io_count = 0
@@ -84,6 +91,9 @@ class Workload:
         self._rng = rng
         self._io_blocks_max = device.max_io_blocks
         self._apart = apart
+        self._rare_commands = rare_commands and device.write_uncorrectable and device.compare_write_blocks > 0
+        self._compares = 0
+        """Outstanding."""
         self._wrong_digests = wrong_digests
         self._repeated = 0
         self._outstanding: dict[int, _Outstanding] = {}
@@ -151,6 +161,9 @@ class Workload:
 
     def _submit(self) -> None:
         rng, mix = self._rng, self._mix
+        if self._rare_commands and rng.random() < RARE_COMMANDS:
+            self._submit_rare()
+            return
         kind = rng.random()
         if kind < mix.reads:
             self.read(*self._range(16))
@@ -167,8 +180,13 @@ class Workload:
 
     def _is_free(self, lba: int, block_count: int) -> bool:
         """Whether a change of these blocks may be submitted now."""
-        return not self._apart or not any(
-            each.change and each.lba < lba + block_count and lba < each.lba + each.block_count
+        if not self._apart and not self._compares:
+            return True
+        return not any(
+            each.change
+            and (self._apart or each.op == _shim.Op.COMPARE_WRITE)
+            and each.lba < lba + block_count
+            and lba < each.lba + each.block_count
             for each in self._outstanding.values()
         )
 
@@ -184,6 +202,36 @@ class Workload:
         # A deallocate has no FUA.
         io = _Outstanding(op, lba, block_count, self._model.submit(lba, block_count, trim=True), fua and zeroes)
         self._outstanding[self._port.submit(op, lba, block_count, fua=io.fua)] = io
+
+    def _submit_rare(self) -> None:
+        rng = self._rng
+        if rng.random() < 0.4:
+            at = self._range(16)
+            if self._is_free(*at):
+                self.write_uncorrectable(*at)
+            return
+        lba, _ = self._range(16)
+        version = self._model.current(lba)
+        if version is not None:
+            # Nothing else changes the block meanwhile, so the result is known beforehand.
+            wrong = rng.random() < WRONG_COMPARES
+            self.compare_write(lba, NEVER_A_VERSION if wrong else version, fua=rng.random() < self._mix.fua)
+
+    def write_uncorrectable(self, lba: int, block_count: int) -> None:
+        change = self._model.submit(lba, block_count, trim=False, uncorrectable=True)
+        io = _Outstanding(_shim.Op.WRITE_UNCORRECTABLE, lba, block_count, change)
+        self._outstanding[self._port.submit(io.op, lba, block_count)] = io
+
+    def compare_write(self, lba: int, version: int, *, fua: bool = False) -> None:
+        """Writes a block if it holds that version."""
+        wrong = version == NEVER_A_VERSION
+        expected = self._content.make(lba, 1, version) if version else np.zeros((1, 4096), np.uint8)
+        change = NEVER_A_VERSION if wrong else self._model.submit(lba, 1, trim=False)
+        data = np.concatenate([expected, self._content.make(lba, 1, change)]).reshape(-1)
+        floors = self._model.floors(lba, 1)
+        io = _Outstanding(_shim.Op.COMPARE_WRITE, lba, 1, change, fua, floors=floors, fails=wrong)
+        self._outstanding[self._port.submit(io.op, lba, 1, data, fua=fua)] = io
+        self._compares += 1
 
     def flush(self) -> None:
         io = _Outstanding(_shim.Op.FLUSH, floors=self._model.acknowledged())
@@ -214,6 +262,7 @@ class Workload:
         io = self._outstanding.pop(ticket, None)
         if io is None or self._stopped:
             return
+        self._compares -= io.op == _shim.Op.COMPARE_WRITE
         self._quiet_steps = 0
         self.io_count += 1
         if status:
@@ -227,10 +276,16 @@ class Workload:
                 return
             if self.flushes_may_fail and status == FLUSH_REFUSED and self._flushes(io):
                 return
-            if io.data is not None and status == UNRECOVERED_READ and self._model.may_fail(io.lba, io.floors):
+            if io.fails and status == Status.COMPARE_FAILURE:
+                return
+            reads = io.op in (_shim.Op.READ, _shim.Op.COMPARE_WRITE)
+            if reads and status == UNRECOVERED_READ and self._model.may_fail(io.lba, io.floors):
                 return
             self.failed = True
             self.failure = self.failure or f"I/O {io.op} at LBA {io.lba} failed: {status_text(status)}"
+        elif io.fails:
+            text = "a block was written, although it did not hold what the host expected"
+            self.violations.append(Violation("compared", io.lba, text))
         elif io.op == _shim.Op.FLUSH:
             self._model.flushed(io.floors)
         elif io.data is not None:

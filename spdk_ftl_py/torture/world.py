@@ -329,7 +329,8 @@ class World(OneLife):
         """Whether the damage is about a rotten block, or about LBAs that such a block has lost."""
         if (lost := LOST_LBAS.match(damage)) is not None:
             first, last = int(lost[1]), int(lost[2] or lost[1])
-            return all(self._model.may_be_lost(lba) for lba in range(first, last + 1))
+            cached = self._cache is not None
+            return all(self._model.may_be_lost(lba, cached=cached) for lba in range(first, last + 1))
         at = ROTTEN_BLOCK.match(damage)
         return at is not None and (int(at[1]), int(at[2])) in self._rotten
 

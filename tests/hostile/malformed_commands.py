@@ -49,6 +49,15 @@ def io_commands(block_count: int, rng: random.Random) -> Iterator[_Named]:
     yield "LBA of zeroes", replace(rw(NvmOp.WRITE_ZEROES, lba, rng.randrange(1, 65537)), sgl_bytes=0), b""
     yield "zeroes over the end", replace(rw(NvmOp.WRITE_ZEROES, block_count - 1, 2), sgl_bytes=0), b""
     yield "NLB", rw(either.opcode, SAFE_LBA, rng.choice((4097, 65536, rng.randrange(257, 65536)))), b""
+    for opcode in (NvmOp.COMPARE, NvmOp.VERIFY, NvmOp.WRITE_UNCORRECTABLE):
+        none = {} if opcode == NvmOp.COMPARE else {"sgl_bytes": 0}
+        yield f"LBA of {opcode.name}", replace(rw(opcode, lba, rng.randrange(1, 32)), **none), b""
+        yield f"end of {opcode.name}", replace(rw(opcode, block_count - 1, 2), **none), b""
+    yield "NLB of VERIFY", replace(rw(NvmOp.VERIFY, SAFE_LBA, rng.randrange(257, 65537)), sgl_bytes=0), b""
+    yield "NLB of COMPARE", rw(NvmOp.COMPARE, SAFE_LBA, rng.randrange(257, 65537)), b""
+    yield from copies(block_count, rng)
+    yield "half a pair", replace(rw(NvmOp.WRITE, SAFE_LBA, 1), flags=0x42), b""
+    yield "a pair of two blocks", replace(rw(NvmOp.COMPARE, SAFE_LBA, 2), flags=0x41), b""
     yield "SGL type", replace(either, sgl_type=rng.choice([t for t in range(256) if t not in (0x01, 0x5A)])), b""
     length = rng.choice((0, 4, 4092, 4100, 8192, 0xFFFFFFFC, rng.getrandbits(32) | 1))
     yield "SGL length", replace(either, sgl_bytes=length), b""
@@ -68,6 +77,27 @@ def io_commands(block_count: int, rng: random.Random) -> Iterator[_Named]:
     yield "too few ranges", replace(dsm, cdw10=255, sgl_bytes=16), bytes(16)
     yield "half a range", replace(dsm, cdw10=0, sgl_bytes=12), bytes(12)
     yield "too many ranges", replace(dsm, sgl_type=wire.SGL_TRANSPORT, sgl_bytes=rng.choice((4100, 1 << 30))), b""
+
+
+def copies(block_count: int, rng: random.Random) -> Iterator[_Named]:
+    def command(lba: int, ranges: list[tuple[int, int]], *, cdw12: int = 0) -> tuple[Sqe, bytes]:
+        data = b"".join(bytes(8) + source.to_bytes(8, "little") + (count - 1).to_bytes(2, "little") + bytes(14)
+                        for source, count in ranges)  # fmt: skip
+        return Sqe(
+            NvmOp.COPY, nsid=1, cdw10=lba & 0xFFFFFFFF, cdw11=lba >> 32, cdw12=cdw12 | len(ranges) - 1,
+            sgl_bytes=len(data), sgl_type=wire.SGL_IN_CAPSULE,
+        ), data  # fmt: skip
+
+    far = rng.choice((block_count, (1 << 64) - 1, rng.getrandbits(63) | 1 << 62))
+    yield "destination of a copy", *command(far, [(SAFE_LBA, 1)])
+    yield "source of a copy", *command(SAFE_LBA, [(SAFE_LBA + 8, 1), (far, rng.randrange(1, 4096))])
+    yield "copy onto itself", *command(SAFE_LBA, [(SAFE_LBA + rng.randrange(8), 8)])
+    yield "too large a copy", *command(SAFE_LBA, [(0, rng.randrange(4097, 65537))])
+    yield "format of a copy", *command(SAFE_LBA, [(0, 1)], cdw12=rng.randrange(1, 16) << 8)
+    sqe, data = command(SAFE_LBA, [(0, 1)])
+    yield "half a range of a copy", replace(sqe, sgl_bytes=16), data[:16]
+    yield "too few ranges of a copy", replace(sqe, cdw12=rng.randrange(1, 256)), data
+    yield "data of a copy", replace(sqe, sgl_type=wire.SGL_TRANSPORT, sgl_bytes=rng.choice((0, 1 << 30))), b""
 
 
 def admin_commands(place: Place, rng: random.Random) -> Iterator[_Named]:

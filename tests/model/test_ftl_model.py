@@ -1,5 +1,5 @@
-"""The FTL against a dict: whatever is written, trimmed, flushed and relocated, a read returns the last version or
-zeroes.
+"""The FTL against a dict: whatever is written, compared and written, trimmed, declared uncorrectable, flushed and
+relocated, a read returns the last version, zeroes or an error.
 
 A hypothesis state machine on a tiny device, so that garbage collection, full bands and full buffers come up all the
 time; zones fail, writes fail once, completions come in any order. A failure prints the steps that lead to it.
@@ -8,12 +8,14 @@ time; zones fail, writes fail once, completions come in any order. A failure pri
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, invariant, rule
 
 from model.machine import SimulatedMachine, effort
 from spdk_ftl_py import _shim
 from spdk_ftl_py.conf import FtlConf
+from spdk_ftl_py.errors import MediaError
 from spdk_ftl_py.ftl import creation
 from spdk_ftl_py.ftl.life import FtlState
 from spdk_ftl_py.ftl.media.blockdev import BlockPort
@@ -22,6 +24,9 @@ from spdk_ftl_py.runtime.reactor import ReactorLoop
 ZONES, ZONE_SIZE, ZONE_CAPACITY = 34, 32, 24
 READ_ONLY_ZONES_MAX = 2
 WRITE_FAULT = 0x280
+UNREADABLE, DIFFERENT = 0x281, 0x285
+UNCORRECTABLE = -1
+"""What the model has for a block that was declared uncorrectable."""
 
 LBAS = st.integers(0, 10_000)
 LENGTHS = st.integers(1, 8)
@@ -85,6 +90,13 @@ class FtlModel(SimulatedMachine):
     @rule(lba=LBAS, length=LENGTHS)
     def read(self, lba: int, length: int) -> None:
         lbas = self.range_of(lba, length)
+        if UNCORRECTABLE in map(self.model.get, lbas):
+            with pytest.raises(MediaError) as failed:
+                self.run(self.port.read(lbas.start, len(lbas)))
+            assert failed.value.status == UNREADABLE
+            for each in lbas if len(lbas) > 1 else ():
+                self.read(each, 1)
+            return
         self.check(lbas, self.run(self.port.read(lbas.start, len(lbas))))
 
     @rule(lba=LBAS, length=st.integers(1, 64), op=st.sampled_from([_shim.Op.DEALLOCATE, _shim.Op.WRITE_ZEROES]))
@@ -94,6 +106,32 @@ class FtlModel(SimulatedMachine):
         self.run(self.port._submit(op, lbas.start, len(lbas)))
         for each in lbas:
             self.model.pop(each, None)
+
+    @rule(lba=LBAS, length=st.integers(1, 32))
+    def write_uncorrectable(self, lba: int, length: int) -> None:
+        first = lba % self.device.block_count
+        lbas = range(first, min(first + length, self.device.block_count))
+        self.run(self.port._submit(_shim.Op.WRITE_UNCORRECTABLE, lbas.start, len(lbas)))
+        self.model.update(dict.fromkeys(lbas, UNCORRECTABLE))
+
+    @rule(lba=LBAS, right=st.booleans(), fua=st.booleans())
+    def compare_write(self, lba: int, right: bool, fua: bool) -> None:
+        lbas = self.range_of(lba, 1)
+        held = self.model.get(lbas.start, 0)
+        expected = np.zeros((1, 512), np.uint64)
+        if held > 0:
+            expected[0, 0], expected[0, 1], expected[0, -1] = lbas.start, held, held
+        expected[0, 300] = 0 if right else 1
+        works = right and held != UNCORRECTABLE
+        data = self.next_blocks(lbas) if works else np.zeros((1, 4096), np.uint8)
+        both = np.concatenate([expected.view(np.uint8), data]).reshape(-1)
+        writing = self.port._submit(_shim.Op.COMPARE_WRITE, lbas.start, 1, both, fua=fua)
+        if works:
+            self.run(writing)
+            return
+        with pytest.raises(MediaError) as failed:
+            self.run(writing)
+        assert failed.value.status == (UNREADABLE if held == UNCORRECTABLE else DIFFERENT)
 
     @rule()
     def flush(self) -> None:
@@ -135,6 +173,7 @@ class FtlModel(SimulatedMachine):
         if hasattr(self, "device"):
             assert self.device.lost_blocks == 0
             assert self.device.state is FtlState.RUNNING
+            assert self.device.core.allocated_blocks() == len(self.model)
 
     def teardown(self) -> None:
         if hasattr(self, "port"):

@@ -54,6 +54,9 @@ SCRUBS: tuple[Edit, ...] = (
 )
 """Scrubs in most lives, and rot in many."""
 
+RARE_COMMANDS: tuple[Edit, ...] = (("torture/one_life.py", "RARE_WORLDS: Final = 0.3", "RARE_WORLDS: Final = 1.0"),)
+"""In every world without a chain."""
+
 GROWTHS: tuple[Edit, ...] = (("torture/growing.py", "GROWING_WORLDS: Final = 0.4", "GROWING_WORLDS: Final = 1"),)
 """In every world the drive gets larger."""
 
@@ -107,6 +110,13 @@ MUTATIONS = (
     Mutation("gc_undoes_overwrites", "a relocated block takes its LBA back from a write that came meanwhile", world=0),
     Mutation("gc_drops_records", "trim records in force are not written again when their band is relocated", world=0),
     Mutation("trim_not_recorded", "a trim leaves no record on media", world=0),
+    Mutation(
+        "uncorrectable_not_recorded",
+        "blocks that a host declares uncorrectable have no record on media",
+        setting=RARE_COMMANDS,
+        world=0,
+    ),
+    Mutation("compare_ignored", "a compare_write writes, whatever the block holds", setting=RARE_COMMANDS, world=0),
     Mutation(
         "slot_not_held", "a write is acknowledged before its slot in the write buffer file is marked as held", world=0
     ),

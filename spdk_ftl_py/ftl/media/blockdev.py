@@ -53,6 +53,8 @@ _OP_NAMES: Final = {
     _shim.Op.DEALLOCATE: "deallocate",
     _shim.Op.ZONE_SEND: "zone management send",
     _shim.Op.ZONE_REPORT: "zone report",
+    _shim.Op.COMPARE_WRITE: "compare and write",
+    _shim.Op.WRITE_UNCORRECTABLE: "write uncorrectable",
 }
 
 Buffer = bytes | bytearray | memoryview | NDArray[np.uint8]

@@ -711,7 +711,8 @@ class TargetController:
             zoned=bool(self._cap & Cap.CSS_IOCS),
             copy=any(ns.csi == wire.CSI_NVM for ns in namespaces),
             write_uncorrectable=any(ns.device.write_uncorrectable for ns in namespaces),
-            compare_write=any(ns.device.compare_write_blocks for ns in namespaces),
+            compare_write=any(ns.device.compare_write_blocks for ns in namespaces)
+            and not (subsystem is not None and subsystem.hides_fused(self.hostnqn)),
             ana=subsystem is not None and subsystem.ana,
         )
 

@@ -156,6 +156,8 @@ class Subsystem:
         """The device that serves the I/O of a host now, instead of the device of each namespace."""
         self.smart: Callable[[], Smart] = Smart
         """The health of what is behind it."""
+        self.hides_fused: Callable[[str], bool] = lambda hostnqn: False
+        """Whether that host is not told of fused commands."""
         self._warnings = 0
         self._last_cntlid = min_cntlid - 1
         self.reservation_commands = ReservationCommands(self.namespaces, self.controllers.values)

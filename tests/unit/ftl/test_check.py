@@ -220,7 +220,8 @@ async def test_what_was_lost_is_damage_until_it_is_written_again(rig: RestoreRig
         await (rig.halt() if halted else rig.crash())
         report = await check_of(rig)
         assert report.damage == [
-            f"LBA {lost} is lost: media could not be read; reads return an error until the block is written or trimmed"
+            f"LBA {lost} is lost: media could not be read, or a host has declared this uncorrectable; reads return an "
+            "error until the block is written or trimmed"
         ]
         assert (report.ok, report.lost_blocks, report.clean) == (False, 1, halted)
         await rig.load()
