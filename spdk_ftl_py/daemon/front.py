@@ -227,7 +227,7 @@ class Front:
     async def _listen_to_more(self) -> None:
         """An address that is missing now, for example that of an interface that is down, must not keep the FTL from
         hosts of the others: it is tried again until it is there."""
-        for address in self._listeners.more:
+        for address in list(self._listeners.more):
             try:
                 await self.listen_also(address)
             except FtlError as error:
@@ -240,9 +240,15 @@ class Front:
             await asyncio.sleep(LISTEN_AGAIN_S)
             for address in missing:
                 with contextlib.suppress(FtlError):
-                    if address in self._listeners.more and address not in self._listening:
-                        self.show_listener(await self.listen_also(address))
-                        log.info("%s: hosts can connect at %s port %d again", self.reactor.name, *address)
+                    await self.listen_also(address)
+                if address not in self._listening:
+                    continue
+                if address not in self._listeners.more:
+                    # Removed meanwhile.
+                    await self.unlisten(address)
+                    continue
+                self.show_listener(address)
+                log.info("%s: hosts can connect at %s port %d again", self.reactor.name, *address)
 
     def set_health(self, smart: Callable[[], Smart]) -> None:
         """What hosts read in the SMART log. After open()."""
