@@ -72,7 +72,7 @@ def script(commands: argparse._SubParsersAction[argparse.ArgumentParser], shell:
     for command in {id(each): each for each in known.values()}.values():
         for action in command._actions:
             _prepare(action, {"files": shtab.FILE, "directories": shtab.DIRECTORY})
-    made: str = shtab.complete(parser, shell, root_prefix="spdk_ftl", preamble=_PREAMBLE)
+    made: str = shtab.complete(parser, shell, root_prefix="spdk_ftl", preamble=_PREAMBLE)  # type: ignore[arg-type]
     return made if made.endswith("\n") else f"{made}\n"
 
 
