@@ -121,8 +121,7 @@ def check_buffer_directory(path: Path) -> None:
         kind = _file_system(os.fstat(folder).st_dev)
         if kind and kind not in IN_MEMORY:
             log.warning(
-                "%s is on a disk (%s), not in memory: each write goes to that disk, too, and waits for it: use a tmpfs "
-                "such as /dev/shm",
+                "%s is on a disk (%s), not in memory, so the kernel writes all of it there: use a tmpfs (/dev/shm)",
                 shown,
                 kind,
             )

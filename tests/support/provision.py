@@ -1,4 +1,4 @@
-"""docs/provision.sh, run as it stands."""
+"""Scripts of docs/, run as they stand."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import sys
 import sysconfig
 from pathlib import Path
 
-SCRIPT = Path(__file__).resolve().parents[2] / "docs" / "provision.sh"
+DOCS = Path(__file__).resolve().parents[2] / "docs"
 RUN_S = 280
 
 
-def provision(folder: Path, run_s: float = RUN_S, **environment: str) -> str:
+def provision(folder: Path, run_s: float = RUN_S, script: str = "provision.sh", **environment: str) -> str:
     """What it printed; it has to succeed, and to leave nothing. folder: for all that it makes."""
     programs = folder / "bin"
     programs.mkdir()
@@ -28,7 +28,7 @@ def provision(folder: Path, run_s: float = RUN_S, **environment: str) -> str:
     given = {name: value for name, value in os.environ.items() if name not in ("SPDK_TGT", "ZNS_PCI", "PORT")}
     with (folder / "log").open("w") as log:
         done = subprocess.run(
-            ["bash", str(SCRIPT)],
+            ["bash", str(DOCS / script)],
             env={**given, "PATH": path, "PYTHONPATH": os.pathsep.join(paths), "WORK": str(work), **environment},
             cwd=folder,
             stdin=subprocess.DEVNULL,
