@@ -40,10 +40,11 @@ _MODULES: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
     ("spdk_ftl_py.cli.apply_command", ("apply",)),
     ("spdk_ftl_py.cli.health_command", ("health",)),
     ("spdk_ftl_py.cli.nbd_command", ("nbd",)),
+    ("spdk_ftl_py.cli.stats_command", ("stats",)),
     (
         "spdk_ftl_py.cli.commands",
         (
-            *("status", "devices", "list", "stats", "properties", "hosts", "create", "delete"),
+            *("status", "devices", "list", "properties", "hosts", "create", "delete"),
             *("add-host", "remove-host", "allow-any-host", "remove-buffers"),
             "grow",
             *("load", "unload", "unmap", "set-property", "set-cache", "remove-cache", "rename", "set-uuid"),
