@@ -493,6 +493,8 @@ class DaemonInfo(TypedDict):
     buffer_directory: str
     peer_timeout_s: float
     devices: int
+    urls: dict[str, str]
+    """Where the daemon listens for HTTP on TCP, by what it is for: metrics."""
     unneeded_buffers: list[BufferFile]
     uptime_s: float
 

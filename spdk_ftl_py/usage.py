@@ -7,6 +7,7 @@ import argparse
 import contextlib
 import math
 import os
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final, TypeVar
@@ -16,6 +17,7 @@ from .errors import ParameterError
 
 DIGITS_MAX: Final = 20
 UID_MAX: Final = (1 << 32) - 2
+_HOST_NAME: Final = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?")
 
 T = TypeVar("T")
 
@@ -72,6 +74,13 @@ def socket_path(given: str) -> Path:
 def socket_name(given: str) -> str:
     """The path of a unix socket, as a string."""
     socket_path(given)
+    return given
+
+
+def host_name(given: str) -> str:
+    """The name of a machine, as it stands in a URL."""
+    if not _HOST_NAME.fullmatch(given):
+        raise argparse.ArgumentTypeError(f"{given!r}: must be a host name such as storage1.example.com, without a port")
     return given
 
 

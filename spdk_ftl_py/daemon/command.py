@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -19,7 +20,7 @@ from ..runtime.descriptors import raise_descriptor_limit
 from ..runtime.service_manager import ServiceManager
 from ..runtime.signals import ignored, on_signals
 from ..text import log_to_stderr
-from ..usage import account, parsed, path, refusing, seconds, socket_path
+from ..usage import account, host_name, parsed, path, refusing, seconds, socket_path
 from .state import (
     STATE_ENVIRONMENT,
     StateDirectory,
@@ -90,6 +91,26 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         metavar="GROUP",
         type=account,
         help="members of this group may use the monitor socket, besides the user who runs the daemon and root",
+    )
+    parser.add_argument(
+        "--metrics",
+        metavar="[ADDRESS:]PORT",
+        type=parsed(_http_address, without="address "),
+        help=(
+            "serve Prometheus metrics at http://ADDRESS:PORT/metrics, for everyone who reaches that address (default: "
+            "only on the control and monitor sockets; without ADDRESS: 127.0.0.1)"
+        ),
+    )
+    parser.add_argument(
+        "--http-name",
+        metavar="HOSTNAME",
+        action="append",
+        default=[],
+        type=host_name,
+        help=(
+            "name by which --metrics may be reached, besides addresses, localhost and this machine's host name "
+            "(repeatable; other names are refused, because they may be those of an attacker's web page)"
+        ),
     )
     parser.add_argument(
         "--state-dir",
@@ -210,6 +231,7 @@ def run(args: argparse.Namespace) -> int:
             manager=manager,
             saved=saved,
             nqn_template=args.nqn_template,
+            http=HttpOptions(args.metrics, args.http_name),
         )
     )
     return 0
@@ -236,6 +258,14 @@ def _target_user(user: str) -> int:
         raise ParameterError(f"--target-user: {error.message}") from None
 
 
+@dataclass(frozen=True)
+class HttpOptions:
+    """Where the daemon listens for HTTP on TCP."""
+
+    metrics: str | None = None
+    names: Sequence[str] = ()
+
+
 async def serve(
     socket_options: SocketOptions,
     state_directory: Path,
@@ -250,8 +280,10 @@ async def serve(
     manager: ServiceManager | None = None,
     saved: Sequence[SavedFtl] = (),
     nqn_template: str | None = None,
+    http: HttpOptions | None = None,
 ) -> None:
     """The whole life of a daemon, from opening its state directory to its last undo. saved: FTLs to load."""
+    http = http or HttpOptions()
     # The imports of the data path are only needed to serve, not for every --help.
     from ..nvme.target.peers import PeerLimits
     from ..spdk.exports import host_nqn
@@ -259,6 +291,8 @@ async def serve(
     from .checks import split_address
     from .control_sockets import ControlSockets
     from .export_sockets import ExportSockets
+    from .http_listener import Address, HttpListeners
+    from .metrics import PATH
     from .native_engine import NativeEngine
     from .registry import Registry
     from .requester import asked_for_by
@@ -272,6 +306,7 @@ async def serve(
     exports = ExportSockets(manager)
     raise_descriptor_limit()
     buffer_directory = make_buffer_directory(buffer_directory)
+    listeners = HttpListeners(http.names)
     halt = asyncio.Event()
     registry: Registry | None = None
     ended_by = "the daemon itself"
@@ -306,7 +341,14 @@ async def serve(
             )
             registry = Registry(state, identity, socket_path=str(sockets.path))
             registry.on_halted = halt.set
-            await sockets.start(NativeEngine(registry, identity).route(registry.methods))
+            if http.metrics is not None:
+                metrics = listeners.at(Address.parse(http.metrics), "--metrics")
+                metrics.add(PATH, registry.pages[PATH])
+            await listeners.start()
+            if http.metrics is not None:
+                registry.urls["metrics"] = metrics.url(PATH)
+                log.info("metrics at %s", metrics.url(PATH))
+            await sockets.start(NativeEngine(registry, identity).route(registry.methods), registry.pages)
             try:
                 await registry.start(saved)
                 try:
@@ -324,8 +366,15 @@ async def serve(
             finally:
                 await sockets.close()
         finally:
+            await listeners.close()
             state.close()
             exports.close()
+
+
+def _http_address(address: str) -> str:
+    from .http_listener import Address
+
+    return str(Address.parse(address))
 
 
 def _listen(address: str) -> str:

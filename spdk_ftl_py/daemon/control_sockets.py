@@ -17,6 +17,7 @@ from ..access.unix_sockets import SOCKET_NAME, make_run_directory, run_directory
 from ..access.users import gid_of
 from ..errors import FtlError, ParameterError
 from ..runtime.service_manager import ServiceManager
+from .http_listener import Route
 from .native_options import DAEMON, ENGINE, NATIVE
 from .server import Method, RpcServer
 
@@ -59,9 +60,12 @@ class ControlSockets:
         if self._monitor == self.path:
             raise ParameterError(f"--monitor-socket {self.path}: is the path of the control socket: give another one")
         self._servers: list[RpcServer] = []
+        self._pages: Mapping[str, Route] | None = None
 
-    async def start(self, methods: Mapping[str, Method]) -> None:
-        """Raises BusyError or FtlError; then nothing is left."""
+    async def start(self, methods: Mapping[str, Method], pages: Mapping[str, Route] | None = None) -> None:
+        """pages: what GET answers, by path; they change nothing. Raises BusyError or FtlError; then nothing is
+        left."""
+        self._pages = pages
         if self._makes_directory:
             make_run_directory(self.path.parent)
         try:
@@ -80,7 +84,8 @@ class ControlSockets:
 
     async def _start(self, name: str, path: Path, methods: Mapping[str, Method], option: str) -> None:
         listener = self._given.get(name)
-        server = RpcServer(path, methods, group=self._groups[name], option=option, listener=listener)
+        group = self._groups[name]
+        server = RpcServer(path, methods, pages=self._pages, group=group, option=option, listener=listener)
         await server.start()
         self._servers.append(server)
 

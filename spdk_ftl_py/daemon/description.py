@@ -9,6 +9,15 @@ from .device_parts import DeviceParts
 from .states import DeviceState
 
 
+def is_read_only(device: DeviceParts) -> bool:
+    return device.state is DeviceState.ONLINE and device.ftl is not None and device.ftl.state is FtlState.READ_ONLY
+
+
+def state_of(device: DeviceParts) -> str:
+    """As ftl_get_devices has it: that of the device, or "read_only"."""
+    return FtlState.READ_ONLY.value if is_read_only(device) else device.state.value
+
+
 def describe(device: DeviceParts) -> dict[str, Any]:
     """The FTL's entry in ftl_get_devices."""
     description: dict[str, Any] = {
@@ -44,8 +53,8 @@ def describe(device: DeviceParts) -> dict[str, Any]:
     if device.ftl is not None:
         description["num_bands"] = device.ftl.geometry.band_count
         description["free_bands"] = device.ftl.stats()["free_bands"]
-        if device.state is DeviceState.ONLINE and device.ftl.state is FtlState.READ_ONLY:
-            description["state"] = device.ftl.state.value
+        if is_read_only(device):
+            description["state"] = state_of(device)
             description["error"] = device.ftl.failure.message if device.ftl.failure is not None else None
     return description
 

@@ -174,9 +174,7 @@ class HttpListener:
     # --- requests
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        reply = await self._answer(request)
-        response = web.Response(body=reply.body, status=reply.status, headers={**_HEADERS, **reply.headers})
-        response.headers["Content-Type"] = reply.content_type
+        response = response_of(await self._answer(request))
         response.force_close()
         return response
 
@@ -210,6 +208,12 @@ class HttpListener:
             return (ipaddress.ip_address(name).version == 6) is bool(matched[1])
         except ValueError:
             return False
+
+
+def response_of(reply: Reply) -> web.Response:
+    response = web.Response(body=reply.body, status=reply.status, headers={**_HEADERS, **reply.headers})
+    response.headers["Content-Type"] = reply.content_type
+    return response
 
 
 async def answer(route: Route, query: Query, path: str) -> Reply:

@@ -25,6 +25,9 @@ from .devices import Devices, Key, key_of, worth_keeping
 from .front import Export
 from .growing import grow
 from .host_rpcs import HostRpcs
+from .http_listener import Route
+from .metrics import PATH as METRICS_PATH
+from .metrics import Metrics
 from .orders import Orders
 from .orphans import Orphans
 from .requester import requester
@@ -72,6 +75,9 @@ class Registry:
         self._scans = Scans(self, identity, identity.prober)
         self._buffers = BufferRpcs(self._devices, identity.buffer_dir)
         self._started = time.monotonic()
+        self._metrics = Metrics(self._devices.values)
+        self.urls: dict[str, str] = {}
+        """Where the daemon listens for HTTP on TCP, by what it is for."""
 
     @property
     def methods(self) -> dict[str, Method]:
@@ -92,6 +98,11 @@ class Registry:
             **self._scans.methods,
             **self._buffers.methods,
         }
+
+    @property
+    def pages(self) -> dict[str, Route]:
+        """What GET answers, by path."""
+        return {METRICS_PATH: self._metrics.page}
 
     # --- start and halt ---
 
@@ -354,6 +365,7 @@ class Registry:
             "buffer_directory": str(self._identity.buffer_dir),
             "peer_timeout_s": self._identity.peer_timeout_s,
             "devices": len(self._devices),
+            "urls": self.urls,
             "unneeded_buffers": [each.to_dict() for each in self._buffers.unneeded()],
             "uptime_s": round(time.monotonic() - self._started, 1),
         }

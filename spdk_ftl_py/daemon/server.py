@@ -37,6 +37,7 @@ from ..errors import (
     FtlError,
 )
 from .bounded_connection import LINGER_S, BoundedConnection
+from .http_listener import Route, answer, response_of
 from .requester import asked_for_by, requester, show_peer
 
 BODY_BYTES_MAX: Final = 1 << 20
@@ -62,20 +63,22 @@ class RpcServer:
         socket_path: Path,
         methods: Mapping[str, Method],
         *,
+        pages: Mapping[str, Route] | None = None,
         group: int | None = None,
         option: str = "--socket",
         listener: socket.socket | None = None,
         request_timeout_s: float = REQUEST_TIMEOUT_S,
     ):
-        """group: members of it may call, besides the user who runs the daemon and root. option: the option with which a
-        user gives another path, for messages. listener: a socket that already listens, and stays open when the server
-        closes."""
+        """pages: what GET answers, by path. group: members of it may call, besides the user who runs the daemon and
+        root. option: the option with which a user gives another path, for messages. listener: a socket that already
+        listens, and stays open when the server closes."""
         self.socket_path = socket_path.absolute()
         self.trust = Trust(group=group)
         self.option = option
         self._handed_over = listener
         self._refusals_logged: dict[int, float] = {}
         self._methods = dict(methods)
+        self._pages = dict(pages or {})
         self._request_timeout_s = request_timeout_s
         self._connections: dict[asyncio.Protocol, BoundedConnection] = {}
         self._server: asyncio.AbstractServer | None = None
@@ -258,16 +261,24 @@ class RpcServer:
         peer = None if transport is None else peer_of(transport.get_extra_info("socket"))
         try:
             with asked_for_by(show_peer(peer)):
-                status, reply = await self._answer(request)
+                response = await self._response(request)
         finally:
             self._received(request)
-        response = web.json_response(reply, status=status)
         response.force_close()
         return response
 
+    async def _response(self, request: web.BaseRequest) -> web.Response:
+        page = self._pages.get(request.path)
+        if page is not None and request.method in ("GET", "HEAD") and not request.body_exists:
+            return response_of(await answer(page, dict(request.query), request.path))
+        status, reply = await self._answer(request)
+        return web.json_response(reply, status=status)
+
     async def _answer(self, request: web.BaseRequest) -> tuple[int, dict[str, Any]]:
         if request.path != "/":
-            return 404, _error(None, JSONRPC_INVALID_REQUEST, f"no such path: {request.path[:80]}: POST JSON-RPC to /")
+            pages = "".join(f", or GET {path}" for path in self._pages)
+            text = f"no such path: {request.path[:80]}: POST JSON-RPC to /{pages}"
+            return 404, _error(None, JSONRPC_INVALID_REQUEST, text)
         if request.method != "POST":
             return 405, _error(None, JSONRPC_INVALID_REQUEST, "POST JSON-RPC to /")
         body = await _read_body(request)

@@ -41,7 +41,8 @@ def write_amplification(core: CoreStats) -> float:
 def spdk_groups(core: CoreStats, cache: NvCacheStats | None = None) -> dict[str, Group]:
     """The groups SPDK prints, and nv_cache: what user data went there. cmp stays zero: nothing is compacted from the nv
     cache, the base has its blocks from the write buffer. So does l2p: all of it is in memory."""
-    metadata = core.media_header_blocks + core.media_summary_blocks + core.media_trim_blocks
+    # Headers with trim records are headers, too.
+    metadata = core.media_header_blocks + core.media_summary_blocks
     return {
         "user": io_group(
             read_blocks=core.user_read_blocks,

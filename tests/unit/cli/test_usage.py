@@ -40,6 +40,8 @@ NONSENSE: dict[str, tuple[str, ...]] = {
     "NEW_UUID": ("x", UUID[:-1], UUID + "\n"),
     "NQN": ("x", "nqn.", "nqn.a\n"),
     "ADDRESS[:PORT]": ("x", "no.such", "127.0.0.1:70000", "::1", "[::1", "127.0.0.1:"),
+    "[ADDRESS:]PORT": ("x", "no.such:80", "127.0.0.1", "127.0.0.1:70000", "::1:80", "[::1]", ":80"),
+    "HOSTNAME": ("a b", "a:80", "http://a", "é", "*"),
     "LISTEN_ADDRESS": ("no.such", "127.0.0.1:70000", "::1", "[::1"),
     "NAME=VALUE": (
         "x",

@@ -1,0 +1,441 @@
+"""What Prometheus is told: the metrics of docs/monitoring.md, with the numbers of bdev_ftl_get_stats.
+
+METRICS names each of them. A scrape looks at one FTL after the other between turns of the event loop, asks no target,
+and visits no bands: the counts it tells are kept anyway. The text is made beside the event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+from prometheus_client import CollectorRegistry, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.exposition import generate_latest
+from prometheus_client.registry import Collector
+
+from ..conf import LIMIT_NAMES
+from ..ftl.cache.nv_cache_keeper import CacheState
+from ..ftl.gc.limits import NO_LIMIT
+from ..ftl.life import FtlState
+from ..ftl.media.geometry import BLOCK_BYTES
+from ..runtime.turns import Turns, aside
+from ..version import __version__
+from .description import state_of
+from .device import ManagedDevice
+from .http_listener import Query, Reply
+from .states import DeviceState
+
+PATH: Final = "/metrics"
+CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+FTL_LABELS: Final = ("ftl", "target", "uuid")
+STATES: Final = (*(state.value for state in DeviceState), FtlState.READ_ONLY.value)
+LIMITS: Final = (NO_LIMIT, *LIMIT_NAMES)
+GATES: Final = ("open", "holding", "failing")
+_SAMPLES_MAX: Final = 400
+"""About as many lines as one FTL has; each takes some microseconds to write."""
+_US: Final = 1e-6
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One FTL at one time. ``stats`` is what bdev_ftl_get_stats tells, or (no FTL runs) what of it is known without:
+    that of hosts' I/O, or nothing."""
+
+    name: str
+    target: str
+    uuid: str
+    state: str
+    base_bdev: str
+    cache_bdev: str
+    attached: bool
+    block_count: int | None
+    band_count: int | None
+    hosts: int
+    cache: dict[str, Any] | None
+    stats: dict[str, Any]
+
+    @classmethod
+    def of(cls, device: ManagedDevice) -> Seen:
+        ftl = device.ftl
+        return cls(
+            name=device.name,
+            target=device.target,
+            uuid=str(device.uuid),
+            state=state_of(device),
+            base_bdev=device.options.base_bdev,
+            cache_bdev=device.options.cache or "",
+            attached=device.attachment is not None,
+            block_count=device.block_count,
+            band_count=None if ftl is None else ftl.geometry.band_count,
+            hosts=len(device.front.present),
+            cache=None if ftl is None else ftl.cache.describe(),
+            stats=device.front.host_io() if ftl is None else device.stats(),
+        )
+
+
+Values = Iterable[tuple[Sequence[str], Any]]
+"""The values of a metric's own labels, and its value. That of a histogram: a `latency` of bdev_ftl_get_stats."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One metric. ``name`` is what a sample is called, without the suffixes of a histogram."""
+
+    name: str
+    type: Literal["gauge", "counter", "histogram"]
+    text: str
+    of: Callable[[Seen], Values]
+    labels: tuple[str, ...] = ()
+
+
+def _one(value: Any) -> Values:
+    return () if value is None else [((), value)]
+
+
+def _states(now: str | None, states: Iterable[str]) -> Values:
+    return () if now is None else [((state,), int(state == now)) for state in states]
+
+
+def _number(key: str, scale: float = 1) -> Callable[[Seen], Values]:
+    """Of a member of the statistics, which is counted in units of ``scale`` base units."""
+    return lambda seen: _one(seen.stats[key] * scale if key in seen.stats else None)
+
+
+def _core(key: str, scale: float = 1) -> Callable[[Seen], Values]:
+    return lambda seen: _one(seen.stats["core"][key] * scale if "core" in seen.stats else None)
+
+
+def _core_by_kind(scale: float, **kinds: Sequence[str]) -> Callable[[Seen], Values]:
+    """The sum of counters of the core for each kind."""
+
+    def of(seen: Seen) -> Values:
+        core = seen.stats.get("core")
+        return (
+            []
+            if core is None
+            else [((kind,), sum(core[counter] for counter in counters) * scale) for kind, counters in kinds.items()]
+        )
+
+    return of
+
+
+def _reactor(key: str) -> Callable[[Seen], Values]:
+    return lambda seen: _one(seen.stats["reactor"][key] * _US if "reactor" in seen.stats else None)
+
+
+def _cache(key: str, scale: float = 1) -> Callable[[Seen], Values]:
+    return lambda seen: _one(None if seen.cache is None else seen.cache[key] * scale)
+
+
+def _errors(seen: Seen) -> Values:
+    told = seen.stats.get("host_errors", {})
+    return [((op, error), count) for op, errors in told.items() for error, count in errors.items()]
+
+
+def _scrub(key: str) -> Callable[[Seen], Values]:
+    return lambda seen: _one(seen.stats["scrub"].get(key) if "scrub" in seen.stats else None)
+
+
+METRICS: Final = (
+    # --- what it is, and whether it serves
+    Kind(
+        "spdk_ftl_info",
+        "gauge",
+        "Always 1. The base bdev of the FTL, and the bdev of its nv cache (or nothing)",
+        lambda seen: [((seen.base_bdev, seen.cache_bdev), 1)],
+        ("base_bdev", "cache_bdev"),
+    ),
+    Kind(
+        "spdk_ftl_state",
+        "gauge",
+        f"1 for the state that the FTL is in, 0 for the others: {', '.join(STATES)}",
+        lambda seen: _states(seen.state, STATES),
+        ("state",),
+    ),
+    Kind("spdk_ftl_attached", "gauge", "1: the FTL is a bdev of its target", lambda seen: _one(int(seen.attached))),
+    Kind(
+        "spdk_ftl_capacity_bytes",
+        "gauge",
+        "Size of the bdev",
+        lambda seen: _one(None if seen.block_count is None else seen.block_count * BLOCK_BYTES),
+    ),
+    Kind("spdk_ftl_hosts", "gauge", "Hosts that are connected, the target among them", lambda seen: _one(seen.hosts)),
+    # --- hosts' I/O
+    Kind(
+        "spdk_ftl_host_latency_seconds",
+        "histogram",
+        "Time from the arrival of a host's I/O in the FTL to its completion; op: read, write, flush, trim",
+        lambda seen: [((op,), latency) for op, latency in seen.stats.get("latency", {}).items()],
+        ("op",),
+    ),
+    Kind(
+        "spdk_ftl_host_errors_total",
+        "counter",
+        "I/O of hosts that ended with an error, by what it means (docs/durability.md, 'Errors of the base')",
+        _errors,
+        ("op", "class"),
+    ),
+    Kind("spdk_ftl_host_read_bytes_total", "counter", "Read by hosts", _number("host_read_blocks", BLOCK_BYTES)),
+    Kind(
+        "spdk_ftl_host_written_bytes_total", "counter", "Written by hosts", _number("host_written_blocks", BLOCK_BYTES)
+    ),
+    Kind(
+        "spdk_ftl_host_trimmed_bytes_total", "counter", "Trimmed by hosts", _number("host_trimmed_blocks", BLOCK_BYTES)
+    ),
+    Kind(
+        "spdk_ftl_host_gate",
+        "gauge",
+        "1 for what happens to I/O of hosts: open (it is served), holding (it waits for the base), failing",
+        lambda seen: _states(seen.stats.get("host_io", {}).get("gate"), GATES),
+        ("state",),
+    ),
+    Kind(
+        "spdk_ftl_host_io_held",
+        "gauge",
+        "I/Os of hosts that wait for the base to come back",
+        lambda seen: _one(seen.stats.get("host_io", {}).get("held")),
+    ),
+    Kind(
+        "spdk_ftl_throttled_seconds_total",
+        "counter",
+        "Time that writes have waited for a limit",
+        _core("throttled_ns", 1e-9),
+    ),
+    # --- bands, limits, relocation
+    Kind(
+        "spdk_ftl_bands",
+        "gauge",
+        "Bands in each state that any band is in",
+        lambda seen: [((state,), count) for state, count in seen.stats.get("bands", {}).items()],
+        ("state",),
+    ),
+    Kind("spdk_ftl_band_count", "gauge", "All bands", lambda seen: _one(seen.band_count)),
+    Kind("spdk_ftl_free_bands", "gauge", "Bands that can be written", _number("free_bands")),
+    Kind(
+        "spdk_ftl_limit_free_bands",
+        "gauge",
+        "Free bands as the thresholds of limits count them",
+        _number("limit_free_bands"),
+    ),
+    Kind(
+        "spdk_ftl_limit",
+        "gauge",
+        f"1 for the limit in force: {', '.join(LIMITS)}",
+        lambda seen: _states(seen.stats.get("limit"), LIMITS),
+        ("limit",),
+    ),
+    Kind(
+        "spdk_ftl_user_share_ratio", "gauge", "The hosts' share of writes under that limit", _number("user_share", 0.01)
+    ),
+    Kind(
+        "spdk_ftl_limits_applied_total",
+        "counter",
+        "How often each limit came into force",
+        lambda seen: [((limit,), count) for limit, count in seen.stats.get("limits_applied", {}).items()],
+        ("limit",),
+    ),
+    Kind("spdk_ftl_relocs_active", "gauge", "Bands that are being relocated", _number("active_relocs")),
+    Kind("spdk_ftl_relocs_started_total", "counter", "Bands whose relocation has begun", _number("relocs_started")),
+    Kind(
+        "spdk_ftl_gc_moved_bytes_total",
+        "counter",
+        "Valid data moved by relocation",
+        _number("gc_moved_blocks", BLOCK_BYTES),
+    ),
+    Kind("spdk_ftl_zone_resets_total", "counter", "Zones reset", _number("zone_resets")),
+    # --- the base
+    Kind(
+        "spdk_ftl_media_written_bytes_total",
+        "counter",
+        "Written to the base, by kind: user, gc (relocation), metadata (headers, with trim records, and summaries)",
+        _core_by_kind(
+            BLOCK_BYTES,
+            user=["media_user_blocks"],
+            gc=["media_reloc_blocks"],
+            metadata=["media_header_blocks", "media_summary_blocks"],
+        ),
+        ("kind",),
+    ),
+    Kind(
+        "spdk_ftl_write_amplification_ratio",
+        "gauge",
+        "Written to media for each byte that hosts wrote, since the FTL was created or loaded; 0 before the first",
+        _number("write_amplification"),
+    ),
+    Kind("spdk_ftl_base_flushes_total", "counter", "Flushes of the base", _core("base_flushes")),
+    Kind(
+        "spdk_ftl_base_busy_answers_total",
+        "counter",
+        "'Busy' answers of the base, after which I/O was repeated",
+        _core("busy_answers"),
+    ),
+    Kind(
+        "spdk_ftl_media_errors_total",
+        "counter",
+        "Errors of the base, by kind: read (refused), crc (what was read is not what was written), write",
+        _core_by_kind(1, read=["read_errors"], crc=["crc_errors"], write=["write_errors"]),
+        ("kind",),
+    ),
+    Kind(
+        "spdk_ftl_zone_faults_total",
+        "counter",
+        "Zones that failed, or that the base reports as read-only or offline",
+        _number("zone_faults"),
+    ),
+    Kind("spdk_ftl_spare_zones", "gauge", "Zones left to replace failed ones", _number("spare_zones")),
+    # --- damage
+    Kind(
+        "spdk_ftl_lost_blocks",
+        "gauge",
+        "Blocks of 4 KiB that media lost, as the last load and relocation since then found: they read as errors until "
+        "they are written or trimmed",
+        _number("lost_blocks"),
+    ),
+    Kind(
+        "spdk_ftl_unreadable_blocks_total",
+        "counter",
+        "Blocks of 4 KiB that made a host's read fail",
+        _number("unreadable_blocks"),
+    ),
+    Kind(
+        "spdk_ftl_unreadable_bands_total",
+        "counter",
+        "Bands in which a block could not be read",
+        _number("unreadable_bands"),
+    ),
+    Kind("spdk_ftl_reads_repeated_total", "counter", "Blocks that were read a second time", _number("reads_repeated")),
+    Kind(
+        "spdk_ftl_reads_rescued_total",
+        "counter",
+        "Blocks that only the write buffer or the nv cache still had",
+        _number("reads_rescued"),
+    ),
+    Kind(
+        "spdk_ftl_scrub_read_bytes_total", "counter", "Verified by the scrub", _core("scrub_read_blocks", BLOCK_BYTES)
+    ),
+    Kind(
+        "spdk_ftl_scrub_bad_blocks_total",
+        "counter",
+        "Blocks of 4 KiB that the scrub found damaged",
+        _core("scrub_bad_blocks"),
+    ),
+    Kind("spdk_ftl_scrub_progress_ratio", "gauge", "How much of the round in progress is done", _scrub("progress")),
+    # --- memory, nv cache, time
+    Kind("spdk_ftl_write_buffer_bytes", "gauge", "Size of the write buffer", _core("write_buffer_blocks", BLOCK_BYTES)),
+    Kind(
+        "spdk_ftl_write_buffer_used_bytes",
+        "gauge",
+        "Accepted, and not written to the base yet",
+        _core("write_buffer_used", BLOCK_BYTES),
+    ),
+    Kind(
+        "spdk_ftl_nv_cache_state",
+        "gauge",
+        f"1 for the state of the nv cache: {', '.join(state.value for state in CacheState)}; only with a cache",
+        lambda seen: _states(None if seen.cache is None else seen.cache["state"], [each.value for each in CacheState]),
+        ("state",),
+    ),
+    Kind(
+        "spdk_ftl_nv_cache_fill_ratio",
+        "gauge",
+        "How much of the ring holds blocks that are not on the base yet",
+        _cache("fill"),
+    ),
+    Kind(
+        "spdk_ftl_nv_cache_written_bytes_total",
+        "counter",
+        "User data written to the nv cache",
+        lambda seen: _one(
+            None
+            if seen.cache is None or "core" not in seen.stats
+            else seen.stats["nv_cache"]["write"]["blocks"] * BLOCK_BYTES
+        ),
+    ),
+    Kind(
+        "spdk_ftl_reactor_busy_seconds_total",
+        "counter",
+        "Time that the FTL's I/O thread has worked",
+        _reactor("busy_us"),
+    ),
+    Kind(
+        "spdk_ftl_reactor_idle_seconds_total",
+        "counter",
+        "Time that it has slept, or polled and found nothing",
+        _reactor("idle_us"),
+    ),
+)
+
+DAEMON_METRICS: Final = (
+    ("spdk_ftl_build_info", "Always 1. The version of the daemon", ("version",)),
+    ("spdk_ftl_devices", "FTLs of the daemon", ()),
+)
+"""Name, text and labels."""
+
+
+class Metrics:
+    """Answers GET /metrics."""
+
+    def __init__(self, devices: Callable[[], Iterable[ManagedDevice]]) -> None:
+        self._devices = devices
+        self._turn = asyncio.Lock()
+        self._registry = CollectorRegistry()
+        self._collector = _Collector()
+        self._registry.register(self._collector)
+        # Of the daemon's process: CPU time, memory, descriptors.
+        ProcessCollector(registry=self._registry)
+
+    async def page(self, _query: Query) -> Reply:
+        async with self._turn:
+            self._collector.seen = await self._look()
+            samples = (len(self._collector.seen) + 1) * _SAMPLES_MAX
+            body = await aside(samples, lambda: generate_latest(self._registry))
+        return Reply(body, CONTENT_TYPE)
+
+    async def _look(self) -> list[Seen]:
+        turns = Turns()
+        seen = []
+        for device in list(self._devices()):
+            seen.append(Seen.of(device))
+            await turns()
+        return seen
+
+
+class _Collector(Collector):
+    def __init__(self) -> None:
+        self.seen: list[Seen] = []
+
+    def describe(self) -> Iterator[Metric]:
+        """What the registry asks at the registration, instead of collect()."""
+        return self.collect()
+
+    def collect(self) -> Iterator[Metric]:
+        (build, build_text, labels), (devices, devices_text, _) = DAEMON_METRICS
+        info = GaugeMetricFamily(build, build_text, labels=labels)
+        info.add_metric((__version__,), 1)
+        yield info
+        yield GaugeMetricFamily(devices, devices_text, value=len(self.seen))
+        for kind in METRICS:
+            yield self._family(kind)
+
+    def _family(self, kind: Kind) -> Metric:
+        labels = (*FTL_LABELS, *kind.labels)
+        if kind.type == "histogram":
+            histogram = HistogramMetricFamily(kind.name, kind.text, labels=labels)
+            for values, latency in self._values(kind):
+                buckets = [(str(bound / 1e6), float(count)) for bound, count in latency["buckets"]]
+                histogram.add_metric(values, [*buckets, ("+Inf", float(latency["count"]))], latency["sum_us"] * _US)
+            return histogram
+        plain = (CounterMetricFamily if kind.type == "counter" else GaugeMetricFamily)(
+            kind.name, kind.text, labels=labels
+        )
+        for values, value in self._values(kind):
+            plain.add_metric(values, value)
+        return plain
+
+    def _values(self, kind: Kind) -> Iterator[tuple[tuple[str, ...], Any]]:
+        for seen in self.seen:
+            for values, value in kind.of(seen):
+                yield (seen.name, seen.target, seen.uuid, *values), value
