@@ -102,14 +102,24 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         ),
     )
     parser.add_argument(
+        "--web",
+        metavar="[ADDRESS:]PORT",
+        type=parsed(_http_address, without="address "),
+        help=(
+            "serve a web page at http://ADDRESS:PORT/ that shows the FTLs live: bands, throughput, latency, write "
+            "amplification, garbage collection; for everyone who reaches that address, but it can change nothing "
+            "(default: none; without ADDRESS: 127.0.0.1)"
+        ),
+    )
+    parser.add_argument(
         "--http-name",
         metavar="HOSTNAME",
         action="append",
         default=[],
         type=host_name,
         help=(
-            "name by which --metrics may be reached, besides addresses, localhost and this machine's host name "
-            "(repeatable; other names are refused, because they may be those of an attacker's web page)"
+            "name by which --metrics and --web may be reached, besides addresses, localhost and this machine's host "
+            "name (repeatable; other names are refused, because they may be those of an attacker's web page)"
         ),
     )
     parser.add_argument(
@@ -231,7 +241,7 @@ def run(args: argparse.Namespace) -> int:
             manager=manager,
             saved=saved,
             nqn_template=args.nqn_template,
-            http=HttpOptions(args.metrics, args.http_name),
+            http=HttpOptions(args.metrics, args.http_name, args.web),
         )
     )
     return 0
@@ -264,6 +274,7 @@ class HttpOptions:
 
     metrics: str | None = None
     names: Sequence[str] = ()
+    web: str | None = None
 
 
 async def serve(
@@ -296,6 +307,7 @@ async def serve(
     from .native_engine import NativeEngine
     from .registry import Registry
     from .requester import asked_for_by
+    from .web.page import WebPage
 
     # Imported objects stay. Without this, each garbage collection would take some 10 ms to scan them.
     gc.freeze()
@@ -309,6 +321,7 @@ async def serve(
     listeners = HttpListeners(http.names)
     halt = asyncio.Event()
     registry: Registry | None = None
+    page: WebPage | None = None
     ended_by = "the daemon itself"
 
     def end(number: signal.Signals) -> None:
@@ -344,10 +357,18 @@ async def serve(
             if http.metrics is not None:
                 metrics = listeners.at(Address.parse(http.metrics), "--metrics")
                 metrics.add(PATH, registry.pages[PATH])
+            if http.web is not None:
+                page = WebPage(registry)
+                web = listeners.at(Address.parse(http.web), "--web")
+                page.add_to(web)
             await listeners.start()
             if http.metrics is not None:
                 registry.urls["metrics"] = metrics.url(PATH)
                 log.info("metrics at %s", metrics.url(PATH))
+            if page is not None:
+                page.start()
+                registry.urls["web"] = web.url()
+                log.info("web page at %s", web.url())
             await sockets.start(NativeEngine(registry, identity).route(registry.methods), registry.pages)
             try:
                 await registry.start(saved)
@@ -367,6 +388,8 @@ async def serve(
                 await sockets.close()
         finally:
             await listeners.close()
+            if page is not None:
+                await page.close()
             state.close()
             exports.close()
 

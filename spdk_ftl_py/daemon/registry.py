@@ -228,6 +228,10 @@ class Registry:
     # --- for saved configurations
 
     @property
+    def uptime_s(self) -> float:
+        return time.monotonic() - self._started
+
+    @property
     def devices(self) -> Mapping[Key, ManagedDevice]:
         return self._devices
 
@@ -367,7 +371,7 @@ class Registry:
             "devices": len(self._devices),
             "urls": self.urls,
             "unneeded_buffers": [each.to_dict() for each in self._buffers.unneeded()],
-            "uptime_s": round(time.monotonic() - self._started, 1),
+            "uptime_s": round(self.uptime_s, 1),
         }
 
     def tell(self) -> None:

@@ -58,7 +58,7 @@ ROOMS: Rooms = {
     "client": {*BASE, "access", "checked_session", "rpcs"},
     "async_client": {"client", "rpcs", "time_limit"},
     "library": {*CONTROL, "conf", "results", "rpcs", *NVME, *FTL},
-    "daemon": {*CONTROL, "usage", *CONF, "agreement", "schema", "strict_json", *NVME, *FTL, "spdk", "client"},
+    "daemon": {*CONTROL, "usage", *CONF, "agreement", "schema", "strict_json", "rates", *NVME, *FTL, "spdk", "client"},
     "target": {*CONTROL, "usage", *NVME},
     "demo": {*CONTROL, "usage", "conf", *NVME, *FTL, "spdk", "client", "daemon", "target"},
     "torture": {*CONTROL, "usage", "conf", *NVME, *FTL, "spdk", "client", "daemon", "target", "demo"},
