@@ -23,7 +23,7 @@ const charts = [
   new Chart(by("throughput"), [
     { key: "read_mib_s", label: "reads" }, { key: "write_mib_s", label: "writes" },
     { key: "media_mib_s", label: "to base" }, { key: "gc_mib_s", label: "moved" },
-  ], mib),
+  ], mib, { tick: (value) => String(Number(value.toPrecision(3))) }),
   new Chart(by("latency"), [{ key: "read_p99_us", label: "reads" }, { key: "write_p99_us", label: "writes" }], latency,
     { log: true }),
   new Chart(by("amplification"), [{ key: "write_amplification", label: "now" }], ratio, { least: 1 }),
@@ -171,9 +171,9 @@ function showStats(ftl, stats, rates) {
   put("write-iops", `${count(of("write_iops"))} IOPS`);
   put("write-mib", `${mib(of("write_mib_s"))} MiB/s`);
   put("read-p99", latency(of("read_p99_us")));
-  put("read-p50", `half took at most ${latency(of("read_p50_us"))}`);
+  put("read-p50", half(of("read_p50_us"), "reads"));
   put("write-p99", latency(of("write_p99_us")));
-  put("write-p50", `half took at most ${latency(of("write_p50_us"))}`);
+  put("write-p50", half(of("write_p50_us"), "writes"));
   put("wa", ratio(of("write_amplification")));
   put("wa-all", `${ratio(stats.write_amplification)} since load`);
   put("free", whole(stats.free_bands));
@@ -182,6 +182,10 @@ function showStats(ftl, stats, rates) {
   put("limit", stats.limit === "none" ? "no limit in force" : `limit ${stats.limit} in force`);
   showCollection(stats, rates);
   showFacts(ftl, stats, rates);
+}
+
+function half(us, what) {
+  return us === null || us === undefined ? `no ${what}` : `half took at most ${latency(us)}`;
 }
 
 const REASONS = {
@@ -215,7 +219,7 @@ function showCollection(stats, rates) {
 }
 
 function blankRow() {
-  const row = element("tr"), cell = element("td", "\u00a0");
+  const row = element("tr", undefined, "blank"), cell = element("td", "\u00a0");
   cell.colSpan = 6;
   row.append(cell);
   return row;

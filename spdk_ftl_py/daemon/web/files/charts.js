@@ -7,8 +7,8 @@ const GAP_S = 16;
 const LEFT = 46, RIGHT = 8, TOP = 8, BOTTOM = 18;
 
 export class Chart {
-  // series: [{key, label}] of points; show: a value as text; log: the axis counts in powers of ten; least: the lowest
-  // top of the axis.
+  // series: [{key, label}] of points; show: a value as text; tick: the same beside the axis; log: the axis counts in powers
+  // of ten; least: the lowest top of the axis; whole: its ticks are whole numbers.
   constructor(figure, series, show, options = {}) {
     this.series = series;
     this.show = show;
@@ -74,6 +74,7 @@ export class Chart {
 
   // As show(), without zeroes that say nothing: 10 ms, not 10.0 ms.
   #tick(value) {
+    if (this.options.tick) return this.options.tick(value);
     return this.show(value).replace(/(\.\d*?)0+(?=\D|$)/, "$1").replace(/\.(?=\D|$)/, "");
   }
 
