@@ -93,6 +93,8 @@ class _DeviceInSomeStates(_Device, total=False):
     export: Export
     block_size: int
     num_blocks: int
+    host_io: str
+    """open: it is served; holding: it waits for the base; failing."""
     num_bands: int
     free_bands: int
 

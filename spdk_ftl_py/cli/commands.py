@@ -1,4 +1,4 @@
-"""Subcommands of `spdk-ftl` that ask the daemon: status, devices, stats, properties, hosts, create, delete, add-host,
+"""Subcommands of `spdk-ftl` that ask the daemon: status, devices, properties, hosts, create, delete, add-host,
 remove-host, allow-any-host, remove-buffers, grow, load, unload, unmap, set-property, set-cache, remove-cache,
 rename, set-uuid."""
 
@@ -16,9 +16,9 @@ from ..plugin import add_arguments, parameters_of, still_deferred
 from ..text import show_line, show_name
 from ..usage import account, parsed, refusing, socket_name
 from .checked_arguments import check_arguments, check_together, parameter
+from .device_list import show_devices
 
 TARGET_DEFAULT: Final = "/var/tmp/spdk.sock"
-_GIB: Final = 1 << 30
 _MIB: Final = 1 << 20
 
 
@@ -27,8 +27,6 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     status.set_defaults(run=_status)
     devices = _add(subparsers, "devices", "list the FTLs of the daemon", aliases=("list",))
     devices.set_defaults(run=_devices)
-    stats = _add(subparsers, "stats", "show the statistics of an FTL: what was written, relocated and reset", name=True)
-    stats.set_defaults(run=_named("bdev_ftl_get_stats"))
     properties = _add(
         subparsers, "properties", "show the state, geometry, configuration and bands of an FTL", name=True
     )
@@ -174,11 +172,11 @@ def _add_rpc(subparsers: argparse._SubParsersAction[argparse.ArgumentParser], co
 def _status(args: argparse.Namespace) -> int:
     daemon = daemon_client(args).call("ftl_get_daemon")
     if args.json:
-        _show_mapping(daemon, "spdk-ftl daemon", as_json=True)
+        show_mapping(daemon, "spdk-ftl daemon", as_json=True)
         return 0
     # A daemon that was not restarted after an upgrade does not report this.
     buffers = daemon.pop("unneeded_buffers", [])
-    _show_mapping(daemon, "spdk-ftl daemon", as_json=False)
+    show_mapping(daemon, "spdk-ftl daemon", as_json=False)
     if buffers:
         _show_buffers(buffers, "write buffers that no FTL needs (spdk-ftl remove-buffers)")
     return 0
@@ -217,30 +215,7 @@ def _devices(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(devices, indent=2))
         return 0
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title="FTL devices")
-    for heading in ("name", "state", "base", "cache", "GiB", "bands free", "export", "target"):
-        table.add_column(heading, overflow="fold")
-    for device in devices:
-        size = device.get("num_blocks", 0) * 4096 / _GIB
-        bands = f"{device['free_bands']}/{device['num_bands']}" if "num_bands" in device else "-"
-        export = device.get("export") or {}
-        listener = "-"
-        if export:
-            listener = _address(export["traddr"], export["trsvcid"])
-            listener += " (any host)" if device.get("allow_any_host") else ""
-            listener += " (TLS only)" if device.get("secure_channel") else ""
-        state = f"{device['state']} (no data)" if device.get("no_data") else device["state"]
-        columns = (device["name"], state, device["base_bdev"], device.get("cache") or "-", f"{size:.2f}")
-        table.add_row(*columns, bands, listener, device["target"])
-    console = Console()
-    console.print(table)
-    for device in devices:
-        reason = device.get("error") or device.get("waiting_for")
-        if reason:
-            console.print(f"{device['name']}: {reason}", markup=False, highlight=False)
+    show_devices(devices)
     return 0
 
 
@@ -316,13 +291,14 @@ def _address(traddr: str, trsvcid: str) -> str:
 def _named(method: str) -> Any:
     def run(args: argparse.Namespace) -> int:
         result = daemon_client(args).call(method, schema.load(method).check(named(args)))
-        _show_mapping(result, args.name, as_json=args.json)
+        show_mapping(result, args.name, as_json=args.json)
         return 0
 
     return run
 
 
-def _show_mapping(mapping: Mapping[str, Any], title: str, *, as_json: bool) -> None:
+def show_mapping(mapping: Mapping[str, Any], title: str, *, as_json: bool) -> None:
+    """As JSON, or as a table with a row for each value."""
     if as_json:
         print(json.dumps(mapping, indent=2))
         return

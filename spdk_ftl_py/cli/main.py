@@ -38,10 +38,12 @@ _MODULES: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
     ("spdk_ftl_py.cli.halt_command", ("halt",)),
     ("spdk_ftl_py.cli.scan_command", ("scan",)),
     ("spdk_ftl_py.cli.apply_command", ("apply",)),
+    ("spdk_ftl_py.cli.health_command", ("health",)),
+    ("spdk_ftl_py.cli.stats_command", ("stats",)),
     (
         "spdk_ftl_py.cli.commands",
         (
-            *("status", "devices", "list", "stats", "properties", "hosts", "create", "delete"),
+            *("status", "devices", "list", "properties", "hosts", "create", "delete"),
             *("add-host", "remove-host", "allow-any-host", "remove-buffers"),
             "grow",
             *("load", "unload", "unmap", "set-property", "set-cache", "remove-cache", "rename", "set-uuid"),
@@ -67,6 +69,7 @@ overview:
   spdk-rpc --plugin spdk_ftl_py bdev_ftl_create -b ftl0 -d Nvme0n1
                                                   creates the bdev ftl0 on the zoned bdev Nvme0n1
   spdk-ftl devices                                lists the FTLs and their states
+  spdk-ftl health                                 says what is wrong, by lines and exit code
   spdk-ftl save-config -o FILE                    then start with spdk_tgt -c FILE, spdk-ftl serve --config FILE
   spdk-ftl add-host -b ftl0 --host NQN            lets an NVMe/TCP host other than the target connect to it
   spdk-ftl apply plan.yaml                        does all of this from a file; can be repeated

@@ -50,6 +50,7 @@ def describe(device: DeviceParts) -> dict[str, Any]:
     if device.front.gate is not None:
         description["block_size"] = 4096
         description["num_blocks"] = device.front.gate.block_count
+        description["host_io"] = device.front.gate.state
     if device.ftl is not None:
         description["num_bands"] = device.ftl.geometry.band_count
         description["free_bands"] = device.ftl.stats()["free_bands"]

@@ -226,7 +226,8 @@ class AttachedController:
         if controller is not None:
             ctrlr_data = {
                 "cntlid": controller.cntlid, "model_number": controller.model, "serial_number": controller.serial,
-                "subnqn": self.params["subnqn"], "multi_ctrlr": True, "ana_reporting": False,
+                "firmware_revision": controller.firmware, "subnqn": self.params["subnqn"], "multi_ctrlr": True,
+                "ana_reporting": False,
             }  # fmt: skip
         path = {"trid": self.trid, "ctrlr_data": ctrlr_data, "ns_data": {"id": nsid, "can_share": True}}
         return {"nvme": [path], "mp_policy": "active_passive"}

@@ -18,6 +18,7 @@ import pytest
 from e2e.ftl_world import ZNS, FtlWorld, ftl_world
 from spdk_ftl_py.client import DaemonClient
 from spdk_ftl_py.errors import BusyError, FtlError
+from spdk_ftl_py.version import __version__
 from support.drive import HOST_NQN, write_and_verify
 from support.processes import daemon_process
 
@@ -273,6 +274,11 @@ def test_the_command_line_shows_what_the_daemon_has(world: FtlWorld) -> None:
     assert "online" in cli("list")
     assert json.loads(cli("stats", "ftl0", "--json"))["name"] == "ftl0"
     assert "num_blocks" in cli("properties", "ftl0")
+    (under,) = world.call("bdev_get_bdevs", name=f"{controller_of(world, 'ftl0')}n1")
+    told = under["driver_specific"]["nvme"][0]["ctrlr_data"]
+    uuid = created["uuid"]
+    assert (told["model_number"], told["serial_number"]) == ("spdk-ftl-py FTL", uuid.replace("-", "")[:20])
+    assert (told["firmware_revision"], told["subnqn"]) == (__version__, f"nqn.2026-11.io.spdk-ftl:{uuid}")
     assert json.loads(cli("status", "--json"))["devices"] == 1
     assert cli("delete", "-b", "ftl0").strip() == "true"
 

@@ -70,6 +70,7 @@ class Controller:
         self.cntlid = 0
         self.model = ""
         self.serial = ""
+        self.firmware = ""
         self.max_io_bytes = UNLIMITED_IO_BYTES
         self.max_append_bytes = 0
         self.volatile_cache = False
@@ -163,7 +164,7 @@ class Controller:
         if page.cntlid != self.cntlid:
             raise ProtocolError(f"{self.subnqn}: Identify says controller {page.cntlid}, Connect said {self.cntlid}")
         self.identity = page
-        self.model, self.serial = page.model, page.serial
+        self.model, self.serial, self.firmware = page.model, page.serial, page.firmware
         self.max_io_bytes = min(page.max_io_bytes or UNLIMITED_IO_BYTES, IO_BYTES_MAX)
         self.volatile_cache = page.volatile_cache
         self.in_capsule_bytes = page.in_capsule_bytes

@@ -23,6 +23,7 @@ from ...errors import FtlError, PathError, ProtocolError
 from ...runtime.reactor import ReactorLoop
 from ...runtime.tasks import end_tasks, to_its_end
 from ...text import show_name
+from ...version import __version__
 from .. import logs, wire
 from ..auth.key import HostKeys
 from ..identify import ControllerTraits
@@ -46,7 +47,8 @@ DISCOVERY_KATO_MS = 120_000
 LATE_LOOP_S = 0.05
 """A timer that fires this much too late shows that this process was delayed, not that the host is silent."""
 READY_TIMEOUT_S = 15.0
-FIRMWARE = "0.1"
+FIRMWARE = __version__[:8]
+"""What Identify has room for."""
 
 log = logging.getLogger(__name__)
 

@@ -132,24 +132,6 @@ def test_a_missing_extension_is_a_failure_with_the_remedy(
     assert "spdk-ftl: serve: cannot import name '_shim'; is the package installed" in capsys.readouterr().err
 
 
-def test_the_table_of_devices_shows_addresses_as_they_are_typed(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("COLUMNS", "120")
-    device = {"state": "online", "base_bdev": "B", "target": "/t"}
-    devices = [
-        {**device, "name": "a", "export": {"traddr": "::1", "trsvcid": "4420"}},
-        {**device, "name": "b", "export": {"traddr": "127.0.0.1", "trsvcid": "4421"}, "allow_any_host": True},
-        {**device, "name": "c", "export": None, "state": "deferred", "error": None, "waiting_for": "its base"},
-    ]
-    monkeypatch.setattr(commands.DaemonClient, "call", lambda *_: devices)
-    assert cli.main(["devices"]) == 0
-    shown = capsys.readouterr().out
-    assert " [::1]:4420 " in shown
-    assert " 127.0.0.1:4421 (any host) " in shown
-    assert shown.endswith("\nc: its base\n")
-
-
 def test_tables_of_hosts_escape_what_strangers_chose(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
