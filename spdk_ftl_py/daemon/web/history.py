@@ -4,6 +4,7 @@ answers: some 100 KiB for each FTL."""
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
@@ -11,6 +12,7 @@ from typing import Any, Final
 
 from ...errors import FtlError
 from ...rates import Rates, between
+from ...runtime.turns import Turns
 from ..device import ManagedDevice
 
 INTERVAL_S: Final = 5.0
@@ -21,6 +23,8 @@ COLUMNS: Final = (
     "write_p99_us", "media_mib_s", "gc_mib_s", "write_amplification", "free_bands", "user_share",
 )  # fmt: skip
 """Of a row; time: of its end, in seconds since 1970. The others are as in Rates and in bdev_ftl_get_stats."""
+
+log = logging.getLogger(__name__)
 
 Row = tuple[float | None, ...]
 
@@ -54,13 +58,19 @@ class History:
 
     async def _run(self) -> None:
         while True:
-            self.take(time.monotonic(), time.time())
+            try:
+                await self.take(time.monotonic(), time.time())
+            except Exception:
+                # The page lacks a row then; the FTLs have nothing to do with it.
+                log.exception("history of the web page: internal error")
             await asyncio.sleep(INTERVAL_S)
 
-    def take(self, now: float, date: float) -> None:
+    async def take(self, now: float, date: float) -> None:
         """Adds what each FTL did since the last call. now: by the monotonic clock; date: in seconds since 1970."""
         pasts: dict[str, _Past] = {}
-        for device in self._devices():
+        turns = Turns()
+        for device in list(self._devices()):
+            await turns()
             past = pasts[str(device.uuid)] = self._pasts.get(str(device.uuid)) or _Past()
             try:
                 stats = device.stats()

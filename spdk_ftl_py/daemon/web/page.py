@@ -15,6 +15,7 @@ from weakref import WeakKeyDictionary
 
 from ...errors import NotFoundError
 from ...ftl.device import FtlDevice
+from ...runtime.turns import Turns
 from ...version import __version__
 from ..device import ManagedDevice
 from ..http_listener import HttpListener, Query, Reply
@@ -84,9 +85,13 @@ class WebPage:
         """The daemon, its FTLs, and all about one of them: query ftl, its UUID; by default the first one."""
         devices = sorted(self._source.devices.values(), key=lambda each: (each.name, each.target))
         chosen = self._chosen(query, devices)
+        turns, descriptions = Turns(), []
+        for each in devices:
+            descriptions.append(_description(each))
+            await turns()
         told = {
             "daemon": {"pid": os.getpid(), "version": __version__, "uptime_s": round(self._source.uptime_s, 1)},
-            "ftls": [_description(each) for each in devices],
+            "ftls": descriptions,
             "chosen": None if chosen is None else str(chosen.uuid),
             "stats": None if chosen is None else _stats(chosen),
         }

@@ -152,11 +152,11 @@ class Counting:
         }  # fmt: skip
 
 
-def test_the_history_has_rates_and_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_history_has_rates_and_a_bound() -> None:
     device = Counting()
     past = History(lambda: [device])  # type: ignore[list-item]
     for i in range(3 * history_module._ROWS_MAX):
-        past.take(5.0 * i, 1e9 + 5.0 * i)
+        await past.take(5.0 * i, 1e9 + 5.0 * i)
     told = past.describe("u")
     assert len(told["rows"]) == history_module._ROWS_MAX
     row = dict(zip(told["columns"], told["rows"][-1], strict=True))
@@ -167,16 +167,16 @@ def test_the_history_has_rates_and_a_bound(monkeypatch: pytest.MonkeyPatch) -> N
     assert json.loads(json.dumps(told))["rows"]
 
 
-def test_the_history_has_a_gap_while_an_ftl_is_away_and_ends_with_it() -> None:
+async def test_the_history_has_a_gap_while_an_ftl_is_away_and_ends_with_it() -> None:
     device = Counting()
     devices = [device]
     past = History(lambda: devices)  # type: ignore[return-value,arg-type]
     for i in range(6):
         device.away = i in (2, 3)
-        past.take(5.0 * i, 5.0 * i)
+        await past.take(5.0 * i, 5.0 * i)
     assert [row[0] for row in past.describe("u")["rows"]] == [5.0, 25.0]
     devices.clear()
-    past.take(100.0, 100.0)
+    await past.take(100.0, 100.0)
     assert past.describe("u")["rows"] == []
     assert past.describe("nobody")["rows"] == []
 
