@@ -94,14 +94,24 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         ),
     )
     parser.add_argument(
+        "--web",
+        metavar="[ADDRESS:]PORT",
+        type=parsed(_http_address, without="address "),
+        help=(
+            "serve a web page at http://ADDRESS:PORT/ that shows the FTLs live: bands, throughput, latency, write "
+            "amplification, garbage collection; for everyone who reaches that address, but it can change nothing "
+            "(default: none; without ADDRESS: 127.0.0.1)"
+        ),
+    )
+    parser.add_argument(
         "--http-name",
         metavar="HOSTNAME",
         action="append",
         default=[],
         type=host_name,
         help=(
-            "name by which --metrics may be reached, besides addresses, localhost and this machine's host name "
-            "(repeatable; other names are refused, because they may be those of an attacker's web page)"
+            "name by which --metrics and --web may be reached, besides addresses, localhost and this machine's host "
+            "name (repeatable; other names are refused, because they may be those of an attacker's web page)"
         ),
     )
     parser.add_argument(
@@ -259,7 +269,7 @@ def run(args: argparse.Namespace) -> int:
             nqn_template=args.nqn_template,
             levels=levels,
             audit_log=None if args.audit_log is None else args.audit_log.absolute(),
-            http=HttpOptions(args.metrics, args.http_name),
+            http=HttpOptions(args.metrics, args.http_name, args.web),
             discovery=args.discovery,
         )
     )

@@ -244,6 +244,10 @@ class Registry:
     # --- for saved configurations
 
     @property
+    def uptime_s(self) -> float:
+        return time.monotonic() - self._started
+
+    @property
     def devices(self) -> Mapping[Key, ManagedDevice]:
         return self._devices
 
@@ -385,7 +389,7 @@ class Registry:
             "urls": self.urls,
             "unneeded_buffers": [each.to_dict() for each in self._buffers.unneeded()],
             **self._logs.describe(),
-            "uptime_s": round(time.monotonic() - self._started, 1),
+            "uptime_s": round(self.uptime_s, 1),
         }
 
     def tell(self) -> None:

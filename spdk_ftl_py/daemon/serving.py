@@ -33,6 +33,7 @@ from .registry import Registry
 from .requester import asked_for_by
 from .saved import SavedFtl
 from .state import StateDirectory, make_buffer_directory
+from .web.page import WebPage
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +44,7 @@ class HttpOptions:
 
     metrics: str | None = None
     names: Sequence[str] = ()
+    web: str | None = None
 
 
 async def serve(
@@ -160,8 +162,18 @@ async def _listen_for_http(opened: AsyncExitStack, http: HttpOptions, registry: 
     if http.metrics is not None:
         metrics = listeners.at(Address.parse(http.metrics), "--metrics")
         metrics.add(METRICS_PATH, registry.pages[METRICS_PATH])
+    web = None
+    if http.web is not None:
+        web = listeners.at(Address.parse(http.web), "--web")
+        page = WebPage(registry)
+        page.add_to(web)
+        opened.push_async_callback(page.close)
     await listeners.start()
     opened.push_async_callback(listeners.close)
     if metrics is not None:
         registry.urls["metrics"] = metrics.url(METRICS_PATH)
         log.info("metrics at %s", metrics.url(METRICS_PATH))
+    if web is not None:
+        page.start()
+        registry.urls["web"] = web.url()
+        log.info("web page at %s", web.url())

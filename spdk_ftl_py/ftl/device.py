@@ -162,6 +162,11 @@ class FtlDevice:
         """Read-only for others."""
         return self._bands
 
+    @property
+    def next_band_seq(self) -> int:
+        """Of the band that is opened next; the age of a band is how many were opened since."""
+        return self._manager.next_band_seq
+
     async def bands_loaded(self) -> None:
         """Call it when the core knows all bands, and before anything is served."""
         await self._manager.bands_loaded()

@@ -38,6 +38,8 @@ BAND_ROW: Final = np.dtype(_shim.band_row_layout())
 """What FtlCore.changed_bands() and band_rows() return."""
 
 _STATES: Final = (*SHIM_STATES, RETIRED, "unknown")
+REPORTED_STATES: Final = (*_STATES, MENDING)
+"""What Bands.reported_states() has the indices of."""
 _CODE: Final = {state: code for code, state in enumerate(_STATES)}
 _FREE, _QUEUED, _OPEN, _CLOSING, _CLOSED, _MOVING, _RESETTING, _FAULTED, _RETIRED, _UNKNOWN = range(len(_STATES))
 _FEW: Final = frozenset({_QUEUED, _OPEN, _CLOSING, _MOVING, _RESETTING, _FAULTED})
@@ -286,6 +288,16 @@ class Bands:
             self._emptied.setdefault(number)
 
     # --- all bands
+
+    def reported_states(self) -> NDArray[np.uint8]:
+        """Of each band, as an index of REPORTED_STATES."""
+        mending = np.uint8(REPORTED_STATES.index(MENDING))
+        return np.where((self._state == _FREE) & self.broken, mending, self._state)
+
+    @property
+    def streams(self) -> NDArray[np.uint8]:
+        """Of each band, the stream that wrote it last. Read-only."""
+        return self._stream
 
     def in_state(self, *states: str) -> list[Band]:
         """In ascending order. FREE, CLOSED and RETIRED look at all bands."""

@@ -14,7 +14,8 @@ class ZoneMap:
 
     def __init__(self, geometry: Geometry) -> None:
         self._geometry = geometry
-        self._first = len(SUPERBLOCK_ZONES)
+        self.first_zone = self._first = len(SUPERBLOCK_ZONES)
+        """Of the first band, unless it was replaced."""
         self._changed: dict[int, list[int | None]] = {}
         """Zones of bands that differ from the geometry."""
         self._replaced: dict[int, int | None] = dict(geometry.replaced)
