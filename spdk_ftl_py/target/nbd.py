@@ -41,7 +41,7 @@ class NbdExports:
             read_only=read_only,
             trim="unmap" in bdev.io_types,
             write_zeroes="write_zeroes" in bdev.io_types,
-            fast_zero=isinstance(bdev.device, _shim.EmulatedMedia),
+            fast_zero=isinstance(bdev.lower, _shim.EmulatedMedia),
         )
         server = NbdServer(self._reactor, export, path, remedy="give another socket_path")
         try:
