@@ -34,8 +34,8 @@ FTL_LABELS: Final = ("ftl", "target", "uuid")
 STATES: Final = (*(state.value for state in DeviceState), FtlState.READ_ONLY.value)
 LIMITS: Final = (NO_LIMIT, *LIMIT_NAMES)
 GATES: Final = ("open", "holding", "failing")
-_SAMPLES_MAX: Final = 400
-"""About as many lines as one FTL has; each takes some microseconds to write."""
+_TEXT_US: Final = 4000
+"""About as long as the text of one FTL takes, some 300 lines."""
 _US: Final = 1e-6
 
 
@@ -212,7 +212,7 @@ METRICS: Final = (
         lambda seen: [((state,), count) for state, count in seen.stats.get("bands", {}).items()],
         ("state",),
     ),
-    Kind("spdk_ftl_band_count", "gauge", "All bands", lambda seen: _one(seen.band_count)),
+    Kind("spdk_ftl_all_bands", "gauge", "All bands", lambda seen: _one(seen.band_count)),
     Kind("spdk_ftl_free_bands", "gauge", "Bands that can be written", _number("free_bands")),
     Kind(
         "spdk_ftl_limit_free_bands",
@@ -390,8 +390,8 @@ class Metrics:
     async def page(self, _query: Query) -> Reply:
         async with self._turn:
             self._collector.seen = await self._look()
-            samples = (len(self._collector.seen) + 1) * _SAMPLES_MAX
-            body = await aside(samples, lambda: generate_latest(self._registry))
+            work = (len(self._collector.seen) + 1) * _TEXT_US
+            body = await aside(work, lambda: generate_latest(self._registry))
         return Reply(body, CONTENT_TYPE)
 
     async def _look(self) -> list[Seen]:

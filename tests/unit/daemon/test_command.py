@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 from pathlib import Path
 
 import pytest
@@ -94,4 +95,18 @@ def test_a_ready_line_that_nobody_takes_ends_in_a_halt(
         )
     assert len(halted) == 1
     assert "halting" in caplog.text
+    assert not (tmp_path / "s").exists()
+
+
+def test_metrics_at_an_address_that_is_taken_end_it_without_a_trace(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        options = ["--socket", str(tmp_path / "s"), "--state-dir", str(tmp_path / "state")]
+        buffers = ["--buffer-dir", str(tmp_path / "buffers")]
+        assert cli.main(["serve", "--metrics", address, *options, *buffers]) == 1
+    assert f"--metrics {address}: can't listen on {address}: Address already in use" in capsys.readouterr().err
     assert not (tmp_path / "s").exists()

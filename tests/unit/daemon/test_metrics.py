@@ -11,10 +11,11 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from spdk_ftl_py.daemon.metrics import CONTENT_TYPE, DAEMON_METRICS, METRICS
+from spdk_ftl_py.daemon.metrics import CONTENT_TYPE, DAEMON_METRICS, METRICS, Metrics
 from spdk_ftl_py.errors import MediaError
 from spdk_ftl_py.version import __version__
 from support.generators import generator
+from support.turn_meter import turn_meter
 from unit.daemon.registry_rig import Daemon, World, connected, create, gate_of, write
 
 DOCS = Path(__file__).resolve().parents[3] / "docs"
@@ -62,7 +63,7 @@ async def test_its_numbers_are_those_of_the_statistics(here: World) -> None:
     assert of(samples, "spdk_ftl_limit_free_bands") == stats["limit_free_bands"]
     for state, count in stats["bands"].items():
         assert of(samples, "spdk_ftl_bands", state=state) == count
-    assert of(samples, "spdk_ftl_band_count") == sum(stats["bands"].values())
+    assert of(samples, "spdk_ftl_all_bands") == sum(stats["bands"].values())
     assert of(samples, "spdk_ftl_user_share_ratio") == stats["user_share"] / 100
     assert of(samples, "spdk_ftl_limit", limit=stats["limit"]) == 1
     assert of(samples, "spdk_ftl_lost_blocks") == stats["lost_blocks"] == 0
@@ -135,6 +136,20 @@ async def test_a_daemon_without_ftls_tells_of_itself(here: World) -> None:
     await daemon.halt()
 
 
+async def test_many_ftls_do_not_hold_up_the_event_loop(here: World) -> None:
+    """64 of them. Their text is written in a thread."""
+    daemon = await here.start()
+    await create(here, daemon)
+    metrics = Metrics(lambda: [daemon.managed()] * 64)
+    await metrics.page({})
+    async with turn_meter() as meter:
+        reply = await metrics.page({})
+    assert reply.body.count(b"spdk_ftl_all_bands{") == 64
+    assert meter.turns > 8
+    assert meter.longest_s < 0.1, f"{meter.longest_s * 1000:.0f} ms"
+    await daemon.halt()
+
+
 # --- names -----------------------------------------------------------------------------------------------------------
 
 
@@ -146,6 +161,8 @@ def test_names_follow_the_conventions_of_prometheus() -> None:
         assert kind.text
         assert not kind.text.endswith(".")
         assert not re.search(r"_(ms|us|ns|mib|kib|percent)(_|$)", kind.name)
+        # Those of a histogram's samples.
+        assert not kind.name.endswith(("_count", "_sum", "_bucket"))
 
 
 def named_in(expression: str) -> set[str]:

@@ -18,6 +18,7 @@ import pytest
 
 from spdk_ftl_py.access.peers import Peer
 from spdk_ftl_py.daemon import server as server_module
+from spdk_ftl_py.daemon.http_listener import Reply
 from spdk_ftl_py.daemon.server import BODY_BYTES_MAX, CONNECTIONS_MAX, RpcServer
 from spdk_ftl_py.errors import BusyError, FtlError, NotFoundError
 from support.async_tests import rig_options
@@ -367,3 +368,16 @@ async def test_members_of_the_group_are_served(tmp_path: Path, monkeypatch: pyte
         assert (await call(server, {"id": 1, "method": "ftl_get_daemon"}))[0] == 403
         groups = frozenset({7, os.getegid()})
         assert (await call(server, {"id": 1, "method": "ftl_get_daemon"}))[0] == 200
+
+
+async def test_pages_are_answered_beside_the_rpcs(tmp_path: Path) -> None:
+    async def page(query: Any) -> Reply:
+        return Reply(f"page {dict(query)}\n".encode())
+
+    async with serving(tmp_path, pages={"/metrics": page}) as server:
+        reply = await exchange(server, b"GET /metrics?a=1 HTTP/1.1\r\nHost: whatever\r\n\r\n")
+        assert reply.startswith(b"HTTP/1.1 200")
+        assert reply.endswith(b"\r\n\r\npage {'a': '1'}\n")
+        status, answer = status_and_reply(await exchange(server, post(b"{}").replace(b"POST /", b"POST /metrics")))
+        assert (status, "or GET /metrics" in answer["error"]["message"]) == (404, True)
+        await assert_alive(server)
