@@ -187,7 +187,7 @@ def test_tables_show_properties_one_by_one_and_cut_nothing_off(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "60")
     told = {"export": {"subnqn": "z" * 80}, "properties": [{"name": "num_punits", "value": 2}], "bands": [{"id": 0}]}
-    commands._show_mapping(told, "ftl0", as_json=False)
+    commands.show_mapping(told, "ftl0", as_json=False)
     shown = capsys.readouterr().out
     assert shown.count("z") == 80
     assert re.search(r"properties\.num_punits\s+│ 2 ", shown)
