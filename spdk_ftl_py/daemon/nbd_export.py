@@ -49,7 +49,7 @@ class FtlNbd:
                     f"with bdev_ftl_nbd_stop -b {name()}"
                 )
             export = NbdExport(name, gate, f"FTL bdev {name()}", read_only=read_only)
-            server = NbdServer(self._reactor, export, path, remedy="give another with --socket-path")
+            server = NbdServer(self._reactor, export, path, remedy="give another path")
             followed = None if follow is None else _Followed(follow)
             try:
                 await server.start()

@@ -59,7 +59,7 @@ class NbdServer:
     """Serves one export between start() and close(). The reactor must be the one that polls the device."""
 
     def __init__(self, reactor: ReactorLoop, export: NbdExport, path: Path, *, remedy: str) -> None:
-        """remedy: for messages about the path, such as ``give another with --socket``."""
+        """remedy: for messages about the path, such as ``give another path``."""
         self.export = export
         self.path = path.absolute()
         self._reactor = reactor

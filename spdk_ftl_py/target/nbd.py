@@ -43,7 +43,7 @@ class NbdExports:
             write_zeroes="write_zeroes" in bdev.io_types,
             fast_zero=isinstance(bdev.lower, _shim.EmulatedMedia),
         )
-        server = NbdServer(self._reactor, export, path, remedy="give another socket_path")
+        server = NbdServer(self._reactor, export, path, remedy="give another path")
         try:
             if not read_only:
                 self._bdevs.claim(descriptor)

@@ -45,7 +45,7 @@ def run(*command: str, **options: Any) -> str:
 
 def command(world: FtlWorld, *arguments: str) -> list[str]:
     return [
-        *(sys.executable, "-m", "spdk_ftl_py", "nbd", "ftl0", "--control-socket", world.daemon.socket),
+        *(sys.executable, "-m", "spdk_ftl_py.cli", "nbd", "ftl0", "--control-socket", world.daemon.socket),
         *("--socket", str(world.folder / "ftl0.nbd"), "--json", *arguments),
     ]
 
@@ -54,7 +54,8 @@ def command(world: FtlWorld, *arguments: str) -> list[str]:
 def serving(world: FtlWorld, *arguments: str) -> Iterator[tuple[subprocess.Popen[str], dict[str, Any]]]:
     """`spdk-ftl nbd`, and what it prints when it serves."""
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen(command(world, *arguments), text=True, **pipes) as process:  # type: ignore[call-overload]
+    options: dict[str, Any] = {"text": True, "cwd": world.folder, **pipes}
+    with subprocess.Popen(command(world, *arguments), **options) as process:
         try:
             line = process.stdout.readline()
             assert line, process.stderr.read()
@@ -111,7 +112,9 @@ def clients_agree(uri: str, folder: Path, size: int) -> None:
 def test_an_ftl_is_served_to_every_client_until_the_command_is_interrupted(world: FtlWorld) -> None:
     with serving(world) as (process, export):
         clients_agree(export["uri"], world.folder, SIZE)
-        again = subprocess.run(command(world), capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+        again = subprocess.run(
+            command(world), capture_output=True, text=True, timeout=TIMEOUT_S, check=False, cwd=world.folder
+        )
         assert again.returncode == 1
         assert "FTL bdev ftl0 is already served by NBD, at" in again.stderr
         assert world.rpc("bdev_ftl_nbd_get")[0]["errors"] == 0

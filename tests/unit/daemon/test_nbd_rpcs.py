@@ -87,7 +87,7 @@ async def test_what_is_in_the_way_is_named_and_stays(here: World) -> None:
     await create(here, daemon)
     path = here.folder / "ftl0.nbd"
     path.write_text("precious")
-    with pytest.raises(FtlError, match="is a file, not a socket: remove it, or give another with --socket-path"):
+    with pytest.raises(FtlError, match="is a file, not a socket: remove it, or give another path"):
         await start(here, daemon)
     assert path.read_text() == "precious"
     path.unlink()

@@ -358,6 +358,31 @@ def test_io_at_the_device_outlives_its_client() -> None:
         assert connection.drained
 
 
+def test_a_pause_of_the_gate_is_a_pause_and_no_write_of_a_dead_client_is_done_behind_it() -> None:
+    disks: list[_shim.EmulatedMedia] = []
+
+    def gated(reactor: _shim.Reactor) -> _shim.Gate:
+        disks.append(media(reactor))
+        return _shim.Gate(reactor, disks[0])
+
+    with nbd_peer(gated) as (one, dying, gate), nbd_peer(gated, beside=one, device=gate) as (two, *_):
+        gate.hold()
+        assert one.exchange(write(1, 0, content(BLOCK))) == []
+        assert two.exchange(write(2, BLOCK, content(BLOCK))) == []
+        assert gate.held == 2
+        one.hang_up()
+        assert not dying.connected
+        assert dying.drained
+        gate.set_device(disks[0])
+        (answer,) = two.exchange(two.read(3, 0, 2 * BLOCK))[-1:]
+        two.settle()
+        assert answer.data[:BLOCK] == bytes(BLOCK)
+        (answer,) = two.exchange(two.read(4, BLOCK, BLOCK))
+        assert answer.data == content(BLOCK)
+        gate.fail(NOT_READY)
+        assert [each.error for each in two.exchange(request(FLUSH, 5))] == [ESHUTDOWN]
+
+
 def test_close_is_idempotent_and_waits_for_the_device() -> None:
     with nbd_peer(media) as (peer, connection, device):
         device.inject_fault(latency_us=500)
