@@ -19,6 +19,7 @@ from .users import ROOT, is_unmapped, own_uid, show_user
 
 OTHERS_WRITE: Final = 0o022
 OTHERS_DO_ANYTHING: Final = 0o077
+_NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 def is_trusted_owner(uid: int) -> bool:
@@ -161,7 +162,8 @@ def lock_file(name: str | Path, what: str, *, directory: int | None = None) -> i
         owner = show_owner(path, directory=directory)
         # A kernel that protects links in sticky directories returns another error for them.
         reason = "is a symbolic link" if _is_link(path, directory) else f"can't be opened: {error.strerror}"
-        raise FtlError(f"{what}: {reason}{owner}: remove it", errno=error.errno) from error
+        remedy = "make room in its file system, and make that writable" if error.errno in _NO_ROOM else "remove it"
+        raise FtlError(f"{what}: {reason}{owner}: {remedy}", errno=error.errno) from error
     try:
         check_file(os.fstat(descriptor), what, OTHERS_DO_ANYTHING)
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

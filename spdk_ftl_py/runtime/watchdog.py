@@ -89,7 +89,12 @@ class Watchdog:
         seen = {reactor: reactor.shim.rounds for reactor in running_reactors()}
         hanging = {reactor.name for reactor, rounds in seen.items() if self._seen.get(reactor) == rounds}
         for name in sorted(hanging - self._hanging):
-            log.error("%s: its reactor thread hangs: the service manager will restart this process", name)
+            log.error(
+                "%s: its reactor thread has hung for %g s: unless it turns again, the service manager restarts this "
+                "process",
+                name,
+                self._manager.watchdog_s / LOOKS_PER_PERIOD,
+            )
         for name in sorted(self._hanging - hanging):
             log.warning("%s: its reactor thread turns again", name)
         self._hanging = hanging

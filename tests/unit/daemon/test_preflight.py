@@ -84,16 +84,21 @@ def unmappable(case: Case) -> list[str]:
     return []
 
 
-def read_only(case: Case) -> list[str]:
-    real = os.open
+def no_file(name: str, number: int) -> Callable[[Case], list[str]]:
+    """A file whose name begins so can't be made."""
 
-    def refuse(path: Any, flags: int, *args: Any, **more: Any) -> int:
-        if flags & os.O_CREAT and str(path).startswith(".probe"):
-            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
-        return real(path, flags, *args, **more)
+    def make(case: Case) -> list[str]:
+        real = os.open
 
-    case.monkeypatch.setattr(os, "open", refuse)
-    return []
+        def refuse(path: Any, flags: int, *args: Any, **more: Any) -> int:
+            if flags & os.O_CREAT and str(path).startswith(name):
+                raise OSError(number, os.strerror(number))
+            return real(path, flags, *args, **more)
+
+        case.monkeypatch.setattr(os, "open", refuse)
+        return []
+
+    return make
 
 
 def few_files(case: Case) -> list[str]:
@@ -154,12 +159,17 @@ CASES: dict[str, tuple[Callable[[Case], list[str]], tuple[str, ...]]] = {
     "port of root": (port_of_root, ("--listen 127.0.0.1:420: only root", "4420", "CAP_NET_BIND_SERVICE")),
     "no IPv6": (no_ipv6, ("--listen [::1]: this machine has no IPv6", "IPv4")),
     "buffers full": (full, ("buffer directory", "is full", "--buffer-dir")),
-    "buffers read-only": (read_only, ("buffer directory", "Read-only file system", "--buffer-dir")),
+    "buffers read-only": (
+        no_file(".probe", errno.EROFS),
+        ("buffer directory", "Read-only file system", "--buffer-dir"),
+    ),
     "buffers not mappable": (unmappable, ("buffer directory", "No such device", "tmpfs")),
     "buffers a file": (a_file("--buffer-dir"), ("is not a directory", "--buffer-dir")),
     "buffers below a file": (below_a_file("--buffer-dir"), ("buffer directory", "Not a directory", "--buffer-dir")),
     "state a file": (a_file("--state-dir"), ("is not a directory", "--state-dir")),
     "state open to all": (open_to_all("--state-dir"), ("can be written by everybody", "chmod o-w", "--state-dir")),
+    "state read-only": (no_file("lock", errno.EROFS), ("state directory", "Read-only file system", "make room")),
+    "state full": (no_file("state.json", errno.ENOSPC), ("state directory", "No space left", "can't be written")),
     "state damaged": (damaged_state, ("is damaged", "move it away")),
     "too few files": (few_files, ("limit of open files is 100", "needs 128", "LimitNOFILE=")),
     "socket a file": (a_file("--socket"), ("is a file, not a socket", "--socket")),
