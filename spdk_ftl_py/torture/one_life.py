@@ -74,7 +74,7 @@ class OneLife:
         self._rng = random.Random(f"{seed}/{number}")
         self._scrub_rng = random.Random(f"{seed}/{number}/scrub")
         self._scrubbing: Scrubbing
-        self._rare_commands = random.Random(f"{seed}/{number}/rare").random() < RARE_WORLDS
+        self._rare_commands = random.Random(f"{seed}/{number}/few use").random() < RARE_WORLDS
         self._growing = Growing(random.Random(f"{seed}/{number}/grow"))
         self._every = every
         self._clock = clock

@@ -11,6 +11,7 @@ import pytest
 from spdk_ftl_py import _shim
 from unit.shim.ftl.core_bench import BLOCK, Bench, content
 from unit.shim.ftl.core_model import LOST, recover, restarted
+from unit.shim.stepped import Stepped
 
 SAME_FAILS = 0x285
 UNREADABLE = 0x281
@@ -180,3 +181,32 @@ def test_allocated_blocks_are_counted(bench: Bench) -> None:
         if version % 100 == 0:
             assert bench.core.allocated_blocks() == mapped(bench) == bench.core.stats().mapped_blocks
     assert bench.core.stats().zone_resets > 0
+
+
+@pytest.mark.parametrize("found", [2, 1, 9], ids=["its own write", "what it compared with", "a later write"])
+def test_a_compare_write_whose_core_is_lost_happens_once(found: int) -> None:
+    """The core is lost after it has accepted the write, and before that is durable. found: what the next core has."""
+    with Bench() as first, Bench(reactor=first.reactor) as second:
+        first.manage = lambda: None  # type: ignore[method-assign]
+        first.put(3, 1)
+        gate = _shim.Gate(first.reactor, first.core)
+        host = Stepped(first.reactor, gate)
+        second.ports.append(host)
+        ticket = host.port.submit(_shim.Op.COMPARE_WRITE, 3, 1, content(3, 1) + content(3, 2), fua=True)
+        for _ in range(3):
+            first.reactor.step()  # nobody opens a band there, so it can't become durable
+        assert first.versions(3, 1) == [2]
+        first.core.fail(0x370)
+        second.put(3, found)
+        assert gate.held == 1
+        gate.set_device(second.core)
+        # Both take events of both: what failed is the first, and what wants a band the second.
+        second.failed = False
+        second.wanting.add(_shim.STREAM_USER)
+        for _ in range(2000):
+            second.step()
+            if host.completed:
+                break
+        assert {number: done.status for number, done in host.completed.items()} == {ticket: 0}
+        assert second.versions(3, 1) == [9 if found == 9 else 2]
+        host.port.close()
