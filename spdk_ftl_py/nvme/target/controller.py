@@ -34,15 +34,10 @@ from .authentication import AuthenticationContext, QueueAuthentication, Unproven
 from .capsule import CapsuleQueue, Command, Completion
 from .connected_hosts import HostKey
 from .events import AER_LIMIT, AsyncEvents
-from .features import (
-    CAPABILITY_CHANGEABLE,
-    CAPABILITY_OF_NAMESPACE,
-    SELECT_CAPABILITIES,
-    SELECT_CURRENT,
-    Features,
-)
+from .features import Features
 from .namespace import Namespace
 from .peers import PeerLimits, address_of
+from .persistence_feature import PersistenceFeature
 from .reservation_state import Notice
 from .subsystem import Subsystem
 
@@ -173,8 +168,10 @@ class TargetController:
         self._bars: dict[int, tuple[int, int]] = {}
         """Those of its queues, by NSID."""
         self._ana_changes = 0
-        self._setting_persistence = False
-        """One at a time: each waits for the disk."""
+        self._persistence = PersistenceFeature(
+            None if subsystem is None else subsystem.reservation_commands, self.visible_namespaces, queue.complete,
+            self._spawn,
+        )  # fmt: skip
         self._resets = 0
         self._authentication = QueueAuthentication(
             queue, authentication, self._host_keys, hostnqn=hostnqn, subnqn=self.subnqn,
@@ -547,10 +544,10 @@ class TargetController:
                 return self._get_log_page(sqe)
             case AdminOp.GET_FEATURES:
                 if sqe.cdw10 & 0xFF == Feature.RESERVATION_PERSISTENCE:
-                    return self._get_persistence(sqe)
+                    return self._persistence.get(sqe)
                 return self._features.get(sqe)
             case AdminOp.SET_FEATURES if sqe.cdw10 & 0xFF == Feature.RESERVATION_PERSISTENCE:
-                return self._set_persistence(sqe)
+                return self._persistence.set(sqe)
             case AdminOp.SET_FEATURES:
                 completion = self._set_features(sqe, data)
                 self._keep_alive_restart()
@@ -568,40 +565,6 @@ class TargetController:
         if not self._peers.kato_allowed(sqe.cdw11):
             return Completion(Status.KEEP_ALIVE_INVALID)
         return self._features.set(replace(sqe, cdw11=self._peers.kato_ms(sqe.cdw11)), data)
-
-    def _get_persistence(self, sqe: Sqe) -> Completion:
-        select, namespace = sqe.cdw10 >> 8 & 7, self.visible_namespaces().get(sqe.nsid)
-        if self.subsystem is None or select > SELECT_CAPABILITIES:
-            return Completion(Status.INVALID_FIELD)
-        if namespace is None:
-            return Completion(Status.INVALID_NAMESPACE)
-        if select == SELECT_CAPABILITIES:
-            return Completion(result=CAPABILITY_CHANGEABLE | CAPABILITY_OF_NAMESPACE)
-        return Completion(result=int(select == SELECT_CURRENT and namespace.reservations.state.persistent))
-
-    def _set_persistence(self, sqe: Sqe) -> Completion | None:
-        """Durable before it is answered."""
-        if self.subsystem is None:
-            return Completion(Status.INVALID_FIELD)
-        if sqe.cdw10 >> 31:
-            return Completion(Status.FEATURE_NOT_SAVEABLE)
-        if sqe.nsid != wire.NSID_ALL and sqe.nsid not in self.visible_namespaces():
-            return Completion(Status.INVALID_NAMESPACE)
-        if self._setting_persistence:
-            return Completion(Status.COMMAND_SEQUENCE_ERROR, do_not_retry=False)
-        self._setting_persistence = True
-        self._spawn(self._change_persistence(sqe, self.subsystem))
-        return None
-
-    async def _change_persistence(self, sqe: Sqe, subsystem: Subsystem) -> None:
-        nsids = list(self.visible_namespaces()) if sqe.nsid == wire.NSID_ALL else [sqe.nsid]
-        status = Status.SUCCESS
-        try:
-            for nsid in nsids:
-                status = await subsystem.reservation_commands.set_persistence(nsid, bool(sqe.cdw11 & 1)) or status
-        finally:
-            self._setting_persistence = False
-        await self._queue.complete(sqe, Completion(status))
 
     def _fabrics(self, sqe: Sqe) -> Completion:
         match sqe.fctype:

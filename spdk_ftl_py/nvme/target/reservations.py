@@ -148,7 +148,9 @@ class ReservationCommands:
             reservations = namespace.reservations
             if persistent and not reservations.can_persist:
                 return Status.INVALID_FIELD
-            return await self._adopt(nsid, reservations, Outcome(replace(reservations.state, persistent=persistent)))
+            outcome = Outcome(replace(reservations.state, persistent=persistent))
+            # If the host leaves meanwhile, the file and the state must not differ.
+            return await to_its_end(self._adopt(nsid, reservations, outcome))
 
     async def _work(self) -> None:
         loop = asyncio.get_running_loop()
