@@ -19,15 +19,16 @@ import pytest
 from e2e.ftl_world import ZNS, FtlWorld, ftl_world
 from support.nbd_client import BLOCK, FLUSH, FUA, READ, TRIM, WRITE, WRITE_ZEROES, NbdClient
 from support.processes import EmbeddedTarget, daemon_process, spdk_rpc
+from support.tools import need
 
 TIMEOUT_S = 120
 SIZE = 16 << 20
 """Bytes of the FTL that the tests write."""
 
-pytestmark = pytest.mark.skipif(
-    any(shutil.which(tool) is None for tool in ("nbdinfo", "nbdcopy", "qemu-io", "fio")),
-    reason="needs libnbd-bin, qemu-utils and fio",
-)
+
+@pytest.fixture(autouse=True, scope="module")
+def tools() -> None:
+    need("nbdinfo", "nbdcopy", "qemu-io", "fio")
 
 
 @pytest.fixture

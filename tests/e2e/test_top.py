@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import shlex
-import shutil
 import subprocess
 import sys
 import time
@@ -17,11 +16,15 @@ import pytest
 from e2e.ftl_world import POLL_S, WAIT_S, ZNS, FtlWorld, ftl_world
 from support.drive import HOST_NQN, write_at_random
 from support.processes import daemon_process
-
-pytestmark = pytest.mark.skipif(shutil.which("tmux") is None, reason="needs tmux (README, test packages)")
+from support.tools import need
 
 WIDTH, HEIGHT = 80, 24
 NAME = "ftl.a:B_9-c"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def tools() -> None:
+    need("tmux")
 
 
 class Terminal:

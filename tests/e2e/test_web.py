@@ -22,13 +22,17 @@ from spdk_ftl_py.daemon import web
 from spdk_ftl_py.rates import percentile
 from support.drive import HOST_NQN, write_at_random
 from support.processes import Daemon, free_port, target_process
+from support.tools import need
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-pytestmark = [
-    pytest.mark.skipif(None in (CHROMIUM, DRIVER), reason="needs chromium and chromium-driver (README, test packages)"),
-    # selenium leaves its connection to the driver open until it is collected.
-    pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+# selenium leaves its connection to the driver open until it is collected.
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def tools() -> None:
+    need("chromium", "chromedriver")
+
 
 NAME = "a.B-c:d_9"
 DRIVE = "name=Nvme0n1,zones=130,zone_size=1M,capacity=768K,max_open=14"

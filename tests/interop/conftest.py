@@ -5,7 +5,6 @@ Where there can be none, tests skip loudly, or fail with SPDK_FTL_REQUIRE_INTERO
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
@@ -14,17 +13,14 @@ import pytest
 
 from interop.guest import Guest
 from interop.kernel import Kernel, KernelUnavailableError, fetch_kernel, fetch_kernel_with_host_auth
-
-REQUIRE_ENV = "SPDK_FTL_REQUIRE_INTEROP"
+from support.tools import lacking
 
 
 def boot(kernel: Callable[[], Kernel] = fetch_kernel) -> Guest:
     try:
         return Guest(kernel())
     except KernelUnavailableError as error:
-        if os.environ.get(REQUIRE_ENV) == "1":
-            pytest.fail(f"{REQUIRE_ENV}=1, but there is no guest: {error}", pytrace=False)
-        pytest.skip(f"NO INTEROP TESTED, there is no guest: {error}")
+        lacking(f"there is no guest: {error}")
 
 
 @pytest.fixture(scope="session")

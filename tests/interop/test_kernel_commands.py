@@ -6,11 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from interop.guest import Guest
 from interop.nvme_guest import GUEST_HOST_NQN, attached
 from support.system import Daemon, EmbeddedTarget
+from support.tools import lacking
 
 BLOCKS = 16
 COMPARE, VERIFY, WRITE_UNCORRECTABLE = 1, 1 << 7, 1 << 1
@@ -19,7 +18,7 @@ COPY = 1 << 8
 
 def test_nvme_cli_compares_verifies_copies_and_makes_blocks_unreadable(guest: Guest, folder: Path) -> None:
     if guest.run("command -v nvme", check=False).code:
-        pytest.skip("NVME-CLI AND COMMANDS NOT TESTED: apt-get install nvme-cli")
+        lacking("the guest has no nvme-cli: apt-get install nvme-cli")
     drive = "name=Nvme0n1,zones=48,zone_size=16M,capacity=12M,max_open=14"
     with EmbeddedTarget(folder, "--zns", drive) as target, Daemon(folder) as daemon:
         target.call("nvmf_create_transport", trtype="TCP")

@@ -6,11 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from interop.guest import HOST_ADDRESS, Guest
 from interop.nvme_guest import GUEST_HOST_ID, GUEST_HOST_NQN
 from support.system import Daemon, EmbeddedTarget
+from support.tools import lacking
 from unit.target.target_box import free_port
 
 DRIVE = "name=Nvme0n1,zones=48,zone_size=16M,capacity=12M,max_open=14"
@@ -24,7 +23,7 @@ def records(guest: Guest, port: int, hostnqn: str) -> list[dict[str, Any]]:
 
 def test_connect_all_connects_what_the_host_may_connect_to(guest: Guest, folder: Path) -> None:
     if guest.run("command -v nvme", check=False).code:
-        pytest.skip("NVME-CLI AND DISCOVERY NOT TESTED: apt-get install nvme-cli")
+        lacking("the guest has no nvme-cli: apt-get install nvme-cli")
     port = free_port()
     with EmbeddedTarget(folder, "--zns", DRIVE) as target, Daemon(folder, "--discovery", f"127.0.0.1:{port}") as daemon:
         target.call("nvmf_create_transport", trtype="TCP")

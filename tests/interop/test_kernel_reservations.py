@@ -8,11 +8,10 @@ import socket
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from interop.guest import Guest
 from interop.nvme_guest import attached
 from support.system import Daemon, EmbeddedTarget
+from support.tools import lacking
 from unit.nvme.nvme_loop import RawHost
 from unit.nvme.target.reserving_host import Host
 
@@ -46,7 +45,7 @@ def report(guest: Guest, disk: str) -> Any:
 
 def test_nvme_cli_reserves_an_ftl_and_the_kernel_keeps_its_rights_over_a_crash(guest: Guest, folder: Path) -> None:
     if guest.run("command -v nvme", check=False).code:
-        pytest.skip("NVME-CLI AND RESERVATIONS NOT TESTED: apt-get install nvme-cli")
+        lacking("the guest has no nvme-cli: apt-get install nvme-cli")
     with EmbeddedTarget(folder, "--zns", "name=Nvme0n1,zones=48,zone_size=16M,capacity=12M,max_open=14") as target:
         target.call("nvmf_create_transport", trtype="TCP")
         daemon = Daemon(folder)

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import re
-import shutil
 import subprocess
 from configparser import ConfigParser
 from pathlib import Path
@@ -17,6 +16,7 @@ from spdk_ftl_py.cli.main import build_parser
 from spdk_ftl_py.client import SOCKET_OF_ROOT
 from spdk_ftl_py.daemon.control_sockets import CONTROL, MONITOR
 from spdk_ftl_py.runtime.watchdog import EXTEND_EVERY_S, LOOKS_PER_PERIOD
+from support.tools import need
 
 UNITS = Path(__file__).resolve().parents[2] / "packaging" / "systemd"
 
@@ -64,10 +64,8 @@ SERVICES = {"spdk-ftl.service": 3.0, "spdk-ftl-target.service": 2.5}
 
 
 def analyze(*arguments: str) -> subprocess.CompletedProcess[str]:
-    program = shutil.which("systemd-analyze")
-    if program is None:
-        pytest.skip("systemd is not installed")
-    done = subprocess.run([program, *arguments], capture_output=True, text=True, timeout=60)
+    need("systemd-analyze")
+    done = subprocess.run(["systemd-analyze", *arguments], capture_output=True, text=True, timeout=60)
     # Before version 250 it can't.
     if "--offline=yes" in arguments and "unrecognized option" in done.stderr:
         pytest.skip("this systemd has no security --offline")
@@ -165,9 +163,9 @@ def test_a_wheel_brings_the_manual_page_and_completion() -> None:
         assert found[name].read_bytes() == source.read_bytes()
 
 
-@pytest.mark.skipif(shutil.which("man") is None, reason="man-db is not installed")
 def test_man_finds_the_installed_page_beside_the_command(tmp_path: Path) -> None:
     """man-db looks below share/man beside each directory of $PATH, such as that of an active environment."""
+    need("man")
     prefix = tmp_path / "prefix"
     (prefix / "bin").mkdir(parents=True)
     (prefix / "share" / "man" / "man1").mkdir(parents=True)

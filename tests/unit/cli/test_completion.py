@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import shlex
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,9 +14,9 @@ import pytest
 from spdk_ftl_py.cli import main as cli
 from spdk_ftl_py.daemon.server import RpcServer
 from spdk_ftl_py.usage import commands_of
+from support.tools import need
 
 SHARED = Path(__file__).resolve().parents[3] / "packaging" / "completion"
-ZSH = shutil.which("zsh")
 
 
 def printed(shell: str, capsys: pytest.CaptureFixture[str]) -> str:
@@ -117,7 +116,6 @@ async def test_names_of_ftls_are_those_of_the_daemon(
     assert await asyncio.to_thread(completed, bash, tmp_path, "stats", "ft") == set()
 
 
-@pytest.mark.skipif(ZSH is None, reason="zsh is not installed")
 async def test_zsh_completes_in_a_terminal(daemon: RpcServer, command: Path, tmp_path: Path) -> None:
     """As a user has it: from the file below share/zsh/site-functions, at a prompt."""
     driver = """
@@ -135,10 +133,10 @@ zpty -d shell
 """
     await daemon.start()
     try:
-        assert ZSH is not None
+        need("zsh")
         done = await asyncio.to_thread(
             subprocess.run,
-            [ZSH, "-f", "-c", driver, "driver", str(SHARED)],
+            ["zsh", "-f", "-c", driver, "driver", str(SHARED)],
             capture_output=True,
             text=True,
             timeout=90,
@@ -157,9 +155,8 @@ def test_bash_completion_reads_the_installed_file(command: Path, tmp_path: Path)
     assert (tmp_path / "calls").read_text() == "completion bash\n"
 
 
-@pytest.mark.skipif(ZSH is None, reason="zsh is not installed")
 def test_the_script_of_zsh_is_one(capsys: pytest.CaptureFixture[str]) -> None:
     told = printed("zsh", capsys)
     assert "#compdef spdk-ftl" in told
-    assert ZSH is not None
-    subprocess.run([ZSH, "-f", "-n"], input=told, text=True, timeout=60, check=True)
+    need("zsh")
+    subprocess.run(["zsh", "-f", "-n"], input=told, text=True, timeout=60, check=True)
