@@ -199,7 +199,8 @@ inline constexpr uint8_t fabrics = 0x7F;
 // Of the NVM command set's opcodes, those that a host that may only read may send (Base 2.0, "Command Behavior in the
 // Presence of a Reservation"): Read, Compare, Verify and Zone Management Receive.
 [[nodiscard]] constexpr bool only_reads(uint8_t opcode) noexcept {
-    return opcode == opcode::read || opcode == opcode::compare || opcode == opcode::verify || opcode == opcode::zone_mgmt_recv;
+    return opcode == opcode::read || opcode == opcode::compare || opcode == opcode::verify ||
+           opcode == opcode::zone_mgmt_recv;
 }
 
 inline constexpr uint8_t kFabricsDisconnect = 0x08;
