@@ -122,7 +122,7 @@ def test_a_fault_in_a_zone_hits_appends_and_zone_actions(reactor: _shim.Reactor)
 @pytest.mark.parametrize(
     ("fault", "error", "message"),
     [
-        ({"op": 8}, TypeError, "op"),
+        ({"op": len(_shim.Op)}, TypeError, "op"),
         ({"status": 0x800}, ValueError, "status"),
         ({"latency_us": 2**63}, ValueError, "latency_us"),
     ],
