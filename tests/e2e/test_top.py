@@ -33,7 +33,9 @@ class Terminal:
     def __init__(self, folder: Path) -> None:
         self._socket = str(folder / "tmux")
         where = os.environ.get("PYTHONPATH")
-        environment = {**os.environ, "LC_ALL": "C.UTF-8", "PS1": "$ ", "TERM": "xterm-256color"}
+        # Some shells export the size that the terminal had when they started.
+        stale = {"COLUMNS": "40", "LINES": "10"}
+        environment = {**os.environ, **stale, "LC_ALL": "C.UTF-8", "PS1": "$ ", "TERM": "xterm-256color"}
         if where:
             environment["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, where.split(os.pathsep)))
         size = ("-x", str(WIDTH), "-y", str(HEIGHT))

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Any, Final
 
-from rich.console import Console, Group
+from rich.console import Console, ConsoleDimensions, Group
 from rich.live import Live
 from rich.text import Text
 
@@ -102,7 +102,9 @@ class Terminal:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Columns and lines, now."""
+        """Columns and lines, now. $COLUMNS and $LINES, which rich prefers, may be older."""
+        with contextlib.suppress(OSError):
+            self._console.size = ConsoleDimensions(*os.get_terminal_size(self._console.file.fileno()))
         return self._console.width, self._console.height
 
     def show(self, lines: list[Text]) -> None:
