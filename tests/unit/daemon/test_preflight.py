@@ -102,7 +102,6 @@ def no_file(name: str, number: int) -> Callable[[Case], list[str]]:
 
 
 def few_files(case: Case) -> list[str]:
-    resource.setrlimit(resource.RLIMIT_NOFILE, (100, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
     case.monkeypatch.setattr(preflight, "raise_descriptor_limit", lambda: 100)
     return []
 

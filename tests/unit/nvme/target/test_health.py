@@ -33,7 +33,7 @@ def effects_of(page: bytes) -> set[int]:
 async def test_only_commands_that_some_namespace_takes_are_advertised(here: Bench) -> None:
     controller = await here.connect()
     page = await controller.identify(Cns.CONTROLLER)
-    assert struct.unpack_from("<HH", page, 520) == (0b1_1000_1101, 0)  # no Write Uncorrectable, nothing fused
+    assert struct.unpack_from("<HH", page, 520) == (0b1_1010_1101, 0)  # no Write Uncorrectable, nothing fused
     assert page[534] == 1
     plain = effects_of(await controller.get_log_page(LogPage.COMMAND_EFFECTS, 4096))
     assert {NvmOp.COMPARE, NvmOp.VERIFY, NvmOp.COPY} < plain
