@@ -42,10 +42,10 @@ async def test_only_commands_that_some_namespace_takes_are_advertised(here: Benc
     core = add_core(here)
     controller = await here.connect()
     page = await controller.identify(Cns.CONTROLLER)
-    assert struct.unpack_from("<HH", page, 520) == (0b1_1000_1111, 1)
+    assert struct.unpack_from("<HH", page, 520) == (0b1_1010_1111, 1)
     assert struct.unpack_from("<H", page, 532) == (0,)  # ACWU: one block
     here.subsystem.hides_fused = lambda hostnqn: hostnqn == HOSTNQN
-    assert struct.unpack_from("<HH", await controller.identify(Cns.CONTROLLER), 520) == (0b1_1000_1111, 0)
+    assert struct.unpack_from("<HH", await controller.identify(Cns.CONTROLLER), 520) == (0b1_1010_1111, 0)
     effects = effects_of(await controller.get_log_page(LogPage.COMMAND_EFFECTS, 4096))
     assert effects == plain | {NvmOp.WRITE_UNCORRECTABLE}
     limits = await controller.identify(Cns.CSI_CONTROLLER)
