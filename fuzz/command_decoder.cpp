@@ -21,6 +21,10 @@ constexpr uint8_t kOpcodes[] = {wire::opcode::flush,
                                 wire::opcode::verify,
                                 wire::opcode::copy,
                                 wire::opcode::dataset_management,
+                                wire::opcode::reservation_register,
+                                wire::opcode::reservation_report,
+                                wire::opcode::reservation_acquire,
+                                wire::opcode::reservation_release,
                                 wire::opcode::zone_mgmt_send,
                                 wire::opcode::zone_mgmt_recv,
                                 wire::opcode::zone_append};
@@ -96,6 +100,16 @@ void check(const wire::Sqe &sqe, const BlockDeviceInfo &info, uint32_t max_io_by
     require(fuse == 0 || io.block_count <= info.compare_write_blocks);
     require(fuse == 0 || (fuse == wire::kFuseFirst && shape.steps == Steps::compare) ||
             (fuse == wire::kFuseSecond && io.op == Op::write));
+    if (shape.for_python) {
+        const bool report = sqe.opcode == wire::opcode::reservation_report;
+        require(report || sqe.opcode == wire::opcode::reservation_register ||
+                sqe.opcode == wire::opcode::reservation_acquire || sqe.opcode == wire::opcode::reservation_release);
+        require(fuse == 0 && shape.steps == Steps::none && shape.to_device == !report);
+        require(sqe.sgl.type == wire::kSglTransport || sqe.sgl.type == wire::kSglInCapsule);
+        require(shape.length > 0 && shape.length % 4 == 0);
+        require(shape.length <= (report ? max_io_bytes : wire::kReservationDataMax));
+        return;
+    }
     if (shape.steps != Steps::none) {
         require(io.op == Op::read);
         require(shape.to_device == (shape.steps != Steps::verify));
