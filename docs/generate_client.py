@@ -120,8 +120,9 @@ RPCS: Final[Mapping[str, Rpc]] = {
         "NbdExport",
         "the export, which serves clients from now on",
         f"{NOT_THERE}; -16 the FTL is not loaded yet, has failed or is being deleted, or a process listens at the "
-        "path; -17 the FTL is already served, or the path is a file; -36 the path is too long; -3 the daemon can't see "
-        "the calling process; -1, -2, -13, -20 the path can't be used; -108 the daemon is halting. Nothing is left then",
+        "path; -17 the FTL is already served, or the path is a file; -36 the path is too long; -3 the daemon can't "
+        "see the calling process; -1, -2, -13, -20 the path can't be used; -108 the daemon is halting. Nothing is left "
+        "then",
     ),
     "bdev_ftl_nbd_stop": Rpc(
         "bool",
