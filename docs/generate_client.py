@@ -119,14 +119,16 @@ RPCS: Final[Mapping[str, Rpc]] = {
     "bdev_ftl_nbd_start": Rpc(
         "NbdExport",
         "the export, which serves clients from now on",
-        f"{NOT_THERE}; -16 it is not there yet, has failed or is being deleted, or somebody listens at the path; -17 "
-        "it is served by NBD already, or the path is a file; -36 the path is too long; -3 the calling process can't be "
-        "followed; -1, -2, -13, -20 the path can't be used; -108 the daemon is halting. Nothing is left then",
+        f"{NOT_THERE}; -16 the FTL is not loaded yet, has failed or is being deleted, or a process listens at the "
+        "path; -17 the FTL is already served, or the path is a file; -36 the path is too long; -3 the daemon can't "
+        "see the calling process; -1, -2, -13, -20 the path can't be used; -108 the daemon is halting. Nothing is left "
+        "then",
     ),
     "bdev_ftl_nbd_stop": Rpc(
         "bool",
         TRUE,
-        "-19 no FTL of that name, or it is not served by NBD; -16 its clients' I/O did not end, though the export has",
+        "-19 no FTL of that name, or it is not served by NBD; -16 the clients' I/O did not end in time. The export has "
+        "ended even so",
     ),
     "bdev_ftl_nbd_get": Rpc("list[NbdExport]", "the exports of all FTLs, or of the one that is named", NOT_THERE),
     "bdev_ftl_add_host": Rpc(
@@ -149,15 +151,15 @@ RPCS: Final[Mapping[str, Rpc]] = {
     "bdev_ftl_add_listener": Rpc(
         "str",
         "the ADDRESS:PORT of the listener",
-        f"{NOT_THERE}; -17 it exists already; -98 or -99 the address is taken, or not of this machine; -16 the FTL "
-        "has no export yet, or has 16 listeners, or is being deleted; -28 the state directory is full; -108 the "
-        "daemon is halting. Nothing has changed then",
+        f"{NOT_THERE}; -17 the listener exists already; -98 the address is in use; -99 it is not an address of this "
+        "machine; -16 the FTL has no export yet, has 16 listeners, or is being deleted; -28 the state directory is "
+        "full; -108 the daemon is halting. Nothing has changed then",
     ),
     "bdev_ftl_remove_listener": Rpc(
         "bool",
         "True, once no I/O of hosts that came through it is outstanding",
-        "-19 no FTL of that name, or no such listener; -32602 it is the one that the FTL was created with; -16 the "
-        "FTL is being deleted; -28 the state directory is full; -108 the daemon is halting",
+        "-19 no FTL of that name, or no such listener; -32602 the FTL was created with this listener; -16 the FTL is "
+        "being deleted; -28 the state directory is full; -108 the daemon is halting",
     ),
     "bdev_ftl_set_ana_state": Rpc(
         "bool",
@@ -183,8 +185,8 @@ RPCS: Final[Mapping[str, Rpc]] = {
     ),
     "ftl_set_log_level": Rpc(
         "LogSettings",
-        "the levels that are in force now",
-        "-32602 no such subject, or audit while the orders go to a file",
+        "the levels that now apply",
+        "-32602 there is no such subject; or the subject is audit, and the orders go to a file",
     ),
     "ftl_halt": Rpc(
         "HaltedDaemon",

@@ -64,7 +64,7 @@ class Export(TypedDict):
 
 
 class Listener(TypedDict):
-    """An address of an export. listening: False: the daemon can't have the address now, and keeps trying."""
+    """An address of an export. listening is False while the daemon can't listen at the address; it keeps trying."""
 
     traddr: str
     trsvcid: str
@@ -104,7 +104,7 @@ class _DeviceInSomeStates(_Device, total=False):
     block_size: int
     num_blocks: int
     host_io: str
-    """open: it is served; holding: it waits for the base; failing."""
+    """open: the FTL serves I/O of hosts; holding: I/O waits for the base; failing: I/O fails."""
     num_bands: int
     free_bands: int
 
@@ -169,7 +169,7 @@ class GrownFtl(_GrownFtl, total=False):
 
 
 class NbdExport(_Named):
-    """bdev_ftl_nbd_start(); an entry of bdev_ftl_nbd_get()."""
+    """The result of bdev_ftl_nbd_start(), and an entry of bdev_ftl_nbd_get()."""
 
     target: str
     socket_path: str
@@ -180,14 +180,14 @@ class NbdExport(_Named):
     num_blocks: int
     connections: int
     requests: int
-    """Since its start, as are the next three."""
+    """Since the start of the export, like the next three."""
     read_blocks: int
     write_blocks: int
     errors: int
     state: str
-    """serving, ended."""
+    """serving or ended."""
     reason: str | None
-    """Why it has ended."""
+    """Why the export has ended; None while it serves."""
 
 
 # --- statistics ------------------------------------------------------------------------------------------------------
@@ -281,14 +281,16 @@ class OrderedScrub(ScrubStatus):
 
 
 class Limit(TypedDict):
-    """free_bands: it applies up to so many; user_share: of the writes, in percent."""
+    """free_bands: the limit applies while at most so many bands are free; user_share: the share of writes that hosts
+    then get, in percent."""
 
     free_bands: int
     user_share: int
 
 
 class Move(TypedDict):
-    """A band that is being moved. valid_blocks, invalid_blocks, age and merit are as they were when it was chosen."""
+    """A band that relocation is moving. valid_blocks, invalid_blocks, age and merit are those at the time of the
+    choice; left_blocks are still to be moved."""
 
     band: int
     why: str
@@ -300,7 +302,7 @@ class Move(TypedDict):
 
 
 class Latency(TypedDict):
-    """In microseconds. Percentiles are at most 3 % too high."""
+    """Latencies of completed I/O, in microseconds. Percentiles are at most 3 % too high."""
 
     count: int
     sum_us: float
@@ -311,11 +313,11 @@ class Latency(TypedDict):
     p99_9_us: float
     max_us: float
     buckets: list[list[int]]
-    """[upper bound in microseconds, how many took no longer]: 1 us to 16.8 s, in powers of two."""
+    """[upper bound in us, number of I/Os that took no longer]. The bounds are powers of two, 1 us to 16.8 s."""
 
 
 class Latencies(TypedDict):
-    """trim: also Write Zeroes."""
+    """trim includes Write Zeroes."""
 
     read: Latency
     write: Latency
@@ -324,7 +326,7 @@ class Latencies(TypedDict):
 
 
 class ErrorCounts(TypedDict):
-    """By what an error means: docs/durability.md, "Errors of the base"."""
+    """Errors by class: docs/durability.md, "Errors of the base"."""
 
     gone: int
     busy: int
@@ -336,7 +338,7 @@ class ErrorCounts(TypedDict):
 
 
 class HostErrors(TypedDict):
-    """I/O that hosts saw fail."""
+    """I/Os of hosts that failed."""
 
     read: ErrorCounts
     write: ErrorCounts
@@ -345,21 +347,22 @@ class HostErrors(TypedDict):
 
 
 class HostIo(TypedDict):
-    """gate: open; holding: I/O is held until the base is back; failing: I/O fails until then."""
+    """gate: open (serves I/O), holding (holds I/O until the base is back) or failing (fails I/O until then). held: the
+    number of I/Os that wait."""
 
     gate: str
     held: int
 
 
 class ReactorTime(TypedDict):
-    """How the FTL's I/O thread has spent its time since its start."""
+    """How the FTL's I/O thread has spent its time since it was started: busy; or asleep, or with nothing to do."""
 
     busy_us: int
     idle_us: int
 
 
 class FtlStats(_Named):
-    """Of an FTL without a daemon (FtlDevice.stats()); part of bdev_ftl_get_stats()."""
+    """The result of FtlDevice.stats(), for an FTL without a daemon; part of bdev_ftl_get_stats()."""
 
     state: str
     user: IoCounts
@@ -402,10 +405,10 @@ class FtlStats(_Named):
 
 
 class Stats(FtlStats):
-    """bdev_ftl_get_stats()."""
+    """The result of bdev_ftl_get_stats()."""
 
     latency: Latencies
-    """Of hosts' I/O that has completed, since the daemon created or loaded the FTL."""
+    """Of I/O of hosts, since the daemon created or loaded the FTL."""
     host_errors: HostErrors
     host_io: HostIo
     reactor: ReactorTime
@@ -463,7 +466,7 @@ class Registrant(TypedDict):
 
 
 class Reservation(TypedDict):
-    """type: None: nobody has reserved the FTL. persistent: it outlives the daemon."""
+    """type is None if no host has reserved the FTL. persistent: registrations and reservation outlive the daemon."""
 
     type: str | None
     generation: int
@@ -548,7 +551,7 @@ class DaemonInfo(TypedDict):
     peer_timeout_s: float
     devices: int
     urls: dict[str, str]
-    """Where the daemon listens for HTTP on TCP, by what it is for: metrics."""
+    """The URLs at which the daemon serves HTTP over TCP: metrics, web; only those that were asked for."""
     unneeded_buffers: list[BufferFile]
     log_level: str
     log_subjects: dict[str, str]
@@ -557,7 +560,7 @@ class DaemonInfo(TypedDict):
 
 
 class LogSettings(TypedDict):
-    """ftl_set_log_level(): what the daemon logs now. log_subjects: levels by subject."""
+    """The result of ftl_set_log_level(): what the daemon logs now. log_subjects: levels by subject."""
 
     log_level: str
     log_subjects: dict[str, str]

@@ -1,11 +1,11 @@
 """A pytest plugin: an SPDK target, the daemon and an FTL as fixtures of your tests (docs/testing-your-project.md).
 
-A project that wants it says so in the conftest.py of its root::
+A project loads it in the conftest.py of its root::
 
     pytest_plugins = ["spdk_ftl_py.testing"]
 
-It is no entry point of pytest's: then it would be loaded, and its fixtures would be there, in every project of an
-environment that has this package.
+It is not an entry point of pytest. Otherwise pytest would load it in every project of an environment that has this
+package.
 """
 
 from __future__ import annotations
@@ -49,13 +49,13 @@ _FOLDER: Final = pytest.StashKey[Path]()
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers",
-        "spdk_ftl(zones, zone_mib, max_open, hosts, create): the FTL that the fixtures of spdk_ftl_py.testing make",
+        "spdk_ftl(zones, zone_mib, max_open, hosts, create): options of the FTL that spdk_ftl_py.testing makes",
     )
 
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, None]:
-    """A test that fails shows the end of the logs of its programs."""
+    """Adds the last lines of the programs' logs to the report of a test that fails."""
     report: pytest.TestReport = (yield).get_result()
     folder = item.stash.get(_FOLDER, None)
     if folder is None or not report.failed:
@@ -69,7 +69,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 
 @pytest.fixture
 def ftl_options(request: pytest.FixtureRequest) -> FtlOptions:
-    """The options of the marker ``spdk_ftl``: those of the test, then of its class, then of its module."""
+    """The options of the marker ``spdk_ftl``. Those of the test override those of its class and of its module."""
     given: dict[str, Any] = {}
     for marker in reversed(list(request.node.iter_markers("spdk_ftl"))):
         if marker.args:
@@ -83,8 +83,8 @@ def ftl_options(request: pytest.FixtureRequest) -> FtlOptions:
 
 @pytest.fixture
 def ftl_folder(request: pytest.FixtureRequest) -> Iterator[Path]:
-    """A folder for sockets, logs and drives of this test alone. Unlike tmp_path it is short enough for the paths of
-    sockets, and removed with all that is in it when the test ends."""
+    """A folder for the sockets, logs and drives of this test. Unlike that of tmp_path, its path is short enough for
+    sockets. The fixture removes the folder when the test ends."""
     with tempfile.TemporaryDirectory(prefix="spdk-ftl-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         request.node.stash[_FOLDER] = folder
@@ -93,7 +93,8 @@ def ftl_folder(request: pytest.FixtureRequest) -> Iterator[Path]:
 
 @pytest.fixture
 def spdk_target(ftl_folder: Path, ftl_options: FtlOptions) -> Iterator[TargetUnderTest]:
-    """A target with the base bdev ``Nvme0n1``: the embedded one, or the spdk_tgt that SPDK_TGT names."""
+    """A target with an NVMe/TCP transport and the base bdev ``Nvme0n1``: the embedded target, or the spdk_tgt that the
+    environment variable SPDK_TGT names."""
     given = os.environ.get(PROGRAM_ENVIRONMENT)
     program = shutil.which(given) if given else None
     if given and program is None:
@@ -105,7 +106,7 @@ def spdk_target(ftl_folder: Path, ftl_options: FtlOptions) -> Iterator[TargetUnd
 
 @pytest.fixture
 def ftl_daemon(ftl_folder: Path) -> Iterator[DaemonUnderTest]:
-    """The daemon, with control socket, state and write buffers of this test alone."""
+    """The daemon ``spdk-ftl serve``, with its own control socket, state and write buffers."""
     daemon = DaemonUnderTest(ftl_folder)
     yield daemon
     daemon.stop()
@@ -113,5 +114,5 @@ def ftl_daemon(ftl_folder: Path) -> Iterator[DaemonUnderTest]:
 
 @pytest.fixture
 def ftl(spdk_target: TargetUnderTest, ftl_daemon: DaemonUnderTest, ftl_options: FtlOptions) -> FtlUnderTest:
-    """The FTL ``ftl0`` on the target's base bdev."""
+    """The FTL ``ftl0``, which the daemon has created on the target's base bdev."""
     return FtlUnderTest.create(spdk_target, ftl_daemon, ftl_options)

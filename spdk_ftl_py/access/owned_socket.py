@@ -1,4 +1,4 @@
-"""A unix socket at a path that nobody else listens at, and that is gone when its owner closes it."""
+"""A unix socket at a path where no other process listens. Its owner removes it when it closes it."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _ATTEMPTS: Final = 100
 
 
 class OwnedSocket:
-    """Listens at the path, with mode 0600, until close(). ``PATH.lock`` beside it keeps other processes of this package
-    out; its owner removes both."""
+    """Listens at the path, with mode 0600, until close(). A file ``PATH.lock`` keeps other processes of this package
+    out; close() removes both."""
 
     def __init__(self, path: Path, what: str, remedy: str, *, backlog: int) -> None:
-        """what, remedy: for messages, ``NBD socket`` and ``give another with --socket``. Replaces a socket on which
-        nobody listens any more.
+        """what, remedy: for messages, such as ``NBD socket`` and ``give another with --socket``. Replaces a socket at
+        which no process listens.
 
-        Raises BusyError if somebody listens there, FtlError if the path can't be used. Nothing is left then.
+        Raises BusyError if a process listens there, FtlError if the path can't be used. Nothing is left then.
         """
         self.path = path.absolute()
         self._what = f"{what} {self.path}"
@@ -110,7 +110,7 @@ class OwnedSocket:
             self.path.unlink(missing_ok=True)
         except OSError as error:
             raise FtlError(
-                f"{self._what}: is a socket{show_owner(self.path)} on which nobody listens, and it can't be removed "
+                f"{self._what}: an unused socket{show_owner(self.path)} is there, and it can't be removed "
                 f"({error.strerror}): remove it, or {self._remedy}",
                 errno=error.errno,
             ) from error
@@ -128,8 +128,8 @@ class OwnedSocket:
                 return "somebody"
             except OSError as error:
                 raise FtlError(
-                    f"{self._what}: is a socket{show_owner(self.path)} that can't be checked ({error.strerror}): "
-                    f"remove it, or {self._remedy}",
+                    f"{self._what}: a socket{show_owner(self.path)} is there, and it can't be checked "
+                    f"({error.strerror}): remove it, or {self._remedy}",
                     errno=error.errno,
                 ) from error
             peer = peer_of(probe)

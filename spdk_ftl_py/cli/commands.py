@@ -47,7 +47,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     _add_rpc(subparsers, "remove-cache", "remove the nv cache of an FTL while it runs")
     _add_rpc(subparsers, "rename", "rename an FTL, in the target too")
     _add_rpc(subparsers, "set-uuid", "give a copy of an FTL, on an unclaimed bdev, a uuid of its own")
-    _add_rpc(subparsers, "set-log-level", "set how much the daemon logs, until it ends", prefix="ftl")
+    _add_rpc(subparsers, "set-log-level", "set what the daemon logs, until it ends", prefix="ftl")
     buffers = _add(subparsers, "remove-buffers", "remove write buffer files that no FTL needs (see status)")
     rpc = schema.load("ftl_remove_buffers")
     uuid = parameter(rpc, "uuid")

@@ -21,13 +21,14 @@ _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,62}")
 """As in the schemas."""
 
 _DESCRIPTION: Final = """\
-Print a script with which a shell completes commands, options and their values, and names of FTLs. An installed
-package has it where bash-completion and zsh look below its share/. Elsewhere, for bash, in ~/.bashrc:
+Print a script that makes a shell complete commands, options and their values, and names of FTLs. A package that is
+installed below /usr or /usr/local needs no further setup. Otherwise, for bash, add to ~/.bashrc:
   eval "$(spdk-ftl completion bash)"
-For zsh, in ~/.zshrc, behind compinit:
+For zsh, add to ~/.zshrc, after compinit:
   eval "$(spdk-ftl completion zsh)"
 
-The script calls `spdk-ftl completion ftls`, which prints the names of the daemon's FTLs, or nothing.
+The script calls `spdk-ftl completion ftls`, which prints the names of the daemon's FTLs, or nothing if no daemon
+answers.
 """
 _FUNCTION: Final = "_spdk_ftl_ftls"
 _NAMES: Final = {"bash": _FUNCTION, "zsh": _FUNCTION}

@@ -13,7 +13,7 @@ class Health(enum.IntEnum):
 
     HEALTHY = 0
     DEGRADED = 3
-    """Hosts are served, or their I/O waits; but somebody has something to do."""
+    """The FTL serves hosts, or holds their I/O, but something needs attention."""
     FAILED = 4
     """I/O of hosts fails, or data is lost."""
 
@@ -90,9 +90,9 @@ def _of_state(device: Mapping[str, Any], stats: Mapping[str, Any] | None) -> Ite
         )
     elif state == "creating":
         progress = f" ({device['progress']})" if device.get("progress") else ""
-        yield Problem(Health.DEGRADED, f"is being created or loaded{progress}", "wait for it")
+        yield Problem(Health.DEGRADED, f"is being created or loaded{progress}", "wait until it is done")
     elif state == "deleting":
-        yield Problem(Health.DEGRADED, "is being deleted", "wait for it")
+        yield Problem(Health.DEGRADED, "is being deleted", "wait until it is done")
     elif error:
         yield Problem(Health.DEGRADED, str(error), "see docs/troubleshooting.md")
     held = ((stats or {}).get("host_io") or {}).get("held", 0)
@@ -101,8 +101,8 @@ def _of_state(device: Mapping[str, Any], stats: Mapping[str, Any] | None) -> Ite
     for each in (device.get("dependents") or {}).get("failed", []):
         yield Problem(
             Health.DEGRADED,
-            f"{each.get('method', 'a call')} for what stands on it in the target failed: {each.get('error', '')}",
-            "call it by hand",
+            f"{each.get('method', 'a call')} for a bdev on it in the target failed: {each.get('error', '')}",
+            "make that call by hand",
         )
 
 
@@ -111,7 +111,7 @@ def _of_statistics(stats: Mapping[str, Any]) -> Iterator[Problem]:
         yield Problem(
             Health.FAILED,
             f"media have lost {stats['lost_blocks']} blocks, which read as errors",
-            "restore them from a backup: they are good again when they are written or trimmed",
+            "restore them from a backup: they can be read again after they were written or trimmed",
         )
     if stats.get("unreadable_blocks"):
         yield Problem(
@@ -137,7 +137,7 @@ def _of_statistics(stats: Mapping[str, Any]) -> Iterator[Problem]:
         yield Problem(
             Health.DEGRADED,
             f"only {stats.get('limit_free_bands')} bands are free, so writes wait for relocation (limit crit)",
-            "trim what hosts do not need, or write less",
+            "trim blocks that hosts do not need, or write less",
         )
 
 
@@ -148,6 +148,6 @@ def _of_cache(device: Mapping[str, Any], properties: Mapping[str, Any]) -> Itera
             Health.DEGRADED,
             f"nv cache {cache['bdev']} has failed ({cache.get('failure') or cache['state']}): writes are durable only "
             "when they are flushed",
-            f"give it another one (spdk-ftl set-cache -b {device['name']} -c BDEV), or none (spdk-ftl remove-cache -b "
+            f"replace it (spdk-ftl set-cache -b {device['name']} -c BDEV), or remove it (spdk-ftl remove-cache -b "
             f"{device['name']})",
         )

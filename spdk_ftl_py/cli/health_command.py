@@ -16,26 +16,27 @@ from .health import Health, Problem, of_daemon, of_ftl, worst
 _LINE_MAX: Final = 2000
 
 _DESCRIPTION: Final = """\
-Say whether the daemon and its FTLs are healthy: one line each, with what is wrong and what to do. The daemon's own line
-is left out if NAME is given.
+Say whether the daemon and its FTLs are healthy. Print one line for the daemon and one for each FTL, with what is wrong
+and what to do. With NAME, print only the line of that FTL.
 """
 _EPILOG: Final = """\
-exit codes, the worst of all lines:
+exit codes (that of the worst line):
   0  healthy
-  1  the daemon can't be asked (the reason is on stderr), or has no FTL of that name
+  1  the daemon gave no answer, or has no FTL of that name (the reason is on stderr)
   2  wrong usage
-  3  degraded: hosts are served, or their I/O is held; but something needs attention. The FTL waits for its base or
-     target, its cache or its spare zones are gone, writes wait for relocation, blocks could not be read
+  3  degraded: the FTL serves hosts, or holds their I/O, but something needs attention. For example the FTL waits for
+     its base or target, has lost its cache or has no spare zones left, writes wait for relocation, or blocks could not
+     be read
   4  failed: I/O of hosts fails, or data is lost
 
-For Nagios and its like: 3 is a warning, 4 is critical, 1 is unknown.
+For Nagios and similar systems, map 3 to warning, 4 to critical, and 1 to unknown.
 """
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = subparsers.add_parser(
         "health",
-        help="say whether the daemon and its FTLs are healthy, by lines and exit code",
+        help="say whether the daemon and its FTLs are healthy, with an exit code for scripts",
         description=_DESCRIPTION,
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -72,7 +72,8 @@ overview:
   spdk-rpc --plugin spdk_ftl_py bdev_ftl_create -b ftl0 -d Nvme0n1
                                                   creates the bdev ftl0 on the zoned bdev Nvme0n1
   spdk-ftl devices                                lists the FTLs and their states
-  spdk-ftl health                                 says what is wrong, by lines and exit code
+  spdk-ftl health                                 says whether daemon and FTLs are healthy, with an exit code
+  spdk-ftl top                                    shows live what the FTLs do
   spdk-ftl save-config -o FILE                    then start with spdk_tgt -c FILE, spdk-ftl serve --config FILE
   spdk-ftl add-host -b ftl0 --host NQN            lets an NVMe/TCP host other than the target connect to it
   spdk-ftl apply plan.yaml                        does all of this from a file; can be repeated

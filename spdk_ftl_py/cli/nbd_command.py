@@ -25,7 +25,7 @@ POLL_S: Final = 0.5
 SERVING: Final = "serving"
 
 _DESCRIPTION: Final = """\
-Serve an FTL over NBD, at a unix socket, until the command is interrupted. NBD clients need neither the kernel nor root:
+Serve an FTL over NBD, at a unix socket, until the command is interrupted. NBD clients need no kernel driver, nor root:
 
   nbdinfo 'nbd+unix:///?socket=/tmp/ftl0.nbd'
   nbdcopy image.raw 'nbd+unix:///?socket=/tmp/ftl0.nbd'
@@ -33,12 +33,12 @@ Serve an FTL over NBD, at a unix socket, until the command is interrupted. NBD c
   qemu-img convert -O qcow2 'nbd+unix:///?socket=/tmp/ftl0.nbd' image.qcow2
 """
 _EPILOG: Final = """\
-The daemon serves the FTL, and ends the export when this command ends, even when it is killed. To serve an FTL without a
-command that runs, use bdev_ftl_nbd_start and bdev_ftl_nbd_stop of `spdk-rpc --plugin spdk_ftl_py`. Requests must be
-aligned to 4096 bytes. docs/nbd.md has more.
+The daemon serves the FTL. It ends the export when this command ends, even if the command is killed. To serve an FTL
+without a command that keeps running, use bdev_ftl_nbd_start and bdev_ftl_nbd_stop of `spdk-rpc --plugin spdk_ftl_py`.
+Requests must be aligned to 4096 bytes. docs/nbd.md describes what is served.
 
-exit codes: 0 interrupted (SIGINT, SIGTERM), 1 failure, or the export has ended (FTL deleted, daemon gone; the reason is
-on stderr), 2 wrong usage
+exit codes: 0 interrupted (SIGINT, SIGTERM), 1 failure, or the export has ended for another reason (FTL deleted, daemon
+ended; the reason is on stderr), 2 wrong usage
 """
 
 
@@ -52,11 +52,11 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     parser.add_argument("name", type=ftl_name, help="name of the FTL bdev, e.g. ftl0")
     parser.add_argument(
-        "--socket", metavar="PATH", type=socket_name, required=True, help="unix socket to create for NBD clients"
+        "--socket", metavar="PATH", type=socket_name, required=True, help="unix socket for NBD clients, to be created"
     )
-    parser.add_argument("--read-only", action="store_true", help="refuse writes, trims and zeroes")
+    parser.add_argument("--read-only", action="store_true", help="refuse writes, trims and write zeroes")
     add_target(parser)
-    # --socket means another socket with this command than with the others.
+    # --socket of the other commands is the control socket.
     parser.add_argument(
         "--control-socket",
         metavar="PATH",
@@ -69,7 +69,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         type=account,
         help=f"user whose daemon to trust, besides your own and root's (default: ${USER_ENVIRONMENT}, else none)",
     )
-    parser.add_argument("--json", action="store_true", help="print the export as JSON, on one line, when it serves")
+    parser.add_argument("--json", action="store_true", help="print the export as one line of JSON when it is ready")
     parser.set_defaults(run=lambda args: run(args, parser))
 
 
@@ -118,7 +118,7 @@ def _wait(client: DaemonClient, path: str, ended: int) -> str | None:
         except FtlError as error:
             return error.message
         if export is None:
-            return "somebody has ended it, or deleted the FTL"
+            return "it was stopped, or the FTL was deleted"
         if export["state"] != SERVING:
             return str(export["reason"])
     return None

@@ -1,4 +1,4 @@
-"""`spdk-ftl stats`: what an FTL has done, what matters first; with --watch what it does now."""
+"""`spdk-ftl stats`: what an FTL has done, the most important numbers first; with --watch, what it does now."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ _COLUMNS: Final = (
 """Of a line of --watch: 72 characters, and the errors."""
 
 _DESCRIPTION: Final = """\
-Show what an FTL has done since the daemon created or loaded it: I/O of hosts with its latencies and errors, what was
-written to media, relocation, damage. With --watch, show what it does now: a line for each interval.
+Show what an FTL has done since the daemon created or loaded it: I/O of hosts with latencies and errors, what was
+written to media, relocation, damage. With --watch, show what the FTL does now: a line for each interval.
 """
 _EPILOG: Final = """\
-A line of --watch: what hosts read and write in MiB and I/Os per second, the 99th percentile of latency, write
-amplification, what relocation moves in MiB per second (GC), free bands, the limit in force; at the end, errors that
-hosts saw meanwhile.
+A line of --watch has, for reads (r) and writes (w) of hosts, MiB and I/Os per second and the 99th percentile of
+latency. Then it has write amplification (WA), the MiB per second that relocation moves (GC), free bands, the limit in
+force, and the errors that hosts saw in the interval.
 
 exit codes: 0 success (with --watch: interrupted by Ctrl-C), 1 failure, 2 wrong usage
 """
@@ -57,7 +57,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         nargs="?",
         type=_interval,
         const=WATCH_S,
-        help=f"show rates, again and again after this time (default: {WATCH_S:g} s), until Ctrl-C",
+        help=f"print a line of rates every SECONDS (default: {WATCH_S:g}), until Ctrl-C",
     )
     parser.add_argument("--all", action="store_true", help="also show every counter")
     parser.add_argument(

@@ -24,14 +24,14 @@ INTERVAL_S_MAX: Final = 3600.0
 
 _DESCRIPTION: Final = """\
 Show live what the FTLs of the daemon do: IOPS, throughput and latency of hosts, write amplification, free bands, and
-what relocation (garbage collection) does. All numbers are of the last interval. With NAME, show this FTL alone: its
+what relocation (garbage collection) does. The numbers cover the last interval. With NAME, show this FTL alone: its
 bands, which bands relocation moves and why, its nv cache and its hosts.
 
-It needs a terminal of at least 80 columns and 24 lines, unless you give --once or --json. It only reads, so the socket
-may be the monitor socket. If the daemon ends, top says so, and goes on when there is one again.
+Without --once and --json, top needs a terminal of at least 80 columns and 24 lines. It only reads, so --socket may be
+the monitor socket. If the daemon ends, top says so, and continues when a daemon answers again.
 """
 _EPILOG: Final = """\
-keys: q quit, up/down and Enter or 1 to 9 show one FTL, Esc all FTLs, s sort, p pause, ? help
+keys: q quit; up, down and Enter, or 1 to 9: show one FTL; Esc: show all FTLs; s sort; p pause; ? help
 
 exit codes: 0 success, 1 failure (the reason is on stderr), 2 wrong usage, 130 interrupted
 """
@@ -53,7 +53,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         default=INTERVAL_S,
         help=f"how long to measure for each display (default: %(default)g; {INTERVAL_S_MIN:g} to {INTERVAL_S_MAX:g})",
     )
-    parser.add_argument("--once", action="store_true", help="measure one interval, print it as text, and end")
+    parser.add_argument("--once", action="store_true", help="measure one interval, print it as text, and exit")
     parser.add_argument(
         "--json",
         action="store_true",

@@ -1,4 +1,4 @@
-"""A line for each order that the daemon gets: who gave it, what it was, on which FTL, and how it ended.
+"""Writes a line for each order that the daemon gets: who gave it, what it was, for which FTL, and how it ended.
 
 A line is one JSON object of printable ASCII. It goes to the log under ``spdk_ftl_py.audit``, or to a file instead.
 """
@@ -117,8 +117,8 @@ def _who(peer: Peer | None) -> dict[str, Any]:
 
 
 def audit_to_file(path: Path) -> logging.Handler:
-    """From now on lines go to the end of that file, and no longer to the log. A file that was moved away is made anew,
-    so logrotate needs no copytruncate and no signal. Raises FtlError if the file can't be written."""
+    """From now on appends lines to that file, instead of the log. If the file was moved away, it is created anew, so
+    logrotate needs no copytruncate and no signal. Raises FtlError if the file can't be written."""
     path = path.absolute()
     handler = _AuditFile(path)
     handler.setFormatter(_Lines())
@@ -170,7 +170,7 @@ class _AuditFile(logging.handlers.WatchedFileHandler):
         return os.fdopen(descriptor, "a", encoding="ascii", buffering=1)
 
     def handleError(self, record: logging.LogRecord) -> None:
-        """An order is carried out even if its line can't be written; then the log has the line."""
+        """If a line can't be written, the order is carried out even so, and the log has the line."""
         error = sys.exc_info()[1]
         logging.getLogger(__name__).error("%s (not in the audit log)", record.getMessage())
         if time.monotonic() - self._complained >= _COMPLAIN_EVERY_S:

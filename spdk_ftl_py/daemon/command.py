@@ -89,8 +89,8 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         metavar="[ADDRESS:]PORT",
         type=parsed(_http_address, without="address "),
         help=(
-            "serve Prometheus metrics at http://ADDRESS:PORT/metrics, for everyone who reaches that address (default: "
-            "only on the control and monitor sockets; without ADDRESS: 127.0.0.1)"
+            "also serve Prometheus metrics at http://ADDRESS:PORT/metrics, to everyone who can reach that address "
+            "(default: only on the control and monitor sockets; without ADDRESS: 127.0.0.1)"
         ),
     )
     parser.add_argument(
@@ -99,8 +99,8 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         type=parsed(_http_address, without="address "),
         help=(
             "serve a web page at http://ADDRESS:PORT/ that shows the FTLs live: bands, throughput, latency, write "
-            "amplification, garbage collection; for everyone who reaches that address, but it can change nothing "
-            "(default: none; without ADDRESS: 127.0.0.1)"
+            "amplification, garbage collection. Everyone who can reach that address can read it, and nobody can "
+            "change anything (default: none; without ADDRESS: 127.0.0.1)"
         ),
     )
     parser.add_argument(
@@ -110,8 +110,9 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         default=[],
         type=host_name,
         help=(
-            "name by which --metrics and --web may be reached, besides addresses, localhost and this machine's host "
-            "name (repeatable; other names are refused, because they may be those of an attacker's web page)"
+            "accept requests for --metrics and --web under this name, too, besides addresses, localhost and this "
+            "machine's host name (repeatable). The daemon refuses other names, because an attacker's web page could "
+            "use one"
         ),
     )
     parser.add_argument(
@@ -145,8 +146,8 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         metavar="ADDRESS[:PORT]",
         type=parsed(_listen, without="listen address "),
         help=(
-            "one NVMe/TCP discovery service for all FTLs (nvme connect-all, nvme-stas); each host is told of the FTLs "
-            "that it may connect to (default port: 8009; default: none, each FTL's own port answers discovery)"
+            "run one NVMe/TCP discovery service for all FTLs (nvme connect-all, nvme-stas). Each host sees the FTLs to "
+            "which it may connect (default: none, each FTL's own port answers discovery; default port: 8009)"
         ),
     )
     parser.add_argument(
@@ -220,8 +221,9 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         action="append",
         default=[],
         help=(
-            "least severe messages to log: error, warning, info or debug; for the whole log, or for a subject as the "
-            "log shows it, e.g. ftl.gc=debug (repeatable; default: info; `spdk-ftl set-log-level` changes it)"
+            "log messages of this level and of more severe ones: error, warning, info or debug. With SUBJECT, this "
+            "holds for a part of the log, e.g. ftl.gc=debug; the log shows the subjects (repeatable; default: info; "
+            "`spdk-ftl set-log-level` changes it)"
         ),
     )
     parser.add_argument(
@@ -229,8 +231,8 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         metavar="FILE",
         type=path,
         help=(
-            "append a line to this file, instead of the log, for each order: who gave it, what it was, how it ended "
-            "(mode 0600; may be rotated)"
+            "write a line for each order to this file instead of the log: who gave the order, what it was, and how it "
+            "ended (mode 0600; the file may be rotated)"
         ),
     )
     parser.set_defaults(run=run, parser=parser)

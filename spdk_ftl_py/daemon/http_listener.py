@@ -1,11 +1,12 @@
 """A read-only HTTP listener on a TCP address, for `serve --metrics` and `serve --web`.
 
-It has no authentication: who reaches the address reads what its routes tell, and can change nothing. So it takes only
-GET and HEAD, gives web pages of other origins nothing (no CORS), and answers only to names that are meant for this
-machine: a page of an attacker whose name was made to point here (DNS rebinding) sends the attacker's name as Host.
+It has no authentication: everyone who can reach the address can read the answers of its routes, and can change nothing.
+So it accepts only GET and HEAD, gives web pages of other origins nothing (no CORS), and accepts only known host names.
+With DNS rebinding, an attacker's web page would send the attacker's name as Host.
 
-Every request has its own connection, which ends when it is answered, or too old. What strangers can take is bounded:
-connections, also of one address; the size of a request, by aiohttp (8 KiB a line); its time, with the answer's.
+Every request has its own connection, which ends when it is answered or too old. Everything that strangers can use is
+bounded: connections, in all and from one address; the size of a request, by aiohttp (8 KiB a line); and the time for a
+request and its answer.
 """
 
 from __future__ import annotations
@@ -52,25 +53,25 @@ class Reply:
     content_type: str = TEXT
     status: int = 200
     headers: Mapping[str, str] = field(default_factory=dict)
-    """In addition to those of every reply, or instead of them."""
+    """In addition to the headers of every reply, or in place of them."""
 
 
 Query: TypeAlias = "Mapping[str, str]"
 """The parameters of a request, with the first of several of one name."""
 Route = Callable[[Query], Awaitable[Reply]]
-"""Answers GET on one path. An FtlError becomes status 503 with its message; any other error is logged."""
+"""Answers GET on one path. An FtlError becomes status 503 with its message. Any other error is logged."""
 
 
 @dataclass(frozen=True)
 class Address:
-    """Where a listener listens; port 0: the system chooses."""
+    """The address of a listener. With port 0 the system chooses a port."""
 
     host: str
     port: int
 
     @classmethod
     def parse(cls, given: str) -> Address:
-        """PORT, ADDRESS:PORT or [IPv6]:PORT; an address is a number, and without one it is 127.0.0.1. Raises
+        """From PORT, ADDRESS:PORT or [ADDRESS]:PORT with an IPv4 or IPv6 address; the default is 127.0.0.1. Raises
         ParameterError."""
         host, colon, port = given.rpartition(":")
         try:
@@ -98,12 +99,13 @@ class Address:
 
 
 class HttpListener:
-    """add(), start(), then close()."""
+    """Call add(), start(), then close()."""
 
     def __init__(
         self, address: Address, option: str, *, names: Iterable[str] = (), timeout_s: float = TIMEOUT_S
     ) -> None:
-        """option: with which a user gives another address, for messages. names: further host names it answers to."""
+        """option: the option with which a user gives another address, for messages. names: further host names that it
+        accepts."""
         self.address = address
         """With the real port after start()."""
         self._option = option

@@ -39,13 +39,13 @@ class ListenerRpcs:
         device = self._find_to_change(request)
         state = AnaState[request.ana_state.upper()]
         added = await asyncio.shield(_add(device, split_address(request.listen_address), state))
-        log.info("%s: hosts may connect at %s (%s) too, asked for by %s", device, added, request.ana_state, requester())
+        log.info("%s: new listener %s (%s), asked for by %s", device, added, request.ana_state, requester())
         return added
 
     async def remove(self, request: ListenerRequest) -> bool:
         device, address = self._find_to_change(request), split_address(request.listen_address)
         await asyncio.shield(_remove(device, address))
-        log.info("%s: hosts may no longer connect at %s, asked for by %s", device, show(address), requester())
+        log.info("%s: listener %s removed, asked for by %s", device, show(address), requester())
         return True
 
     async def set_ana_state(self, request: AnaStateRequest) -> bool:
@@ -80,7 +80,7 @@ async def _remove(device: ManagedDevice, address: tuple[str, int]) -> None:
     async with device.listener_turn:
         if address == front.first_address:
             raise ParameterError(
-                f"listener {show(address)} is the one that FTL bdev {device.name} was created with, which stays"
+                f"listener {show(address)} can't be removed: FTL bdev {device.name} was created with it"
             )
         listeners.require(address)
         state = listeners.more.pop(address)
@@ -97,8 +97,8 @@ def _set_ana_state(device: ManagedDevice, address: tuple[str, int], state: AnaSt
     if address == front.first_address:
         if state is AnaState.INACCESSIBLE and not device.options.no_attach:
             raise BusyError(
-                f"listener {show(address)} is the one at which the target has FTL bdev {device.name} attached, so it "
-                "can't be inaccessible"
+                f"listener {show(address)} can't become inaccessible: the target has FTL bdev {device.name} attached "
+                "there"
             )
         before, listeners.first = listeners.first, state
         try:

@@ -1,4 +1,4 @@
-"""The listeners of an FTL's export: the first one, which the FTL was created with, and more; and their ANA states."""
+"""The listeners of an FTL's export, and their ANA states: the first one, with which the FTL was created, and others."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Address = tuple[str, int]
 
 
 class Listeners:
-    """What is wanted; Front listens accordingly."""
+    """The listeners that the FTL should have. Front listens accordingly."""
 
     def __init__(self) -> None:
         self.first = AnaState.OPTIMIZED
@@ -28,13 +28,13 @@ class Listeners:
         if address == first or address in self.more:
             raise ExistsError(f"listener {show(address)} exists already")
         if len(self.more) >= MORE_MAX:
-            raise BusyError(f"listener {show(address)} can't be added: there are {MORE_MAX + 1}, which is the limit")
+            raise BusyError(f"listener {show(address)} can't be added: {MORE_MAX + 1} listeners are the limit")
 
     def require(self, address: Address) -> None:
         """Raises NotFoundError."""
         if address not in self.more:
             known = ", ".join(show(each) for each in self.more) or "none"
-            raise NotFoundError(f"there is no listener {show(address)} besides the first one; there are: {known}")
+            raise NotFoundError(f"no listener {show(address)}; the listeners besides the first one are: {known}")
 
     def to_record(self) -> dict[str, Any]:
         return {
@@ -44,7 +44,7 @@ class Listeners:
 
     @classmethod
     def from_record(cls, record: object) -> Listeners:
-        """None: of an older daemon. Raises ValueError."""
+        """record: as to_record() makes it; None if an older daemon has saved the FTL. Raises ValueError."""
         listeners = cls()
         if record is None:
             return listeners

@@ -1,4 +1,4 @@
-"""The RPC that changes how much the daemon logs."""
+"""The RPC that changes what the daemon logs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 class LogRpcs:
     def __init__(self, levels: LogLevels, *, audit_log: str | None = None) -> None:
-        """audit_log: the file that has the orders instead of the log."""
+        """audit_log: the file to which the daemon writes orders instead of the log."""
         self._levels = levels
         self._audit_log = audit_log
 
@@ -24,7 +24,7 @@ class LogRpcs:
         return {"ftl_set_log_level": self.set_log_level}
 
     def describe(self) -> dict[str, Any]:
-        """What ftl_get_daemon tells of it."""
+        """The part of ftl_get_daemon's answer about the log."""
         return {
             "log_level": self._levels.level,
             "log_subjects": dict(sorted(self._levels.subjects.items())),
@@ -36,8 +36,8 @@ class LogRpcs:
         level, subject = params["level"], params.get("subject")
         if subject == AUDIT and self._audit_log is not None:
             raise ParameterError(
-                f"subject audit: all orders go to {self._audit_log}: start the daemon without --audit-log to have them "
-                "in its log, with a level"
+                f"subject audit: all orders go to {self._audit_log}, whatever the level: to log them instead, start "
+                "the daemon without --audit-log"
             )
         self._levels.set(level, subject)
         # Any level but error shows this.

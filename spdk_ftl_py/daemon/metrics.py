@@ -1,7 +1,7 @@
-"""What Prometheus is told: the metrics of docs/monitoring.md, with the numbers of bdev_ftl_get_stats.
+"""Metrics for Prometheus: those of docs/monitoring.md, with the numbers of bdev_ftl_get_stats.
 
-METRICS names each of them. A scrape looks at one FTL after the other between turns of the event loop, asks no target,
-and visits no bands: the counts it tells are kept anyway. The text is made beside the event loop.
+METRICS defines each of them. A scrape visits one FTL after another and lets the event loop run between them. It calls
+no target and visits no bands, because the counts are kept anyway. A thread formats long texts.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ _US: Final = 1e-6
 
 @dataclass(frozen=True)
 class Seen:
-    """One FTL at one time. ``stats`` is what bdev_ftl_get_stats tells, or (no FTL runs) what of it is known without:
-    that of hosts' I/O, or nothing."""
+    """One FTL at one time. ``stats`` is the answer of bdev_ftl_get_stats. While no FTL runs, it has only the entries
+    about I/O of hosts, or nothing."""
 
     name: str
     target: str
@@ -77,7 +77,7 @@ class Seen:
 
 
 Values = Iterable[tuple[Sequence[str], Any]]
-"""The values of a metric's own labels, and its value. That of a histogram: a `latency` of bdev_ftl_get_stats."""
+"""The values of a metric's own labels, and its value. The value of a histogram is a `latency` of bdev_ftl_get_stats."""
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ METRICS: Final = (
     Kind(
         "spdk_ftl_info",
         "gauge",
-        "Always 1. The base bdev of the FTL, and the bdev of its nv cache (or nothing)",
+        "Always 1. Labels: the base bdev of the FTL, and the bdev of its nv cache (empty without one)",
         lambda seen: [((seen.base_bdev, seen.cache_bdev), 1)],
         ("base_bdev", "cache_bdev"),
     ),
@@ -155,14 +155,19 @@ METRICS: Final = (
         lambda seen: _states(seen.state, STATES),
         ("state",),
     ),
-    Kind("spdk_ftl_attached", "gauge", "1: the FTL is a bdev of its target", lambda seen: _one(int(seen.attached))),
+    Kind(
+        "spdk_ftl_attached",
+        "gauge",
+        "1 if the FTL is attached as a bdev of its target, else 0",
+        lambda seen: _one(int(seen.attached)),
+    ),
     Kind(
         "spdk_ftl_capacity_bytes",
         "gauge",
-        "Size of the bdev",
+        "Size of the FTL bdev",
         lambda seen: _one(None if seen.block_count is None else seen.block_count * BLOCK_BYTES),
     ),
-    Kind("spdk_ftl_hosts", "gauge", "Hosts that are connected, the target among them", lambda seen: _one(seen.hosts)),
+    Kind("spdk_ftl_hosts", "gauge", "Connected hosts, including the target", lambda seen: _one(seen.hosts)),
     # --- hosts' I/O
     Kind(
         "spdk_ftl_host_latency_seconds",
@@ -174,61 +179,76 @@ METRICS: Final = (
     Kind(
         "spdk_ftl_host_errors_total",
         "counter",
-        "I/O of hosts that ended with an error, by what it means (docs/durability.md, 'Errors of the base')",
+        "I/Os of hosts that failed, by class of error (docs/durability.md, 'Errors of the base')",
         _errors,
         ("op", "class"),
     ),
-    Kind("spdk_ftl_host_read_bytes_total", "counter", "Read by hosts", _number("host_read_blocks", BLOCK_BYTES)),
     Kind(
-        "spdk_ftl_host_written_bytes_total", "counter", "Written by hosts", _number("host_written_blocks", BLOCK_BYTES)
+        "spdk_ftl_host_read_bytes_total",
+        "counter",
+        "Bytes that hosts have read",
+        _number("host_read_blocks", BLOCK_BYTES),
     ),
     Kind(
-        "spdk_ftl_host_trimmed_bytes_total", "counter", "Trimmed by hosts", _number("host_trimmed_blocks", BLOCK_BYTES)
+        "spdk_ftl_host_written_bytes_total",
+        "counter",
+        "Bytes that hosts have written",
+        _number("host_written_blocks", BLOCK_BYTES),
+    ),
+    Kind(
+        "spdk_ftl_host_trimmed_bytes_total",
+        "counter",
+        "Bytes that hosts have trimmed",
+        _number("host_trimmed_blocks", BLOCK_BYTES),
     ),
     Kind(
         "spdk_ftl_host_gate",
         "gauge",
-        "1 for what happens to I/O of hosts: open (it is served), holding (it waits for the base), failing",
+        "1 for the state of the gate, 0 for the others: open (serves I/O of hosts), holding (holds it until the base "
+        "is back), failing (fails it)",
         lambda seen: _states(seen.stats.get("host_io", {}).get("gate"), GATES),
         ("state",),
     ),
     Kind(
         "spdk_ftl_host_io_held",
         "gauge",
-        "I/Os of hosts that wait for the base to come back",
+        "I/Os of hosts that wait until the base is back",
         lambda seen: _one(seen.stats.get("host_io", {}).get("held")),
     ),
     Kind(
         "spdk_ftl_throttled_seconds_total",
         "counter",
-        "Time that writes have waited for a limit",
+        "Time that writes of hosts have waited because of a limit",
         _core("throttled_ns", 1e-9),
     ),
     # --- bands, limits, relocation
     Kind(
         "spdk_ftl_bands",
         "gauge",
-        "Bands in each state that any band is in",
+        "Number of bands in each state; states without bands are absent",
         lambda seen: [((state,), count) for state, count in seen.stats.get("bands", {}).items()],
         ("state",),
     ),
-    Kind("spdk_ftl_all_bands", "gauge", "All bands", lambda seen: _one(seen.band_count)),
-    Kind("spdk_ftl_free_bands", "gauge", "Bands that can be written", _number("free_bands")),
+    Kind("spdk_ftl_all_bands", "gauge", "Number of all bands", lambda seen: _one(seen.band_count)),
+    Kind("spdk_ftl_free_bands", "gauge", "Free bands", _number("free_bands")),
     Kind(
         "spdk_ftl_limit_free_bands",
         "gauge",
-        "Free bands as the thresholds of limits count them",
+        "Free bands, as counted for the thresholds of the limits",
         _number("limit_free_bands"),
     ),
     Kind(
         "spdk_ftl_limit",
         "gauge",
-        f"1 for the limit in force: {', '.join(LIMITS)}",
+        f"1 for the limit in force, 0 for the others: {', '.join(LIMITS)}",
         lambda seen: _states(seen.stats.get("limit"), LIMITS),
         ("limit",),
     ),
     Kind(
-        "spdk_ftl_user_share_ratio", "gauge", "The hosts' share of writes under that limit", _number("user_share", 0.01)
+        "spdk_ftl_user_share_ratio",
+        "gauge",
+        "Share of writes that hosts get under the limit in force",
+        _number("user_share", 0.01),
     ),
     Kind(
         "spdk_ftl_limits_applied_total",
@@ -237,20 +257,20 @@ METRICS: Final = (
         lambda seen: [((limit,), count) for limit, count in seen.stats.get("limits_applied", {}).items()],
         ("limit",),
     ),
-    Kind("spdk_ftl_relocs_active", "gauge", "Bands that are being relocated", _number("active_relocs")),
-    Kind("spdk_ftl_relocs_started_total", "counter", "Bands whose relocation has begun", _number("relocs_started")),
+    Kind("spdk_ftl_relocs_active", "gauge", "Bands that relocation is moving now", _number("active_relocs")),
+    Kind("spdk_ftl_relocs_started_total", "counter", "Relocations of bands that have begun", _number("relocs_started")),
     Kind(
         "spdk_ftl_gc_moved_bytes_total",
         "counter",
-        "Valid data moved by relocation",
+        "Valid data that relocation has moved",
         _number("gc_moved_blocks", BLOCK_BYTES),
     ),
-    Kind("spdk_ftl_zone_resets_total", "counter", "Zones reset", _number("zone_resets")),
+    Kind("spdk_ftl_zone_resets_total", "counter", "Resets of zones", _number("zone_resets")),
     # --- the base
     Kind(
         "spdk_ftl_media_written_bytes_total",
         "counter",
-        "Written to the base, by kind: user, gc (relocation), metadata (headers, with trim records, and summaries)",
+        "Bytes written to the base, by kind: user, gc (relocation), metadata (headers with trim records, summaries)",
         _core_by_kind(
             BLOCK_BYTES,
             user=["media_user_blocks"],
@@ -262,20 +282,21 @@ METRICS: Final = (
     Kind(
         "spdk_ftl_write_amplification_ratio",
         "gauge",
-        "Written to media for each byte that hosts wrote, since the FTL was created or loaded; 0 before the first",
+        "Bytes written to the base for each byte that hosts wrote, since the FTL was created or loaded; 0 before the "
+        "first write",
         _number("write_amplification"),
     ),
     Kind("spdk_ftl_base_flushes_total", "counter", "Flushes of the base", _core("base_flushes")),
     Kind(
         "spdk_ftl_base_busy_answers_total",
         "counter",
-        "'Busy' answers of the base, after which I/O was repeated",
+        "I/Os that were repeated because the base was busy",
         _core("busy_answers"),
     ),
     Kind(
         "spdk_ftl_media_errors_total",
         "counter",
-        "Errors of the base, by kind: read (refused), crc (what was read is not what was written), write",
+        "Errors of the base, by kind: read (failed), crc (the data read has a wrong CRC), write (failed)",
         _core_by_kind(1, read=["read_errors"], crc=["crc_errors"], write=["write_errors"]),
         ("kind",),
     ),
@@ -285,36 +306,41 @@ METRICS: Final = (
         "Zones that failed, or that the base reports as read-only or offline",
         _number("zone_faults"),
     ),
-    Kind("spdk_ftl_spare_zones", "gauge", "Zones left to replace failed ones", _number("spare_zones")),
+    Kind("spdk_ftl_spare_zones", "gauge", "Spare zones left to replace failed zones", _number("spare_zones")),
     # --- damage
     Kind(
         "spdk_ftl_lost_blocks",
         "gauge",
-        "Blocks of 4 KiB that media lost, as the last load and relocation since then found: they read as errors until "
-        "they are written or trimmed",
+        "Blocks of 4 KiB that media have lost, as found by the last load and by relocation since then; reads of them "
+        "fail until they are written or trimmed",
         _number("lost_blocks"),
     ),
     Kind(
         "spdk_ftl_unreadable_blocks_total",
         "counter",
-        "Blocks of 4 KiB that made a host's read fail",
+        "Blocks of 4 KiB for which a host's read failed",
         _number("unreadable_blocks"),
     ),
     Kind(
         "spdk_ftl_unreadable_bands_total",
         "counter",
-        "Bands in which a block could not be read",
+        "Bands with a block that could not be read",
         _number("unreadable_bands"),
     ),
-    Kind("spdk_ftl_reads_repeated_total", "counter", "Blocks that were read a second time", _number("reads_repeated")),
+    Kind(
+        "spdk_ftl_reads_repeated_total", "counter", "Blocks that the FTL read a second time", _number("reads_repeated")
+    ),
     Kind(
         "spdk_ftl_reads_rescued_total",
         "counter",
-        "Blocks that only the write buffer or the nv cache still had",
+        "Blocks that could be read only from the write buffer or the nv cache",
         _number("reads_rescued"),
     ),
     Kind(
-        "spdk_ftl_scrub_read_bytes_total", "counter", "Verified by the scrub", _core("scrub_read_blocks", BLOCK_BYTES)
+        "spdk_ftl_scrub_read_bytes_total",
+        "counter",
+        "Bytes that the scrub has read and verified",
+        _core("scrub_read_blocks", BLOCK_BYTES),
     ),
     Kind(
         "spdk_ftl_scrub_bad_blocks_total",
@@ -322,32 +348,38 @@ METRICS: Final = (
         "Blocks of 4 KiB that the scrub found damaged",
         _core("scrub_bad_blocks"),
     ),
-    Kind("spdk_ftl_scrub_progress_ratio", "gauge", "How much of the round in progress is done", _scrub("progress")),
+    Kind(
+        "spdk_ftl_scrub_progress_ratio",
+        "gauge",
+        "Part of the current round of the scrub that is done",
+        _scrub("progress"),
+    ),
     # --- memory, nv cache, time
     Kind("spdk_ftl_write_buffer_bytes", "gauge", "Size of the write buffer", _core("write_buffer_blocks", BLOCK_BYTES)),
     Kind(
         "spdk_ftl_write_buffer_used_bytes",
         "gauge",
-        "Accepted, and not written to the base yet",
+        "Data that the FTL has accepted and not yet written to the base",
         _core("write_buffer_used", BLOCK_BYTES),
     ),
     Kind(
         "spdk_ftl_nv_cache_state",
         "gauge",
-        f"1 for the state of the nv cache: {', '.join(state.value for state in CacheState)}; only with a cache",
+        f"1 for the state of the nv cache, 0 for the others: {', '.join(state.value for state in CacheState)}; only "
+        "with a cache",
         lambda seen: _states(None if seen.cache is None else seen.cache["state"], [each.value for each in CacheState]),
         ("state",),
     ),
     Kind(
         "spdk_ftl_nv_cache_fill_ratio",
         "gauge",
-        "How much of the ring holds blocks that are not on the base yet",
+        "Part of the nv cache's ring that holds blocks that are not on the base yet",
         _cache("fill"),
     ),
     Kind(
         "spdk_ftl_nv_cache_written_bytes_total",
         "counter",
-        "User data written to the nv cache",
+        "User data that the FTL has written to the nv cache",
         lambda seen: _one(
             None
             if seen.cache is None or "core" not in seen.stats
@@ -363,14 +395,14 @@ METRICS: Final = (
     Kind(
         "spdk_ftl_reactor_idle_seconds_total",
         "counter",
-        "Time that it has slept, or polled and found nothing",
+        "Time that the FTL's I/O thread has slept, or polled and found nothing",
         _reactor("idle_us"),
     ),
 )
 
 DAEMON_METRICS: Final = (
-    ("spdk_ftl_build_info", "Always 1. The version of the daemon", ("version",)),
-    ("spdk_ftl_devices", "FTLs of the daemon", ()),
+    ("spdk_ftl_build_info", "Always 1. Label: the version of the daemon", ("version",)),
+    ("spdk_ftl_devices", "Number of the daemon's FTLs", ()),
 )
 """Name, text and labels."""
 

@@ -1,5 +1,5 @@
-"""The NBD export of one FTL: at most one, on a unix socket. It ends with the FTL, with the daemon, and, if asked for,
-with the process that started it. The next daemon does not have it."""
+"""The NBD export of one FTL: at most one, at a unix socket. It ends when the FTL or the daemon ends, and on request
+also when the process that started it ends. The next daemon does not start it again."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 
 class FtlNbd:
-    """start(), then stop() or end(). May be repeated."""
+    """Call start(), then stop() or end(). This may be repeated."""
 
     def __init__(self, reactor: ReactorLoop) -> None:
         self._reactor = reactor
@@ -39,14 +39,14 @@ class FtlNbd:
     async def start(
         self, gate: _shim.Gate, name: Callable[[], str], path: Path, *, read_only: bool, follow: Peer | None
     ) -> dict[str, Any]:
-        """Returns what describe() says. name: the current one of the FTL. follow: the process with which the export
-        ends; None: none. Raises ExistsError if there is an export, or what NbdServer.start() raises; then nothing is
+        """Returns what describe() returns. name: gives the current name of the FTL. follow: the export ends when this
+        process ends. Raises ExistsError if there is an export, or what NbdServer.start() raises; then nothing is
         left."""
         async with self._turn:
             if self._server is not None:
                 raise ExistsError(
                     f"FTL bdev {name()} is already served by NBD, at {self._server.path}: connect there, or end that "
-                    f"with bdev_ftl_nbd_stop -b {name()}"
+                    f"export with bdev_ftl_nbd_stop -b {name()}"
                 )
             export = NbdExport(name, gate, f"FTL bdev {name()}", read_only=read_only)
             server = NbdServer(self._reactor, export, path, remedy="give another path")
@@ -64,16 +64,17 @@ class FtlNbd:
         return {**server.describe(), "state": SERVING, "reason": None}
 
     async def stop(self, name: str) -> None:
-        """Raises NotFoundError if there is no export, and what NbdServer.close() raises; then it has ended too."""
+        """Raises NotFoundError if there is no export, and what NbdServer.close() raises; the export has ended even
+        then."""
         if not await self._end(None):
-            raise NotFoundError(f"FTL bdev {name} is not served by NBD: bdev_ftl_nbd_get lists what is")
+            raise NotFoundError(f"FTL bdev {name} is not served by NBD: bdev_ftl_nbd_get lists the exports")
 
     async def end(self, reason: str) -> None:
-        """Ends the export, if there is one. Raises what NbdServer.close() raises; then it has ended too."""
+        """Ends the export, if there is one. Raises what NbdServer.close() raises; the export has ended even then."""
         await self._end(reason)
 
     def describe(self) -> dict[str, Any] | None:
-        """The export; or the last one, if it has ended without a request. None: neither."""
+        """The export, or the last one if that has ended without stop(). None if there is neither."""
         if self._server is None:
             return self._last
         return {**self._server.describe(), "state": SERVING, "reason": None}
@@ -107,7 +108,7 @@ class FtlNbd:
 
 
 class _Followed:
-    """A process whose end is awaited. start(), close()."""
+    """Watches for the end of a process, between start() and close()."""
 
     def __init__(self, peer: Peer) -> None:
         """Raises FtlError if the process can't be watched, or has ended."""

@@ -1,6 +1,6 @@
-"""What `spdk-ftl serve` checks before it accepts orders: settings that can't work on this machine.
+"""The checks of `spdk-ftl serve` before it accepts orders: for settings that can't work on this machine.
 
-A check changes nothing, or undoes what it has changed. Each failure names the option, what is wrong, and the remedy.
+A check changes nothing, or undoes what it has changed. Each failure names the option, the fault, and the remedy.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from .checks import split_address
 from .export_sockets import ExportSockets
 
 DESCRIPTORS_MIN: Final = 128
-"""Those of the daemon itself: sockets for 64 orders at a time, files, and one FTL with its base."""
+"""What the daemon itself needs: sockets for 64 orders at a time, files, and one FTL with its base."""
 PROBE_BYTES: Final = 1 << 20
 """Less than the write buffer of any FTL takes by default."""
 IN_MEMORY: Final = frozenset({"tmpfs", "ramfs", "devtmpfs"})
@@ -37,7 +37,7 @@ def check_descriptors() -> None:
     limit = raise_descriptor_limit()
     if limit < DESCRIPTORS_MIN:
         raise FtlError(
-            f"the limit of open files is {limit}: the daemon needs {DESCRIPTORS_MIN} at least, and some 20 more for "
+            f"the limit of open files is {limit}: the daemon needs {DESCRIPTORS_MIN} at least, and about 20 more for "
             "each FTL and 1 for each connection of a host: raise the hard limit (ulimit -Hn; LimitNOFILE= of a systemd "
             "unit)",
             errno=errno.EMFILE,
@@ -53,7 +53,7 @@ def check_listen(listen: str, kept: ExportSockets) -> None:
     reason: str
     number = errno.EADDRNOTAVAIL
     if address.is_multicast or host == "255.255.255.255":
-        reason = "is an address of several machines, at which nobody can connect: give an address of this machine"
+        reason = "is an address of several machines, to which hosts can't connect: give an address of this machine"
     else:
         family = socket.AF_INET if address.version == 4 else socket.AF_INET6
         try:
@@ -78,8 +78,8 @@ def _why_not(error: OSError, port: int) -> str:
         return f"another program listens at port {port}: end it, give another port, or none for a free one"
     if error.errno in (errno.EACCES, errno.EPERM) and port < _PORTS_OF_ROOT:
         return (
-            f"only root may listen at port {port}: give a port from {_PORTS_OF_ROOT} on (NVMe/TCP has 4420), or let "
-            "the daemon have CAP_NET_BIND_SERVICE"
+            f"only root may listen at port {port}: give a port from {_PORTS_OF_ROOT} on (NVMe/TCP has 4420), or give "
+            "the daemon CAP_NET_BIND_SERVICE"
         )
     if error.errno == errno.EAFNOSUPPORT:
         return "this machine has no IPv6: give an IPv4 address"

@@ -156,7 +156,7 @@ class FtlDevice(BlockDevice):
         return None if self._ftl.failure is None else self._ftl.failure.message
 
     def stats(self) -> FtlStats:
-        """The result of bdev_ftl_get_stats, without what a daemon adds about hosts. Not available after halt()."""
+        """The result of bdev_ftl_get_stats, without the daemon's entries about hosts. Not available after halt()."""
         return cast("FtlStats", self._ftl.stats())
 
     def properties(self) -> list[Property]:

@@ -1,4 +1,4 @@
-"""What an NBD server serves, and what clients are told about it."""
+"""The export that an NBD server serves, and its description for clients."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .wire import TransmissionFlag
 
 @dataclass(frozen=True)
 class NbdExport:
-    """A device under its name. Clients may also ask for the default export, whose name is empty."""
+    """A device and its name. Clients may also ask for the default export, whose name is empty."""
 
     name: Callable[[], str]
     """The current name: an FTL may be renamed."""
@@ -23,11 +23,11 @@ class NbdExport:
     write_zeroes: bool = True
     """The device can write zeroes without their data."""
     fast_zero: bool = True
-    """It does so faster than it writes data."""
+    """The device writes zeroes faster than data."""
 
     @property
     def byte_count(self) -> int:
-        """The current size; a connection keeps the size that its client was told."""
+        """The current size. A connection keeps the size that the device had at its handshake."""
         return self.device.block_count * self.device.block_bytes
 
     def flags(self, *, structured_replies: bool) -> TransmissionFlag:

@@ -585,21 +585,21 @@ class AsyncDaemonRpcs(ABC):
         follow: bool = False,
         target: StrPath | None = None,
     ) -> NbdExport:
-        """Serve an FTL bdev over NBD, at a unix socket of its own, until bdev_ftl_nbd_stop or the end of the FTL or
-        daemon.
+        """Serve an FTL bdev over NBD, at a unix socket, until bdev_ftl_nbd_stop, or until the FTL or the daemon ends.
 
         name: Name of the FTL bdev
-        socket_path: Unix socket to create, with mode 0600. A socket on which nobody listens any more is replaced
-        read_only: Refuse writes, trims and zeroes
+        socket_path: Unix socket to create, with mode 0600. It replaces a socket at that path on which no process
+            listens
+        read_only: Refuse writes, trims and write zeroes
         follow: End the export when the process that calls this RPC ends
         target: RPC address of the SPDK target: the absolute path of its socket, or HOST:PORT. If given, the FTL must be
             on that target
 
         Returns the export, which serves clients from now on.
-        Raises FtlError: -19 no FTL of that name; -16 it is not there yet, has failed or is being deleted, or somebody
-        listens at the path; -17 it is served by NBD already, or the path is a file; -36 the path is too long; -3 the
-        calling process can't be followed; -1, -2, -13, -20 the path can't be used; -108 the daemon is halting. Nothing
-        is left then.
+        Raises FtlError: -19 no FTL of that name; -16 the FTL is not loaded yet, has failed or is being deleted, or a
+        process listens at the path; -17 the FTL is already served, or the path is a file; -36 the path is too long; -3
+        the daemon can't see the calling process; -1, -2, -13, -20 the path can't be used; -108 the daemon is halting.
+        Nothing is left then.
         """
         params = given(
             name=name, socket_path=socket_path, read_only=read_only or None, follow=follow or None, target=target
@@ -612,15 +612,15 @@ class AsyncDaemonRpcs(ABC):
         name: str,
         target: StrPath | None = None,
     ) -> bool:
-        """End the NBD export of an FTL bdev: its clients are disconnected, and its socket is removed.
+        """End the NBD export of an FTL bdev: disconnect its clients, and remove its socket.
 
         name: Name of the FTL bdev
         target: RPC address of the SPDK target: the absolute path of its socket, or HOST:PORT. If given, the FTL must be
             on that target
 
         Returns True.
-        Raises FtlError: -19 no FTL of that name, or it is not served by NBD; -16 its clients' I/O did not end, though
-        the export has.
+        Raises FtlError: -19 no FTL of that name, or it is not served by NBD; -16 the clients' I/O did not end in time.
+        The export has ended even so.
         """
         params = given(name=name, target=target)
         return cast("bool", await self.call("bdev_ftl_nbd_stop", params))
@@ -631,7 +631,7 @@ class AsyncDaemonRpcs(ABC):
         name: str | None = None,
         target: StrPath | None = None,
     ) -> list[NbdExport]:
-        """List the NBD exports of FTL bdevs, including those that have ended without a request, with the reason.
+        """List the NBD exports of FTL bdevs. An export that has ended by itself is listed with the reason.
 
         name: Name of one FTL bdev (default: all)
         target: RPC address of the SPDK target: the absolute path of its socket, or HOST:PORT. If given, only the FTLs
@@ -727,18 +727,18 @@ class AsyncDaemonRpcs(ABC):
         ana_state: Literal["optimized", "non_optimized", "inaccessible"] | None = None,
         target: StrPath | None = None,
     ) -> str:
-        """Export an FTL bdev at one more address, for multipath hosts.
+        """Export an FTL bdev at an additional address, for multipath hosts.
 
         name: Name of the FTL bdev
-        listen_address: ADDRESS[:PORT] where the daemon exports the FTL as well (default port: a free one)
-        ana_state: ANA state of the address (default: optimized)
+        listen_address: ADDRESS[:PORT] of the new listener (default port: a free one)
+        ana_state: ANA state of the listener (default: optimized)
         target: RPC address of the SPDK target: the absolute path of its socket, or HOST:PORT. If given, the FTL must be
             on that target
 
         Returns the ADDRESS:PORT of the listener.
-        Raises FtlError: -19 no FTL of that name; -17 it exists already; -98 or -99 the address is taken, or not of this
-        machine; -16 the FTL has no export yet, or has 16 listeners, or is being deleted; -28 the state directory is
-        full; -108 the daemon is halting. Nothing has changed then.
+        Raises FtlError: -19 no FTL of that name; -17 the listener exists already; -98 the address is in use; -99 it is
+        not an address of this machine; -16 the FTL has no export yet, has 16 listeners, or is being deleted; -28 the
+        state directory is full; -108 the daemon is halting. Nothing has changed then.
         """
         params = given(name=name, listen_address=listen_address, ana_state=ana_state, target=target)
         return cast("str", await self.call("bdev_ftl_add_listener", params))
@@ -750,7 +750,7 @@ class AsyncDaemonRpcs(ABC):
         listen_address: str,
         target: StrPath | None = None,
     ) -> bool:
-        """Remove an address of the export of an FTL bdev, and end the connections there.
+        """Remove a listener of the export of an FTL bdev, and end the connections at its address.
 
         name: Name of the FTL bdev
         listen_address: ADDRESS:PORT of the listener
@@ -758,8 +758,8 @@ class AsyncDaemonRpcs(ABC):
             on that target
 
         Returns True, once no I/O of hosts that came through it is outstanding.
-        Raises FtlError: -19 no FTL of that name, or no such listener; -32602 it is the one that the FTL was created
-        with; -16 the FTL is being deleted; -28 the state directory is full; -108 the daemon is halting.
+        Raises FtlError: -19 no FTL of that name, or no such listener; -32602 the FTL was created with this listener;
+        -16 the FTL is being deleted; -28 the state directory is full; -108 the daemon is halting.
         """
         params = given(name=name, listen_address=listen_address, target=target)
         return cast("bool", await self.call("bdev_ftl_remove_listener", params))
@@ -772,11 +772,11 @@ class AsyncDaemonRpcs(ABC):
         ana_state: Literal["optimized", "non_optimized", "inaccessible"],
         target: StrPath | None = None,
     ) -> bool:
-        """Set the ANA state of an address of the export of an FTL bdev.
+        """Set the ANA state of a listener of the export of an FTL bdev.
 
         name: Name of the FTL bdev
         listen_address: ADDRESS:PORT of the listener
-        ana_state: ANA state: hosts prefer optimized addresses; I/O through an inaccessible one fails with 03/02h
+        ana_state: New ANA state. Hosts prefer optimized listeners; I/O through an inaccessible one fails with 03/02h
         target: RPC address of the SPDK target: the absolute path of its socket, or HOST:PORT. If given, the FTL must be
             on that target
 
@@ -876,15 +876,15 @@ class AsyncDaemonRpcs(ABC):
         level: Literal["error", "warning", "info", "debug", "default"],
         subject: str | None = None,
     ) -> LogSettings:
-        """Set how much the daemon logs, until it ends.
+        """Set what the daemon logs, until it ends.
 
-        level: The least severe messages that are logged; default: what the daemon was started with, and for a subject
-            what the rest of the log has
-        subject: A folder or module of the package, as the log shows it without spdk_ftl_py., such as ftl.gc, or audit
-            for the orders (default: the whole log, except for subjects with a level of their own)
+        level: Log messages of this level and of more severe ones. default restores the level that the daemon was
+            started with; with a subject, the subject then has the level of the whole log
+        subject: Part of the log: a folder or module of the package, as the log shows it without spdk_ftl_py., such as
+            ftl.gc; or audit, for the orders (default: the whole log, except subjects that have their own level)
 
-        Returns the levels that are in force now.
-        Raises FtlError: -32602 no such subject, or audit while the orders go to a file.
+        Returns the levels that now apply.
+        Raises FtlError: -32602 there is no such subject; or the subject is audit, and the orders go to a file.
         """
         params = given(level=level, subject=subject)
         return cast("LogSettings", await self.call("ftl_set_log_level", params))

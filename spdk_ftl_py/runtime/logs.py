@@ -1,4 +1,4 @@
-"""The log of a program: on stderr, with the levels that a user chooses, and with priorities if stderr is the journal.
+"""The log of a program, on stderr: with the levels that a user chooses, and with priorities if stderr is the journal.
 
 A subject is a module of this package, or a folder of modules, without ``spdk_ftl_py.``: ``ftl.gc``, ``daemon.server``.
 """
@@ -45,8 +45,8 @@ def check_subject(subject: str) -> str:
         found = False
     if not found:
         raise ParameterError(
-            f"subject {subject[:80]!r}: there is no such subject: use audit, or a folder or module of the package "
-            "such as ftl.gc, nvme.target or daemon.server (the log shows them)"
+            f"subject {subject[:80]!r}: there is no such subject: use audit, or a folder or module of the package, as "
+            "the log shows it, such as ftl.gc, nvme.target or daemon.server"
         )
     return subject
 
@@ -55,7 +55,9 @@ def check_setting(setting: str) -> str:
     """LEVEL or SUBJECT=LEVEL; returns it. Raises ParameterError."""
     subject, equals, level = setting.rpartition("=")
     if level not in LEVELS:
-        raise ParameterError(f"{setting[:80]!r}: must be LEVEL or SUBJECT=LEVEL, with one of {', '.join(LEVELS)}")
+        raise ParameterError(
+            f"{setting[:80]!r}: must be LEVEL or SUBJECT=LEVEL, where LEVEL is one of {', '.join(LEVELS)}"
+        )
     if equals:
         check_subject(subject)
     return setting
@@ -71,8 +73,8 @@ class LogLevels:
 
     @classmethod
     def parse(cls, settings: list[str], *, level: str = "info") -> LogLevels:
-        """From strings LEVEL and SUBJECT=LEVEL; the last of a kind wins. level: unless there is another. Raises
-        ParameterError."""
+        """From strings LEVEL and SUBJECT=LEVEL. For the same subject, the last one wins. level: the default of the
+        whole log. Raises ParameterError."""
         subjects: dict[str, str] = {}
         for setting in settings:
             subject, equals, value = check_setting(setting).rpartition("=")
@@ -90,7 +92,8 @@ class LogLevels:
             logging.getLogger(logger_name(subject)).setLevel(LEVELS[level])
 
     def set(self, level: str, subject: str | None = None) -> None:
-        """level: one of LEVELS, or "default": what the program was started with; a subject then follows the log again.
+        """level: one of LEVELS; or "default", which restores the level that the program was started with. With a
+        subject, "default" gives the subject the level of the whole log.
 
         Raises ParameterError.
         """
@@ -123,7 +126,8 @@ def goes_to_journal(environment: Mapping[str, str], descriptor: int) -> bool:
 
 
 def log_to_stderr(form: str, levels: LogLevels) -> None:
-    """As logging.basicConfig() does. form: of a line, which begins with the time unless stderr is the journal."""
+    """Logs like logging.basicConfig(). form: the format of a line, to which the time is added unless stderr is the
+    journal."""
     handler = logging.StreamHandler()
     try:
         in_journal = goes_to_journal(os.environ, sys.stderr.fileno())

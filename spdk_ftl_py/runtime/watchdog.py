@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 
 class Watchdog:
-    """Use as ``async with Watchdog(manager)``. Without a manager that wants to be told, it does nothing.
+    """Use as ``async with Watchdog(manager)``. Without a service manager that wants reports, it does nothing.
 
     It sends WATCHDOG=1 only if every running reactor has polled its pollers since the last look. A reactor that sleeps
     is woken for that. If a thread hangs, the manager hears nothing more, ends the process, and starts the next one,
@@ -85,7 +85,7 @@ class Watchdog:
             self._manager.notify(f"EXTEND_TIMEOUT_USEC={int(EXTENSION_S * 1e6)}")
 
     def _any_hangs(self) -> bool:
-        """Whether a reactor has not turned since the last look. Wakes all of them for the next one."""
+        """Whether a reactor has not polled its pollers since the last call. Wakes all reactors for the next call."""
         seen = {reactor: reactor.shim.rounds for reactor in running_reactors()}
         hanging = {reactor.name for reactor, rounds in seen.items() if self._seen.get(reactor) == rounds}
         for name in sorted(hanging - self._hanging):

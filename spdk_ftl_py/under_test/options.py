@@ -1,4 +1,4 @@
-"""What a test says of the target and the FTL that it wants: the options of the marker ``spdk_ftl``."""
+"""The options of the marker ``spdk_ftl``, with which a test describes the target and the FTL that it wants."""
 
 from __future__ import annotations
 
@@ -16,21 +16,22 @@ BLOCK_BYTES: Final = 4096
 
 @dataclass(frozen=True)
 class FtlOptions:
-    """The defaults make an FTL of some 66 MiB, in a fraction of a second."""
+    """Options of the marker ``spdk_ftl``. With the defaults the FTL has some 66 MiB, and is created in a fraction of a
+    second."""
 
     zones: int = 64
-    """Zones of the base."""
+    """Number of zones of the base bdev."""
     zone_mib: float = 1.5
     """Capacity of each zone in MiB, whole blocks."""
     max_open: int = 14
-    """How many zones may be open at a time. Of an spdk_tgt's base, which has no limit, it says nothing."""
+    """How many zones may be open at a time. It has no effect on a real spdk_tgt, whose base bdev has no such limit."""
     hosts: Sequence[str] | None = None
     """NQNs of the hosts that may connect to the FTL. None: any host."""
     create: Mapping[str, Any] = field(default_factory=dict)
     """Further parameters of bdev_ftl_create (docs/rpc.md)."""
 
     def __post_init__(self) -> None:
-        """Raises ParameterError for values that make no base."""
+        """Raises ParameterError for values of which no base bdev can be made."""
         for name in ("zones", "max_open"):
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
@@ -40,7 +41,8 @@ class FtlOptions:
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> FtlOptions:
-        """Raises ParameterError for an option that does not exist, or a value that is not possible."""
+        """The options in ``given``, and the defaults of all others. Raises ParameterError for an unknown option or an
+        impossible value."""
         known = [each.name for each in fields(cls)]
         for name in given:
             if name not in known:
@@ -54,7 +56,7 @@ class FtlOptions:
 
     @property
     def base_bytes(self) -> int:
-        """Size of a base without zones that has room for as many of them."""
+        """Size of a base bdev without zones, on which the FTL can emulate these zones."""
         return self.zones * self.zone_blocks * BLOCK_BYTES
 
     def drive(self, path: Path) -> str:

@@ -30,14 +30,14 @@ LISTEN_ATTEMPTS_MAX = 20
 
 
 DAEMON_ENVIRONMENT = "SPDK_FTL_DAEMON"
-"""A program that runs ``spdk-ftl`` somewhere else, such as in a container: the daemon is started by it."""
+"""Names a program that runs ``spdk-ftl`` somewhere else, such as in a container. The daemon is started with it."""
 KILL_ENVIRONMENT = "SPDK_FTL_TEST_KILL"
-"""A command that gets the pid of such a program, and kills (SIGKILL) what that runs. SIGKILL of the program itself
-would not reach it."""
+"""Names a command that gets the pid of such a program, and kills (SIGKILL) what the program runs. SIGKILL of the
+program itself would not reach that."""
 
 
 class ProgramError(AssertionError):
-    """A program did not start, did not stop, or said no; ends with its output."""
+    """A program did not start, did not stop, or failed. The message ends with the output of the program."""
 
 
 def kill_process(process: subprocess.Popen[bytes], *, elsewhere: bool = False) -> None:
@@ -84,7 +84,7 @@ class TargetClient:
             client.close()
 
     def rpc(self, *arguments: str, daemon: Daemon | None = None) -> subprocess.CompletedProcess[str]:
-        """The stock spdk-rpc program as a user runs it; with a daemon, our plugin too."""
+        """Runs the stock spdk-rpc program as a user does; with a daemon, also with our plugin."""
         program = Path(sysconfig.get_path("scripts")) / "spdk-rpc"
         environment = surroundings(SPDK_FTL_SOCK=daemon.socket if daemon is not None else "")
         plugin = ("--plugin", "spdk_ftl_py") if daemon is not None else ()
@@ -98,7 +98,7 @@ class TargetClient:
         )
 
     def ftl(self, daemon: Daemon, *arguments: str) -> str:
-        """A command of our plugin that has to succeed; what it printed."""
+        """Runs a command of our plugin, and returns what it printed. Raises ProgramError if it fails."""
         done = self.rpc(*arguments, daemon=daemon)
         if done.returncode != 0:
             raise ProgramError(
@@ -112,13 +112,14 @@ class TargetClient:
         return next((bdev for bdev in found if bdev["name"] == name), None)
 
     def export(self, bdev_name: str, nqn: str) -> int:
-        """bdev as namespace 1 of a new subsystem that anyone may use; its port on 127.0.0.1."""
+        """Exports the bdev as namespace 1 of a new subsystem for all hosts. Returns the port on 127.0.0.1."""
         self.call("nvmf_create_subsystem", nqn=nqn, serial_number="SPDKFTLTEST", allow_any_host=True)
         self.call("nvmf_subsystem_add_ns", nqn=nqn, namespace={"bdev_name": bdev_name})
         return self.listen(nqn)
 
     def listen(self, nqn: str) -> int:
-        """SPDK takes no port 0: one that was free a moment ago, and another if somebody else was faster."""
+        """Adds a listener on a free port of 127.0.0.1, and returns the port. SPDK takes no port 0, so this tries ports
+        that were free a moment ago."""
         for _ in range(LISTEN_ATTEMPTS_MAX):
             with socket.create_server(("127.0.0.1", 0)) as server:
                 port = int(server.getsockname()[1])
@@ -131,7 +132,7 @@ class TargetClient:
         raise ProgramError(f"{nqn} can't listen anywhere: {refused}")
 
     def state(self) -> dict[str, Any]:
-        """What must be the same before an FTL is created and after it is deleted."""
+        """The part of the target's state that must be the same before an FTL is created and after it is deleted."""
         bdevs: list[dict[str, Any]] = self.call("bdev_get_bdevs")
         subsystems: list[dict[str, Any]] = self.call("nvmf_get_subsystems")
         return {
@@ -148,7 +149,7 @@ P = TypeVar("P", bound="Program")
 
 
 class Program:
-    """``spdk-ftl …`` from construction (it is ready then) to close()."""
+    """A ``spdk-ftl`` command that is ready after construction, and runs until close()."""
 
     def __init__(
         self,
@@ -161,10 +162,11 @@ class Program:
         environment: Mapping[str, str] | None = None,
         elsewhere: bool = False,
     ) -> None:
-        """folder: where its log goes. ready: what the line says that tells it is ready. launcher: what runs it, with
-        which descriptors of ours and what more in its environment. elsewhere: that is a program as SPDK_FTL_DAEMON.
+        """folder: for the log. ready: part of the line with which the program says that it is ready. launcher: the
+        command that runs it; it gets these descriptors of ours, and these additional environment variables. elsewhere:
+        the launcher is a program like that of SPDK_FTL_DAEMON.
 
-        Raises ProgramError if it is not ready within a minute; it has been stopped then.
+        Raises ProgramError if the program is not ready within a minute; it was stopped then.
         """
         self._name = name
         self._elsewhere = elsewhere
@@ -200,15 +202,15 @@ class Program:
             said += received
 
     def log(self) -> str:
-        """All that it has written on stderr so far."""
+        """Everything that the program has written to stderr so far."""
         return self._log.read_text(errors="replace")
 
     def log_tail(self) -> str:
-        """The last 60 lines of that."""
+        """The last 60 lines of log()."""
         return "\n".join(self.log().splitlines()[-LOG_TAIL_LINES:])
 
     def close(self) -> None:
-        """As a user ends it. Idempotent."""
+        """Ends the program as a user does (SIGTERM). Idempotent. Raises ProgramError if it does not end."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
             try:
@@ -222,7 +224,7 @@ class Program:
             self.process.stdout.close()
 
     def kill(self) -> None:
-        """SIGKILL, as by the machine's out-of-memory killer. Idempotent."""
+        """Kills the program (SIGKILL), as the machine's out-of-memory killer does. Idempotent."""
         kill_process(self.process, elsewhere=self._elsewhere)
         self.close()
 
@@ -236,7 +238,7 @@ class Program:
 
 
 class EmbeddedTarget(Program, TargetClient):
-    """``spdk-ftl target``; drives as of --zns and --malloc."""
+    """``spdk-ftl target``. The arguments are its options, such as --zns and --malloc."""
 
     def __init__(self, folder: Path, *arguments: str) -> None:
         TargetClient.__init__(self, str(folder / "target.sock"))
@@ -244,10 +246,10 @@ class EmbeddedTarget(Program, TargetClient):
 
 
 class Daemon(Program):
-    """``spdk-ftl serve``."""
+    """``spdk-ftl serve``. The arguments are its further options."""
 
     def __init__(self, folder: Path, *arguments: str, **started: Any) -> None:
-        """started: as of Program."""
+        """started: further parameters of Program."""
         self.socket = str(folder / "daemon.sock")
         state = str(folder / "state")
         # Of its own: write buffers of daemons that tests kill would stay in the user's.

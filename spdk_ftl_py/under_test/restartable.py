@@ -1,4 +1,4 @@
-"""Programs of a test that can be killed and started again, as their users would, with the same configuration."""
+"""Programs that a test can kill and start again with the same configuration, as users do."""
 
 from __future__ import annotations
 
@@ -29,43 +29,46 @@ P = TypeVar("P", bound=_Program)
 
 
 class Restartable(Generic[P]):
-    """A program that runs from construction on until stop()."""
+    """A program that runs from its construction until stop()."""
 
     def __init__(self, start: Callable[[], P]) -> None:
-        """start: starts it, and returns when it is ready. Raises what that raises."""
+        """start: starts the program, and returns it when it is ready. Raises what start raises."""
         self._start: Callable[[], P] = start
         self._now: P | None = start()
 
     @property
     def now(self) -> P:
-        """The program that runs. Raises ProgramError between kill() and start()."""
+        """The running program. Raises ProgramError if it does not run."""
         if self._now is None:
-            raise ProgramError("it does not run: start() it first")
+            raise ProgramError("the program does not run: call start() first")
         return self._now
 
     @property
     def running(self) -> bool:
+        """Whether the program runs: not after kill() or stop(), until start()."""
         return self._now is not None
 
     def kill(self) -> None:
-        """kill -9. What it had in memory is gone. Does nothing if it does not run."""
+        """Kills the program (SIGKILL), which loses what it has in memory. Does nothing if it does not run."""
         if self._now is not None:
             now, self._now = self._now, None
             now.kill()
 
     def stop(self) -> None:
-        """Ends it as a user would (SIGTERM). Raises ProgramError, with its log, if it does not end. Idempotent."""
+        """Ends the program as a user does (SIGTERM). Idempotent. Raises ProgramError, with the program's log, if it
+        does not end."""
         if self._now is not None:
             now, self._now = self._now, None
             now.close()
 
     def start(self) -> None:
-        """Starts it again, with the configuration and the files that it had. Does nothing if it runs."""
+        """Starts the program again, with the same configuration and files. Does nothing if it runs. Raises ProgramError
+        if it does not become ready."""
         if self._now is None:
             self._now = self._start()
 
     def kill_and_restart(self) -> None:
-        """kill -9, and a new start."""
+        """Calls kill() and start()."""
         self.kill()
         self.start()
 
@@ -73,12 +76,13 @@ class Restartable(Generic[P]):
 class TargetUnderTest(Restartable[EmbeddedTarget | SpdkTarget]):
     """An SPDK target with an NVMe/TCP transport and one base bdev, whose data outlives it.
 
-    The embedded target, whose base is an emulated ZNS drive; or, with program, that spdk_tgt, whose base is a file
-    (bdev_aio), for which the FTL emulates zones.
+    By default it is the embedded target, whose base bdev is an emulated ZNS drive. With program, it is that spdk_tgt,
+    whose base bdev is a file (bdev_aio), for which the FTL emulates zones.
     """
 
     def __init__(self, folder: Path, options: FtlOptions, program: str | None = None) -> None:
-        """folder: for its socket, its log and the base. Raises ProgramError or SpdkTargetError if it does not start."""
+        """folder: for the socket, the log and the base bdev. program: path of an spdk_tgt. Raises ProgramError or
+        SpdkTargetError if the target does not start."""
         self._folder = folder
         self._options = options
         self._program = program
@@ -111,20 +115,21 @@ class TargetUnderTest(Restartable[EmbeddedTarget | SpdkTarget]):
 
     @property
     def socket(self) -> str:
-        """Path of its JSON-RPC socket, as for ``spdk-rpc -s``."""
+        """Path of the target's JSON-RPC socket, as for ``spdk-rpc -s``."""
         return self.now.socket
 
     def call(self, method: str, **params: Any) -> Any:
-        """One RPC with these parameters; its result. Raises spdk.rpc.client.JSONRPCException if it is refused."""
+        """Calls an RPC of the target with these parameters, and returns its result. Raises
+        spdk.rpc.client.JSONRPCException if the RPC fails."""
         return self.now.call(method, **params)
 
     def log(self) -> str:
-        """All that the target has logged, those before a kill included."""
+        """Everything that the target has logged, also before it was killed."""
         return self.now.log()
 
 
 class DaemonUnderTest(Restartable[Daemon]):
-    """``spdk-ftl serve`` with state and write buffers in a folder of the test, which outlive it."""
+    """``spdk-ftl serve``. Its state and write buffers are in a folder of the test, and outlive the program."""
 
     def __init__(self, folder: Path) -> None:
         """Raises ProgramError if it does not start."""
@@ -132,22 +137,22 @@ class DaemonUnderTest(Restartable[Daemon]):
 
     @property
     def socket(self) -> str:
-        """Path of its control socket, as for SPDK_FTL_SOCK."""
+        """Path of the daemon's control socket, as for SPDK_FTL_SOCK."""
         return self.now.socket
 
     @property
     def client(self) -> DaemonClient:
-        """A client of it (docs/python.md)."""
+        """A new client of the daemon (docs/python.md)."""
         return DaemonClient(self.socket)
 
     def log(self) -> str:
-        """All that the daemon has logged, those before a kill included."""
+        """Everything that the daemon has logged, also before it was killed."""
         return self.now.log()
 
 
 @dataclass(frozen=True)
 class FtlUnderTest:
-    """An FTL that the daemon has made on the base bdev of the target. It is a bdev of the target, too."""
+    """An FTL that the daemon has created on the base bdev of the target, and attached as a bdev of the target."""
 
     name: str
     uuid: str
@@ -156,7 +161,7 @@ class FtlUnderTest:
 
     @classmethod
     def create(cls, target: TargetUnderTest, daemon: DaemonUnderTest, options: FtlOptions) -> FtlUnderTest:
-        """Raises FtlError as bdev_ftl_create does."""
+        """Creates the FTL ``ftl0``. Raises FtlError as bdev_ftl_create does."""
         params = {"name": NAME, "base_bdev": BASE, "target": target.socket, **options.create}
         if target.emulates_zones:
             params.setdefault("zone_capacity", options.zone_blocks)
@@ -170,35 +175,35 @@ class FtlUnderTest:
 
     @property
     def device(self) -> Device:
-        """What the daemon says of it now. Raises NotFoundError if it was deleted."""
+        """The answer of ftl_get_devices for this FTL, now. Raises NotFoundError if the FTL was deleted."""
         (device,) = self.daemon.client.ftl_get_devices(name=self.name)
         return device
 
     @property
     def num_blocks(self) -> int:
-        """Its size, in blocks of 4096 B."""
+        """The size of the FTL, in blocks of 4096 B."""
         return self.device["num_blocks"]
 
     @property
     def traddr(self) -> str:
-        """The address where NVMe/TCP hosts find it: an IPv4 address of this machine."""
+        """The address of the FTL's export for NVMe/TCP hosts: an IPv4 address of this machine."""
         return self.device["export"]["traddr"]
 
     @property
     def trsvcid(self) -> str:
-        """The TCP port there."""
+        """The TCP port of the FTL's export."""
         return self.device["export"]["trsvcid"]
 
     @property
     def nqn(self) -> str:
-        """The NQN of its subsystem. The FTL is namespace 1."""
+        """The NQN of the FTL's export. The FTL is namespace 1."""
         return self.device["export"]["subnqn"]
 
     def wait_until_online(self, timeout_s: float = 60.0) -> Device:
-        """Waits until it serves I/O, and is a bdev of the target: after a restart of daemon or target, or for a base
-        that was away.
+        """Waits until the FTL serves I/O and is a bdev of the target, such as after a restart of daemon or target.
+        Returns the answer of ftl_get_devices.
 
-        Raises FtlError if it fails, or is not there in time; the message says what it waits for.
+        Raises FtlError if the FTL fails, or is not online after timeout_s; the message says what the FTL waits for.
         """
         deadline = time.monotonic() + timeout_s
         while True:

@@ -27,7 +27,7 @@ LOG_TAIL_LINES = 40
 
 
 class SpdkTargetError(RuntimeError):
-    """The target did not start or died; ends with its log."""
+    """The target did not start, or died. The message ends with the target's log."""
 
 
 class SpdkTarget(TargetClient):

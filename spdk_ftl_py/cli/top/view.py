@@ -37,16 +37,16 @@ HELP: Final = """\
   up, down        choose an FTL
   Enter, 1 to 9   show one FTL: bands, relocation and its reasons, cache, hosts
   Esc, 0          show all FTLs
-  s               sort by the next of: name, IOPS, MiB/s, p99, WA, free bands
-  p               pause, or go on
+  s               change the sort key: name, IOPS, MiB/s, p99, WA, free bands
+  p               pause, or continue
   ?, h            show or hide this help
   q               quit
 
-  R, W       reads and writes of hosts, in the last interval
-  p50, p99   half of them, and 99 % of them, took no longer
-  WA         write amplification of the last interval: blocks written to the
+  R, W       reads and writes of hosts in the last interval
+  p50, p99   50 % and 99 % of them took no longer than this
+  WA         write amplification in the last interval: blocks written to the
              base for each block that hosts wrote
-  FREE       free bands, of how many
+  FREE       free bands; below it, the number of all bands
   GC         bands that relocation is moving; below it, the limit in force, and
              the share of writes that hosts get"""
 
@@ -159,7 +159,7 @@ def _title(sample: Sample, view: View, width: int, interval_s: float) -> Text:
     daemon = sample.daemon
     left = " spdk-ftl top"
     if sample.error:
-        left += ": the daemon does not answer; asking again"
+        left += ": the daemon does not answer; trying again"
     elif daemon:
         left += f"   daemon {daemon['pid']}, up {duration(daemon['uptime_s'])}"
     right = f"by {ORDERS[view.order]}   {'PAUSED' if view.paused else f'every {interval_s:g} s'} "

@@ -1,5 +1,5 @@
-"""What the FTLs did in the last half hour, so that a page that was just opened is not empty. It keeps rates, not
-answers: some 100 KiB for each FTL."""
+"""The rates of each FTL in the last half hour, so that a page that was just opened is not empty. It keeps rates, not
+whole answers: some 100 KiB for each FTL."""
 
 from __future__ import annotations
 

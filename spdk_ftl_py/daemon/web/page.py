@@ -1,7 +1,7 @@
-"""What `spdk-ftl serve --web` answers: the files of the page, and the data that the page asks for.
+"""The answers of `spdk-ftl serve --web`: the files of the page, and the data that the page requests.
 
-Everybody who reaches the address may read this, so it names no host: an NQN without a key is all that a host needs to
-connect. docs/web.md describes the page, docs/security.md who can reach it.
+Everybody who can reach the address may read them, so they name no host: a host without a key needs only an allowed NQN
+to connect. docs/web.md describes the page, docs/security.md who can reach it.
 """
 
 from __future__ import annotations
