@@ -28,7 +28,14 @@ from .http_listener import Address, HttpListeners
 from .log_rpcs import LogRpcs
 from .metrics import PATH as METRICS_PATH
 from .native_engine import NativeEngine
-from .preflight import NewDirectories, check_buffer_directory, check_descriptors, check_listen
+from .preflight import (
+    NewDirectories,
+    check_apart,
+    check_buffer_directory,
+    check_descriptors,
+    check_listen,
+    check_of_one_machine,
+)
 from .registry import Registry
 from .requester import asked_for_by
 from .saved import SavedFtl
@@ -78,6 +85,10 @@ async def serve(
     catalog = Catalog()
     service = None if discovery is None else DiscoveryService(discovery, catalog, manager, peers=peers)
     check_descriptors()
+    others = _other_addresses(http, service)
+    for shown, (host, _port) in others.items():
+        check_of_one_machine(host, shown)
+    check_apart(listen, others)
     check_listen(listen, exports)
     sockets.check()
     logs = LogRpcs(levels or LogLevels(), audit_log=None if audit_log is None else str(audit_log))
@@ -98,9 +109,10 @@ async def serve(
             registry.tell()
 
     async with AsyncExitStack() as opened:
+        files = [] if audit_log is None else [audit_log]
+        made = opened.enter_context(NewDirectories(buffer_directory, state_directory, files=files))
         opened.callback(audit_to_log, None if audit_log is None else audit_to_file(audit_log))
         opened.enter_context(on_signals(end, tell))
-        made = opened.enter_context(NewDirectories(buffer_directory, state_directory))
         buffer_directory = make_buffer_directory(buffer_directory)
         check_buffer_directory(buffer_directory)
         state = StateDirectory(state_directory)
@@ -153,6 +165,18 @@ async def serve(
                 log.info("halting, asked for by %s", ended_by)
             with asked_for_by(ended_by):
                 await registry.halt(undo=undo_on_exit)
+
+
+def _other_addresses(http: HttpOptions, service: DiscoveryService | None) -> dict[str, tuple[str, int]]:
+    """Where the daemon listens besides the exports, by option and its value."""
+    found = {}
+    for option, given in (("--metrics", http.metrics), ("--web", http.web)):
+        if given is not None:
+            address = Address.parse(given)
+            found[f"{option} {address}"] = address.host, address.port
+    if service is not None:
+        found[f"--discovery {service.address}"] = service.host, service.port
+    return found
 
 
 async def _listen_for_http(opened: AsyncExitStack, http: HttpOptions, registry: Registry) -> None:
