@@ -96,6 +96,7 @@ class Front:
         self._listeners = listeners or Listeners()
         self._listening: set[tuple[str, int]] = set()
         """Of the listeners besides the first one."""
+        self._closed = False
         self._retrying: asyncio.Task[None] | None = None
         self._secure_channel = False
         self._nvmf: NvmfTarget | None = None
@@ -193,9 +194,14 @@ class Front:
         return self._listening
 
     async def listen_also(self, address: tuple[str, int]) -> tuple[str, int]:
-        """The address with its port. Nobody can connect before show_listener(). Raises PathError, ParameterError."""
+        """The address with its port. Nobody can connect before show_listener(). Raises PathError, ParameterError, and
+        BusyError if the export has ended meanwhile."""
         assert self._nvmf is not None
         address = address[0], await self._nvmf.listen(*address)
+        if self._closed:
+            # close_export() has not seen this listener, and nobody else would end it.
+            await self._nvmf.unlisten(*address)
+            raise BusyError(f"{self.reactor.name}: its export has ended: nothing was changed")
         self._listening.add(address)
         return address
 
@@ -341,6 +347,7 @@ class Front:
 
     async def close_export(self) -> None:
         """Hosts are disconnected. Idempotent."""
+        self._closed = True
         if self._retrying is not None:
             await end_tasks([self._retrying])
         if self._catalog is not None and self._subsystem is not None:
