@@ -5,7 +5,8 @@ GET and HEAD, gives web pages of other origins nothing (no CORS), and answers on
 machine: a page of an attacker whose name was made to point here (DNS rebinding) sends the attacker's name as Host.
 
 Every request has its own connection, which ends when it is answered, or too old. What strangers can take is bounded:
-connections, also of one address; the size of a request, by aiohttp (8 KiB a line); its time, with the answer's.
+connections, also of one address; the size of a request, by aiohttp (8 KiB a line); its time, with the answer's; and
+half of the event loop's time.
 """
 
 from __future__ import annotations
@@ -113,6 +114,7 @@ class HttpListener:
         self._connections: dict[asyncio.Protocol, BoundedConnection] = {}
         self._http: web.Server | None = None
         self._server: asyncio.AbstractServer | None = None
+        self._turn = asyncio.Lock()
 
     def add(self, path: str, route: Route) -> None:
         """path: exact, beginning with a slash."""
@@ -129,7 +131,11 @@ class HttpListener:
         except FtlError as error:
             raise FtlError(f"{self._option} {self.address}: {error.message}", errno=error.errno) from error
         self.address = Address(self.address.host, listening.getsockname()[1])
-        self._http = web.Server(self._handle, access_log=None, keepalive_timeout=0, lingering_time=LINGER_S)
+        # Without handler_cancellation, what a client asked for would be worked at when it has left: its connection no
+        # longer counts then, so nothing would bound that work.
+        self._http = web.Server(
+            self._handle, handler_cancellation=True, access_log=None, keepalive_timeout=0, lingering_time=LINGER_S
+        )
         loop = asyncio.get_running_loop()
         try:
             self._server = await loop.create_server(self._connection, sock=listening, backlog=CONNECTIONS_MAX)
@@ -191,7 +197,13 @@ class HttpListener:
         if route is None:
             known = "".join(f"  {path}\n" for path in self._routes)
             return Reply(f"There is no such page. There are:\n{known}".encode(), status=404)
-        return await answer(route, dict(request.query), request.path)
+        loop = asyncio.get_running_loop()
+        async with self._turn:
+            began = loop.time()
+            reply = await answer(route, dict(request.query), request.path)
+            # However many they are, the event loop has as long for everything else, such as keep-alives of hosts.
+            await asyncio.sleep(loop.time() - began)
+        return reply
 
     def answers_to(self, hosts: list[str]) -> bool:
         """hosts: the Host headers of a request, of which there must be one. Addresses are always right: a page that
