@@ -163,6 +163,10 @@ async def serve(
             # Also if the ready line could not be written: FTLs of an earlier daemon may already be loading.
             if not registry.is_halting:
                 log.info("halting, asked for by %s", ended_by)
+            if service is not None and not undo_on_exit and not registry.is_halting:
+                # A halt is a pause for hosts. The service must not tell them that the FTLs are gone: nvme-stas would
+                # disconnect them.
+                await service.close()
             with asked_for_by(ended_by):
                 await registry.halt(undo=undo_on_exit)
 
