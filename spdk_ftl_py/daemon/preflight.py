@@ -20,6 +20,7 @@ from typing import Final
 from ..access.paths import open_directory
 from ..errors import FtlError
 from ..runtime.descriptors import raise_descriptor_limit
+from ..runtime.sockets import is_of_several_machines
 from .checks import split_address
 from .export_sockets import ExportSockets
 
@@ -51,7 +52,11 @@ def check_listen(listen: str, kept: ExportSockets) -> None:
     """Raises FtlError if no export can listen there now. kept: addresses that only this daemon can use."""
     host, port = split_address(listen)
     shown = f"--listen {listen}"
-    check_of_one_machine(host, shown)
+    if is_of_several_machines(host):
+        raise FtlError(
+            f"{shown}: is an address of several machines, at which nobody can connect: give an address of this machine",
+            errno=errno.EADDRNOTAVAIL,
+        )
     if kept.has(host, port):
         return
     family = socket.AF_INET if ipaddress.ip_address(host).version == 4 else socket.AF_INET6
@@ -65,15 +70,6 @@ def check_listen(listen: str, kept: ExportSockets) -> None:
             probe.listen(1)
     except OSError as error:
         raise FtlError(f"{shown}: {_why_not(error, port)}", errno=error.errno or errno.EIO) from error
-
-
-def check_of_one_machine(host: str, shown: str) -> None:
-    """The kernel lets a socket listen at other addresses, too. Raises FtlError, which begins with ``shown``."""
-    if ipaddress.ip_address(host).is_multicast or host == "255.255.255.255":
-        raise FtlError(
-            f"{shown}: is an address of several machines, at which nobody can connect: give an address of this machine",
-            errno=errno.EADDRNOTAVAIL,
-        )
 
 
 def check_apart(listen: str, others: Mapping[str, tuple[str, int]]) -> None:

@@ -28,14 +28,7 @@ from .http_listener import Address, HttpListeners
 from .log_rpcs import LogRpcs
 from .metrics import PATH as METRICS_PATH
 from .native_engine import NativeEngine
-from .preflight import (
-    NewDirectories,
-    check_apart,
-    check_buffer_directory,
-    check_descriptors,
-    check_listen,
-    check_of_one_machine,
-)
+from .preflight import NewDirectories, check_apart, check_buffer_directory, check_descriptors, check_listen
 from .registry import Registry
 from .requester import asked_for_by
 from .saved import SavedFtl
@@ -85,10 +78,7 @@ async def serve(
     catalog = Catalog()
     service = None if discovery is None else DiscoveryService(discovery, catalog, manager, peers=peers)
     check_descriptors()
-    others = _other_addresses(http, service)
-    for shown, (host, _port) in others.items():
-        check_of_one_machine(host, shown)
-    check_apart(listen, others)
+    check_apart(listen, _other_addresses(http, service))
     check_listen(listen, exports)
     sockets.check()
     logs = LogRpcs(levels or LogLevels(), audit_log=None if audit_log is None else str(audit_log))

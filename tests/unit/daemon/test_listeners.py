@@ -125,6 +125,8 @@ async def test_what_can_not_be_is_refused_and_changes_nothing(here: World) -> No
     for error, params in (
         (ExistsError, {"listen_address": one}),
         (PathError, {"listen_address": "192.0.2.1"}),
+        (PathError, {"listen_address": "224.0.0.1"}),
+        (PathError, {"listen_address": "[ff02::1]"}),
         (ParameterError, {"listen_address": "nowhere"}),
         (PathError, {"listen_address": f"127.0.0.1:{_port_of(here)}"}),
     ):

@@ -200,7 +200,7 @@ CASES: dict[str, tuple[Callable[[Case], list[str]], tuple[str, ...]]] = {
     **{
         f"{option} of many machines": (
             lambda _, option=option: [option, "224.0.0.1:8009"],
-            (f"{option} 224.0.0.1:8009: is an address of several machines", "give an address of this machine"),
+            (f"{option} 224.0.0.1:8009: ", "an address of several machines", "choose another address"),
         )
         for option in OTHERS
     },
