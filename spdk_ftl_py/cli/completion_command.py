@@ -11,7 +11,7 @@ from ..errors import FtlError
 
 SHELLS: Final = ("bash", "zsh")
 FTLS: Final = "ftls"
-ANSWER_TIMEOUT_S: Final = 2.0
+ANSWER_TIMEOUT_S: Final = 4.0
 """Of the daemon: somebody has pressed Tab, and waits."""
 _PATHS: Final = frozenset(
     ("PATH", "FILE", "SOCKET", "TARGET", "PLAN", "dhchap_key", "dhchap_ctrlr_key", "psk", "target_psk")
