@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from jsonschema.protocols import Validator
 
 VALUE_SHOWN_MAX = 80
+_KEY_FILE = "the absolute path of a key file"
+"""x-allowed of parameters that name the file of a key."""
 
 ALIASES = {"construct_ftl_bdev": "bdev_ftl_create", "delete_ftl_bdev": "bdev_ftl_delete"}
 """Names that rpc.py had in 2020, with today's names."""
@@ -126,6 +128,9 @@ class RpcSchema:
             return (
                 f"{self.method}: unknown parameter {_shown(unknown)}{inside}; known: {', '.join(entry['properties'])}"
             )
+        if entry.get("x-allowed") == _KEY_FILE:
+            # What was given may be the key itself, and the message gets into logs.
+            return f"{self.method}: {self._display(name)}: must be {_KEY_FILE}"
         must = ""
         if rule == "maxItems":
             return f"{self.method}: {self._display(name)} has {len(value)} entries: at most {limit} are allowed"

@@ -15,13 +15,14 @@ from .paths import HeldElsewhereError, lock_file, show_owner
 from .peers import command_of, peer_of
 from .unix_sockets import OWN_MODE, PATH_BYTES_MAX, check_place
 
-LOCK_SUFFIX: Final = ".lock"
+LOCK_SUFFIX: Final = ".spdk-ftl.lock"
+"""Of its own: the owner removes the file, and PATH.lock could be somebody else's (/etc/.pwd.lock)."""
 _ATTEMPTS: Final = 100
 """To lock a file that its owner has not removed meanwhile."""
 
 
 class OwnedSocket:
-    """Listens at the path, with mode 0600, until close(). A file ``PATH.lock`` keeps other processes of this package
+    """Listens at the path, with mode 0600, until close(). A file ``PATH.spdk-ftl.lock`` keeps other processes of this package
     out; close() removes both."""
 
     def __init__(self, path: Path, what: str, remedy: str, *, backlog: int) -> None:

@@ -11,6 +11,8 @@ from ..errors import FtlError
 
 SHELLS: Final = ("bash", "zsh")
 FTLS: Final = "ftls"
+ANSWER_TIMEOUT_S: Final = 4.0
+"""Of the daemon: somebody has pressed Tab, and waits."""
 _PATHS: Final = frozenset(
     ("PATH", "FILE", "SOCKET", "TARGET", "PLAN", "dhchap_key", "dhchap_ctrlr_key", "psk", "target_psk")
 )
@@ -96,7 +98,7 @@ def _ftls() -> str:
     from ..client import DaemonClient
 
     with contextlib.suppress(FtlError):
-        names = [str(each["name"]) for each in DaemonClient().call("ftl_get_devices")]
+        names = [str(each["name"]) for each in DaemonClient(timeout_s=ANSWER_TIMEOUT_S).call("ftl_get_devices")]
         # bash expands what it is given here, so nothing but a name may get there.
         return "".join(f"{name}\n" for name in names if _NAME.fullmatch(name))
     return ""

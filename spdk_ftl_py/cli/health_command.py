@@ -13,6 +13,9 @@ from ..text import show_line
 from .commands import add_socket, daemon_client, ftl_name, target_socket
 from .health import Health, Problem, of_daemon, of_ftl, worst
 
+ANSWER_TIMEOUT_S: Final = 8.0
+"""For each answer. Shorter than what monitoring systems usually give a check: then they know that it is the daemon that
+hangs."""
 _LINE_MAX: Final = 2000
 
 _DESCRIPTION: Final = """\
@@ -56,6 +59,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def run(args: argparse.Namespace) -> int:
     client = daemon_client(args)
+    client.timeout_s = ANSWER_TIMEOUT_S
     chosen = {key: value for key, value in (("name", args.name), ("target", args.target)) if value is not None}
     daemon = None if args.name is not None else client.call("ftl_get_daemon")
     devices: list[dict[str, Any]] = client.call("ftl_get_devices", chosen)

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from .. import schema
-from ..errors import BusyError
+from ..errors import BusyError, UnsupportedError
 from ..text import show_line
 from ..usage import seconds
 from .commands import add_socket, add_target, daemon_client, ftl_name, named, show_mapping
@@ -186,6 +186,11 @@ def _watch(ask: Any, interval_s: float, *, as_json: bool) -> int:
                 print(show_line(error.message, 400), file=sys.stderr if as_json else sys.stdout, flush=True)
                 before = None
             else:
+                if not as_json and "latency" not in now[1]:
+                    raise UnsupportedError(
+                        "--watch: these statistics have no latencies, because they are those of the target's own FTL, "
+                        "or of a daemon that is older than this command: use --json"
+                    )
                 if as_json:
                     print(json.dumps(now[1]), flush=True)
                 elif before is not None:

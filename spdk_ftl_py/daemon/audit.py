@@ -11,6 +11,7 @@ import logging
 import logging.handlers
 import os
 import pwd
+import re
 import sys
 import time
 from collections.abc import Mapping
@@ -34,6 +35,7 @@ HIDDEN: Final = "(hidden)"
 _SECRETS: Final = ("DHHC-1", "NVMETLSKEY")
 """Beginnings of keys in their usual forms. A user may give a key where the path of its file belongs."""
 _SECRET_NAMES: Final = ("key", "psk", "secret", "password")
+_KEYS: Final = re.compile(r"(DHHC-1|NVMeTLSkey-1):[^\"\s]*", re.IGNORECASE)
 _COMPLAIN_EVERY_S: Final = 60.0
 
 log = logging.getLogger(logger_name(AUDIT))
@@ -99,6 +101,11 @@ def _shown(value: Any, name: str, depth: int = 0) -> Any:
 
 def _name(name: str) -> str:
     return _without_secrets(show_name(name, NAME_SHOWN_MAX))
+
+
+def without_keys(text: str) -> str:
+    """For the log: a message may repeat what somebody has given, such as a key for the name of a host."""
+    return _KEYS.sub(rf"\1:{HIDDEN}", text)
 
 
 def _without_secrets(text: str) -> str:

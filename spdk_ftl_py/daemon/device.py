@@ -86,6 +86,7 @@ class ManagedDevice(OrderedDevice):
             # At once, however long the FTL waits for its base: nobody else may get it meanwhile.
             await self.front.start()
             await self.front.listen(self.listen, port_before)
+            self.front.announce(self.admission.allowed, secure_channel=self.admission.secure_channel)
         self._restore_reservation()
         await check_name(self.target_rpc, self.name, self.uuid)
         await self.link.claim(again=self.inherited)

@@ -31,31 +31,31 @@ class DiscoveryService:
         self, address: str, catalog: Catalog, manager: ServiceManager, *, peers: PeerLimits | None = None
     ) -> None:
         """address: ADDRESS[:PORT]. manager: keeps the socket between daemons, if it can. Raises ParameterError."""
-        self._traddr, port = split_address(address)
-        self._port = port or PORT
+        self.host, port = split_address(address)
+        self.port = port or PORT
         self._manager = manager
         # There are no I/O queues, so the reactor is never started.
         self._target = NvmfTarget(ReactorLoop("discovery"), peers=peers, catalog=catalog)
 
     @property
     def address(self) -> str:
-        return f"[{self._traddr}]:{self._port}" if ":" in self._traddr else f"{self._traddr}:{self._port}"
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     async def start(self) -> None:
         """Raises PathError if the address can't be listened on."""
         kept = self._kept()
         try:
-            await self._target.listen(self._traddr, self._port, listening=kept)
+            await self._target.listen(self.host, self.port, listening=kept)
         except PathError as error:
             raise PathError(f"--discovery {self.address}: {error.message}", errno=error.errno) from error
-        self._manager.keep(SOCKET, self._target.listening(self._traddr, self._port))
+        self._manager.keep(SOCKET, self._target.listening(self.host, self.port))
         log.info("discovery service at %s", self.address)
 
     def _kept(self) -> socket.socket | None:
         """The socket that an earlier daemon has had kept, if it is at this address."""
         found = None
         for sock in self._manager.take(SOCKET):
-            if found is None and is_at(sock, self._traddr, self._port):
+            if found is None and is_at(sock, self.host, self.port):
                 found = sock
             else:
                 sock.close()

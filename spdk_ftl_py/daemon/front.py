@@ -96,10 +96,13 @@ class Front:
         self._listeners = listeners or Listeners()
         self._listening: set[tuple[str, int]] = set()
         """Of the listeners besides the first one."""
+        self._closed = False
         self._retrying: asyncio.Task[None] | None = None
         self._secure_channel = False
         self._nvmf: NvmfTarget | None = None
         self._subsystem: Subsystem | None = None
+        self._announced: Subsystem | None = None
+        """In the catalog until there is a subsystem."""
         self._address: tuple[str, int] | None = None
         self._refusing: _shim.Gate | None = None
         self._targets: set[bytes] = set()
@@ -138,6 +141,18 @@ class Front:
             self._sockets.keep(self._device, self._nvmf.listening(*self._address))
         await self._listen_to_more()
 
+    def announce(self, allowed: AllowedHosts, *, secure_channel: bool) -> None:
+        """The discovery service lists the export from now on, as it did with an earlier daemon: a host that finds it
+        missing takes it for deleted. Until open(), hosts that connect are told to try again. After listen();
+        idempotent. Raises UnsupportedError."""
+        if self._catalog is None or self._address is None or self._announced is not None or self._subsystem is not None:
+            return
+        announced = Subsystem(self._nqn, allowed=allowed)
+        for address in (self._address, *self._listening):
+            announced.add_listener(*address, secure_channel=secure_channel)
+        self._announced = announced
+        self._catalog.add(announced)
+
     def open(
         self, core: _shim.BlockDevice, *, max_io_qpairs: int, allowed: AllowedHosts, hosts: ConnectedHosts,
         secure_channel: bool, reservations: Reservations,
@@ -173,8 +188,8 @@ class Front:
         subsystem.add_listener(traddr, port, secure_channel=secure_channel)
         self._nvmf.add_subsystem(subsystem)
         if self._catalog is not None:
-            self._catalog.add(subsystem)
-        self._subsystem = subsystem
+            self._catalog.add(subsystem, instead_of=self._announced)
+        self._announced, self._subsystem = None, subsystem
         self.export = Export(subsystem.nqn, traddr, port)
         for address in self._listening:
             self.show_listener(address)
@@ -193,9 +208,14 @@ class Front:
         return self._listening
 
     async def listen_also(self, address: tuple[str, int]) -> tuple[str, int]:
-        """The address with its port. Nobody can connect before show_listener(). Raises PathError, ParameterError."""
+        """The address with its port. Nobody can connect before show_listener(). Raises PathError, ParameterError, and
+        BusyError if the export has ended meanwhile."""
         assert self._nvmf is not None
         address = address[0], await self._nvmf.listen(*address)
+        if self._closed:
+            # close_export() has not seen this listener, and nobody else would end it.
+            await self._nvmf.unlisten(*address)
+            raise BusyError(f"{self.reactor.name}: its export has ended: nothing was changed")
         self._listening.add(address)
         return address
 
@@ -341,10 +361,12 @@ class Front:
 
     async def close_export(self) -> None:
         """Hosts are disconnected. Idempotent."""
+        self._closed = True
         if self._retrying is not None:
             await end_tasks([self._retrying])
-        if self._catalog is not None and self._subsystem is not None:
-            self._catalog.remove(self._subsystem)
+        listed, self._announced = self._subsystem or self._announced, None
+        if self._catalog is not None and listed is not None:
+            self._catalog.remove(listed)
         try:
             await self.nbd.end("the FTL is being halted")
         finally:

@@ -6,7 +6,7 @@ With DNS rebinding, an attacker's web page would send the attacker's name as Hos
 
 Every request has its own connection, which ends when it is answered or too old. Everything that strangers can use is
 bounded: connections, in all and from one address; the size of a request, by aiohttp (8 KiB a line); and the time for a
-request and its answer.
+request and its answer; and half of the event loop's time.
 """
 
 from __future__ import annotations
@@ -115,6 +115,7 @@ class HttpListener:
         self._connections: dict[asyncio.Protocol, BoundedConnection] = {}
         self._http: web.Server | None = None
         self._server: asyncio.AbstractServer | None = None
+        self._turn = asyncio.Lock()
 
     def add(self, path: str, route: Route) -> None:
         """path: exact, beginning with a slash."""
@@ -131,7 +132,11 @@ class HttpListener:
         except FtlError as error:
             raise FtlError(f"{self._option} {self.address}: {error.message}", errno=error.errno) from error
         self.address = Address(self.address.host, listening.getsockname()[1])
-        self._http = web.Server(self._handle, access_log=None, keepalive_timeout=0, lingering_time=LINGER_S)
+        # Without handler_cancellation, what a client asked for would be worked at when it has left: its connection no
+        # longer counts then, so nothing would bound that work.
+        self._http = web.Server(
+            self._handle, handler_cancellation=True, access_log=None, keepalive_timeout=0, lingering_time=LINGER_S
+        )
         loop = asyncio.get_running_loop()
         try:
             self._server = await loop.create_server(self._connection, sock=listening, backlog=CONNECTIONS_MAX)
@@ -193,7 +198,13 @@ class HttpListener:
         if route is None:
             known = "".join(f"  {path}\n" for path in self._routes)
             return Reply(f"There is no such page. There are:\n{known}".encode(), status=404)
-        return await answer(route, dict(request.query), request.path)
+        loop = asyncio.get_running_loop()
+        async with self._turn:
+            began = loop.time()
+            reply = await answer(route, dict(request.query), request.path)
+            # However many they are, the event loop has as long for everything else, such as keep-alives of hosts.
+            await asyncio.sleep(loop.time() - began)
+        return reply
 
     def answers_to(self, hosts: list[str]) -> bool:
         """hosts: the Host headers of a request, of which there must be one. Addresses are always right: a page that

@@ -21,6 +21,7 @@ from ..ftl.cache.nv_cache_keeper import CacheState
 from ..ftl.gc.limits import NO_LIMIT
 from ..ftl.life import FtlState
 from ..ftl.media.geometry import BLOCK_BYTES
+from ..runtime.tasks import to_its_end
 from ..runtime.turns import Turns, aside
 from ..version import __version__
 from .description import state_of
@@ -423,7 +424,8 @@ class Metrics:
         async with self._turn:
             self._collector.seen = await self._look()
             work = (len(self._collector.seen) + 1) * _TEXT_US
-            body = await aside(work, lambda: generate_latest(self._registry))
+            # A scraper may leave meanwhile. Threads must not pile up, nor see the next scrape's numbers.
+            body = await to_its_end(aside(work, lambda: generate_latest(self._registry)))
         return Reply(body, CONTENT_TYPE)
 
     async def _look(self) -> list[Seen]:

@@ -12,12 +12,15 @@ import logging
 import mmap
 import os
 import socket
+import stat
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 from ..access.paths import open_directory
 from ..errors import FtlError
 from ..runtime.descriptors import raise_descriptor_limit
+from ..runtime.sockets import is_of_several_machines
 from .checks import split_address
 from .export_sockets import ExportSockets
 
@@ -27,6 +30,7 @@ PROBE_BYTES: Final = 1 << 20
 """Less than the write buffer of any FTL takes by default."""
 IN_MEMORY: Final = frozenset({"tmpfs", "ramfs", "devtmpfs"})
 _PORTS_OF_ROOT: Final = 1024
+_ANY: Final = frozenset({"0.0.0.0", "::"})
 _ANOTHER_BUFFER_DIR: Final = "give another with --buffer-dir"
 
 log = logging.getLogger(__name__)
@@ -47,25 +51,39 @@ def check_descriptors() -> None:
 def check_listen(listen: str, kept: ExportSockets) -> None:
     """Raises FtlError if no export can listen there now. kept: addresses that only this daemon can use."""
     host, port = split_address(listen)
-    address = ipaddress.ip_address(host)
+    shown = f"--listen {listen}"
+    if is_of_several_machines(host):
+        raise FtlError(
+            f"{shown}: is an address of several machines, at which nobody can connect: give an address of this machine",
+            errno=errno.EADDRNOTAVAIL,
+        )
     if kept.has(host, port):
         return
-    reason: str
-    number = errno.EADDRNOTAVAIL
-    if address.is_multicast or host == "255.255.255.255":
-        reason = "is an address of several machines, to which hosts can't connect: give an address of this machine"
-    else:
-        family = socket.AF_INET if address.version == 4 else socket.AF_INET6
-        try:
-            with socket.socket(family, socket.SOCK_STREAM) as probe:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                probe.bind((host, port))
-                probe.listen(1)
-            return
-        except OSError as error:
-            number = error.errno or errno.EIO
-            reason = _why_not(error, port)
-    raise FtlError(f"--listen {listen}: {reason}", errno=number)
+    family = socket.AF_INET if ipaddress.ip_address(host).version == 4 else socket.AF_INET6
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                # As listening_socket() does: who listens at the same port by IPv4 is in nobody's way.
+                probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            probe.bind((host, port))
+            probe.listen(1)
+    except OSError as error:
+        raise FtlError(f"{shown}: {_why_not(error, port)}", errno=error.errno or errno.EIO) from error
+
+
+def check_apart(listen: str, others: Mapping[str, tuple[str, int]]) -> None:
+    """others: where else the daemon listens, by option and its value. Raises FtlError if exports could never listen at
+    ``listen``."""
+    host, port = split_address(listen)
+    for other, (other_host, other_port) in others.items():
+        same_family = (":" in host) == (":" in other_host)
+        if port and port == other_port and same_family and (host == other_host or _ANY & {host, other_host}):
+            raise FtlError(
+                f"--listen {listen}: {other} takes that port: give each another port, or leave it out of --listen for "
+                "a free one",
+                errno=errno.EADDRINUSE,
+            )
 
 
 def _why_not(error: OSError, port: int) -> str:
@@ -141,21 +159,29 @@ def _file_system(device: int) -> str:
 
 
 class NewDirectories:
-    """Those of these directories, and of their parents, that do not exist yet. Use as ``with``: if it is left with an
-    error before keep(), it removes them, as far as they are empty."""
+    """Those of these directories, and of their parents, that do not exist yet; and those of these files. Use as
+    ``with``: if it is left with an error before keep(), it removes them, as far as they are empty."""
 
-    def __init__(self, *paths: Path) -> None:
+    def __init__(self, *paths: Path, files: Sequence[Path] = ()) -> None:
+        self._files = [each for each in files if not os.path.lexists(each)]
         wanted = [each for path in map(Path.absolute, paths) for each in (path, *path.parents)]
         missing = {each for each in wanted if not os.path.lexists(each)}
         self._missing = sorted(missing, key=lambda path: len(path.parts), reverse=True)
 
     def keep(self) -> None:
-        self._missing = []
+        self._missing, self._files = [], []
 
     def __enter__(self) -> NewDirectories:
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
-        for each in self._missing if kind is not None else ():
+        if kind is None:
+            return
+        for each in self._files:
+            with contextlib.suppress(OSError):
+                found = each.lstat()
+                if stat.S_ISREG(found.st_mode) and found.st_size == 0:
+                    each.unlink()
+        for each in self._missing:
             with contextlib.suppress(OSError):
                 each.rmdir()

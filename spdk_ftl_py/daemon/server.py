@@ -36,7 +36,7 @@ from ..errors import (
     BusyError,
     FtlError,
 )
-from .audit import Order, is_order
+from .audit import Order, is_order, without_keys
 from .bounded_connection import LINGER_S, BoundedConnection
 from .http_listener import Route, answer, response_of
 from .requester import asked_for_by, requester, show_peer
@@ -322,7 +322,7 @@ class RpcServer:
             ended = ""
             if order is not None:
                 order.ended(error)
-            log.info("%s, asked for by %s, failed: %s", name, requester(), error.message)
+            log.info("%s, asked for by %s, failed: %s", name, requester(), without_keys(error.message))
             return {"jsonrpc": "2.0", "id": identifier, "error": error.to_jsonrpc()}
         except Exception as error:
             ended = f"internal error ({type(error).__name__})"

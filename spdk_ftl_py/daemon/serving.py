@@ -28,7 +28,7 @@ from .http_listener import Address, HttpListeners
 from .log_rpcs import LogRpcs
 from .metrics import PATH as METRICS_PATH
 from .native_engine import NativeEngine
-from .preflight import NewDirectories, check_buffer_directory, check_descriptors, check_listen
+from .preflight import NewDirectories, check_apart, check_buffer_directory, check_descriptors, check_listen
 from .registry import Registry
 from .requester import asked_for_by
 from .saved import SavedFtl
@@ -78,6 +78,7 @@ async def serve(
     catalog = Catalog()
     service = None if discovery is None else DiscoveryService(discovery, catalog, manager, peers=peers)
     check_descriptors()
+    check_apart(listen, _other_addresses(http, service))
     check_listen(listen, exports)
     sockets.check()
     logs = LogRpcs(levels or LogLevels(), audit_log=None if audit_log is None else str(audit_log))
@@ -98,9 +99,10 @@ async def serve(
             registry.tell()
 
     async with AsyncExitStack() as opened:
+        files = [] if audit_log is None else [audit_log]
+        made = opened.enter_context(NewDirectories(buffer_directory, state_directory, files=files))
         opened.callback(audit_to_log, None if audit_log is None else audit_to_file(audit_log))
         opened.enter_context(on_signals(end, tell))
-        made = opened.enter_context(NewDirectories(buffer_directory, state_directory))
         buffer_directory = make_buffer_directory(buffer_directory)
         check_buffer_directory(buffer_directory)
         state = StateDirectory(state_directory)
@@ -151,8 +153,24 @@ async def serve(
             # Also if the ready line could not be written: FTLs of an earlier daemon may already be loading.
             if not registry.is_halting:
                 log.info("halting, asked for by %s", ended_by)
+            if service is not None and not undo_on_exit and not registry.is_halting:
+                # A halt is a pause for hosts. The service must not tell them that the FTLs are gone: nvme-stas would
+                # disconnect them.
+                await service.close()
             with asked_for_by(ended_by):
                 await registry.halt(undo=undo_on_exit)
+
+
+def _other_addresses(http: HttpOptions, service: DiscoveryService | None) -> dict[str, tuple[str, int]]:
+    """Where the daemon listens besides the exports, by option and its value."""
+    found = {}
+    for option, given in (("--metrics", http.metrics), ("--web", http.web)):
+        if given is not None:
+            address = Address.parse(given)
+            found[f"{option} {address}"] = address.host, address.port
+    if service is not None:
+        found[f"--discovery {service.address}"] = service.host, service.port
+    return found
 
 
 async def _listen_for_http(opened: AsyncExitStack, http: HttpOptions, registry: Registry) -> None:

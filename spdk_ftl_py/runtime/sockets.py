@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import ipaddress
 import socket
 from typing import Any
 
@@ -40,6 +42,11 @@ async def _readable(loop: asyncio.AbstractEventLoop, listener: socket.socket) ->
         loop.remove_reader(listener)
 
 
+def is_of_several_machines(traddr: str) -> bool:
+    """traddr: an IP address. The kernel lets a socket listen there, but no connection can come."""
+    return ipaddress.ip_address(traddr).is_multicast or traddr == "255.255.255.255"
+
+
 async def listening_socket(traddr: str, port: int, backlog: int) -> socket.socket:
     """A non-blocking TCP socket. traddr "": all addresses of IPv4 or IPv6. port 0: a free one.
 
@@ -53,6 +60,12 @@ async def listening_socket(traddr: str, port: int, backlog: int) -> socket.socke
     except OSError as error:
         raise ParameterError(f"{traddr!r} is not an IP address to listen on") from error
     family, kind, protocol, _, address = infos[0]
+    if is_of_several_machines(str(address[0])):
+        raise PathError(
+            f"can't listen on {traddr}:{port}: it is an address of several machines, at which nobody can connect; "
+            "choose another address or port",
+            errno=errno.EADDRNOTAVAIL,
+        )
     sock = socket.socket(family, kind, protocol)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

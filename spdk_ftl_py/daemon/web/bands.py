@@ -31,32 +31,19 @@ _LENGTH: Final = np.dtype("<u4")
 
 
 class BandsView:
-    """What browsers have been told of the bands of one FtlDevice."""
+    """What browsers have been told of the bands of one FtlDevice. It does not keep that alive, with all its memory:
+    whoever asks has it."""
 
     def __init__(self, ftl: FtlDevice) -> None:
-        self._ftl = ftl
-        self._told = self._now()
+        self._told = _columns(ftl)
         self._version = 1
         self._changed_in = np.full(len(ftl.bands), self._version, np.int64)
         """By band: the version that brought its last change."""
 
-    def _now(self) -> dict[str, NDArray[Any]]:
-        bands = self._ftl.bands
-        arrays: dict[str, NDArray[Any]] = {
-            "seq": bands.seq,
-            "valid": bands.valid,
-            "capacity": bands.capacity,
-            "resets": bands.resets,
-            "state": bands.reported_states(),
-            "stream": bands.streams,
-        }
-        types = dict(COLUMNS)
-        return {name: values.astype(types[name]) for name, values in arrays.items()}
-
-    def answer(self, since: str) -> bytes:
+    def answer(self, ftl: FtlDevice, since: str) -> bytes:
         """The bands that have changed since the answer with this cursor. All bands if it is not a cursor of this
         FtlDevice: the page is new, or the FTL was loaded again."""
-        now = self._now()
+        now = _columns(ftl)
         changed = np.zeros(len(self._changed_in), bool)
         for name, values in now.items():
             changed |= values != self._told[name]
@@ -64,38 +51,53 @@ class BandsView:
             self._version += 1
             self._changed_in[changed] = self._version
             self._told = now
-        version = self._version_of(since)
+        version = self._version_of(ftl, since)
         numbers = np.flatnonzero(self._changed_in > version).astype("<u4")
-        return _packed(self._header(len(numbers), whole=version == 0), {**now, "band": numbers}, numbers)
+        return _packed(self._header(ftl, len(numbers), whole=version == 0), {**now, "band": numbers}, numbers)
 
-    def _cursor(self, version: int) -> str:
-        return f"{self._ftl.uuid}.{self._ftl.incarnation}.{version}"
-
-    def _version_of(self, cursor: str) -> int:
+    def _version_of(self, ftl: FtlDevice, cursor: str) -> int:
         """0 if it is not a cursor of this view."""
         tail = cursor.rpartition(".")[2]
         if not (tail.isascii() and tail.isdigit() and len(tail) < 16):
             return 0
         version = int(tail)
-        return version if version <= self._version and cursor == self._cursor(version) else 0
+        return version if version <= self._version and cursor == _cursor(ftl, version) else 0
 
-    def _header(self, rows: int, *, whole: bool) -> dict[str, Any]:
-        geometry = self._ftl.geometry
+    def _header(self, ftl: FtlDevice, rows: int, *, whole: bool) -> dict[str, Any]:
+        geometry = ftl.geometry
         return {
-            "cursor": self._cursor(self._version),
+            "cursor": _cursor(ftl, self._version),
             "whole": whole,
             "rows": rows,
             "bands": len(self._changed_in),
             "band_blocks": geometry.band_blocks,
-            "next_seq": self._ftl.next_band_seq,
+            "next_seq": ftl.next_band_seq,
             "states": REPORTED_STATES,
             "shared_stream": geometry.shared_stream,
             "columns": COLUMNS,
             # Zone of band b in punit p: first_zone + b * punits + p, unless that zone was replaced.
             "punits": geometry.punits,
-            "first_zone": self._ftl.zone_map.first_zone,
-            "replaced": self._ftl.zone_map.replaced,
+            "first_zone": ftl.zone_map.first_zone,
+            "replaced": ftl.zone_map.replaced,
         }
+
+
+def _columns(ftl: FtlDevice) -> dict[str, NDArray[Any]]:
+    bands = ftl.bands
+    arrays: dict[str, NDArray[Any]] = {
+        "seq": bands.seq,
+        "valid": bands.valid,
+        "capacity": bands.capacity,
+        "resets": bands.resets,
+        "state": bands.reported_states(),
+        "stream": bands.streams,
+    }
+    types = dict(COLUMNS)
+    return {name: values.astype(types[name]) for name, values in arrays.items()}
+
+
+def _cursor(ftl: FtlDevice, version: int) -> str:
+    return f"{ftl.uuid}.{ftl.incarnation}.{version}"
 
 
 def _packed(header: dict[str, Any], columns: dict[str, NDArray[Any]], numbers: NDArray[np.uint32]) -> bytes:

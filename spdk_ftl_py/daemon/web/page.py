@@ -113,7 +113,7 @@ class WebPage:
         view = self._views.get(device.ftl)
         if view is None:
             view = self._views[device.ftl] = BandsView(device.ftl)
-        return _reply(view.answer(query.get("since", "")), _BINARY)
+        return _reply(view.answer(device.ftl, query.get("since", "")), _BINARY)
 
     def _chosen(self, query: Query, devices: Iterable[ManagedDevice]) -> ManagedDevice | None:
         known = {str(each.uuid): each for each in devices}

@@ -31,9 +31,14 @@ class Catalog:
     def __iter__(self) -> Iterator[Subsystem]:
         return iter(self._subsystems)
 
-    def add(self, subsystem: Subsystem) -> None:
-        """It is told of the subsystem's changes until remove()."""
-        self._subsystems.append(subsystem)
+    def add(self, subsystem: Subsystem, *, instead_of: Subsystem | None = None) -> None:
+        """It is told of the subsystem's changes until remove(). instead_of: one that is in the catalog; hosts hear only
+        of what differs."""
+        if instead_of is None:
+            self._subsystems.append(subsystem)
+        else:
+            self._subsystems[self._subsystems.index(instead_of)] = subsystem
+            instead_of.discovery_watchers.remove(self._changed)
         subsystem.discovery_watchers.append(self._changed)
         self._changed()
 

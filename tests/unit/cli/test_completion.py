@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 import shlex
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from spdk_ftl_py.cli import completion_command
 from spdk_ftl_py.cli import main as cli
 from spdk_ftl_py.daemon.server import RpcServer
 from spdk_ftl_py.usage import commands_of
@@ -160,3 +162,16 @@ def test_the_script_of_zsh_is_one(capsys: pytest.CaptureFixture[str]) -> None:
     assert "#compdef spdk-ftl" in told
     need("zsh")
     subprocess.run(["zsh", "-f", "-n"], input=told, text=True, timeout=60, check=True)
+
+
+def test_a_daemon_that_hangs_delays_no_shell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert completion_command.ANSWER_TIMEOUT_S < 5
+    monkeypatch.setattr(completion_command, "ANSWER_TIMEOUT_S", 0.1)
+    monkeypatch.setenv("SPDK_FTL_SOCK", str(tmp_path / "s"))
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(str(tmp_path / "s"))
+        silent.listen()
+        assert cli.main(["completion", "ftls"]) == 0
+    assert capsys.readouterr().out == ""

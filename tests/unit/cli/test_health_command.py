@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -158,6 +160,18 @@ def test_a_daemon_that_cannot_be_asked_is_code_1(answers: Answers, capsys: pytes
     answers(daemon=NoDaemonError("no daemon there"))
     assert cli.main(["health"]) == 1
     assert "no daemon there" in capsys.readouterr().err
+
+
+def test_a_daemon_that_hangs_is_code_1_before_the_check_times_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert health_command.ANSWER_TIMEOUT_S < 10
+    monkeypatch.setattr(health_command, "ANSWER_TIMEOUT_S", 0.1)
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(str(tmp_path / "s"))
+        silent.listen()
+        assert cli.main(["health", "--socket", str(tmp_path / "s")]) == 1
+    assert "no reply within 0.1 s" in capsys.readouterr().err
 
 
 def test_names_of_strangers_do_not_reach_the_terminal(answers: Answers, capsys: pytest.CaptureFixture[str]) -> None:

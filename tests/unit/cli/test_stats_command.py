@@ -169,6 +169,15 @@ def test_watch_as_json_is_a_line_each_time(answers: Any, capsys: pytest.CaptureF
     assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == [STATS, STATS]
 
 
+@pytest.mark.parametrize("told", [{"name": "ftl0"}, {each: STATS[each] for each in STATS if each != "latency"}])
+def test_watch_says_that_it_can_not_compare_what_has_no_latencies(
+    told: dict[str, Any], answers: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answers(told, told)
+    assert cli.main(["stats", "ftl0", "--watch"]) == 1
+    assert "older than this command: use --json" in capsys.readouterr().err
+
+
 def test_watch_waits_with_an_ftl_and_ends_with_it(answers: Any, capsys: pytest.CaptureFixture[str]) -> None:
     again = {**after(STATS), "host_written_blocks": 0}
     answers(STATS, BusyError("ftl0 is waiting"), STATS, again, NotFoundError("ftl0: no such FTL"))

@@ -22,6 +22,7 @@ from spdk_ftl_py.errors import FtlError, NotFoundError
 LOGGER = "spdk_ftl_py.audit"
 KEY = "DHHC-1:00:ia6zGodOr4SEG0Zzaw398rpY0wqipUWj4jWjUh4HWUz6aQ2n:"
 PSK = "NVMeTLSkey-1:01:VRLbtnN9AQb2WXW3c9+wEf/DRLz0QuLdbYvEhwtdWwNf9LrZ:"
+SECRET = "c2VjcmV0IHdpdGhvdXQgYSBwcmVmaXg"
 
 
 async def done(params: dict[str, Any]) -> Any:
@@ -135,6 +136,7 @@ async def test_no_secret_and_no_line_end_gets_into_it(tmp_path: Path, caplog: py
         for params in (
             {"name": "ftl0", "host": "nqn.a", "dhchap_key": KEY, "psk": PSK},
             {"name": "ftl0", "host": PSK},
+            {"name": "ftl0", "host": "nqn.a", "dhchap_key": SECRET},
             {"name": "ftl0", "key": KEY, KEY: 5},
             {"name": hostile, "host": hostile, hostile: hostile},
             {"name": KEY.lower()},
@@ -143,11 +145,15 @@ async def test_no_secret_and_no_line_end_gets_into_it(tmp_path: Path, caplog: py
         ):
             await ask(server, "bdev_ftl_add_host", params)
             await ask(server, "bdev_ftl_delete", params)
-    assert len(lines(caplog)) == 14
+    assert len(lines(caplog)) == 16
+    whole = "\n".join(record.getMessage() for record in caplog.records)
+    assert "must be the absolute path of a key file" in whole
+    for secret in (KEY[10:40], PSK[16:40], SECRET):
+        assert secret not in whole
     text = "\n".join(record.getMessage() for record in caplog.records if record.name == LOGGER)
     for secret in (KEY[10:40], PSK[16:40], KEY.lower()[10:40]):
         assert secret not in text
-    assert text.count("\n") == 13
+    assert text.count("\n") == 15
 
 
 def test_it_has_bounds() -> None:

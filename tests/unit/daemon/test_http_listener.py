@@ -204,6 +204,47 @@ async def test_connections_of_one_address_are_bounded(monkeypatch: pytest.Monkey
         assert status_of(await exchange(listener, get("/told"))) == 200
 
 
+async def test_nothing_is_done_for_a_client_that_has_left() -> None:
+    """Its connection no longer counts, so otherwise nothing would bound what strangers have us do."""
+    begun, ended = asyncio.Event(), asyncio.Event()
+
+    async def slow(_query: Query) -> Reply:
+        begun.set()
+        try:
+            return await endless({})
+        finally:
+            ended.set()
+
+    async with listening() as listener:
+        listener.add("/slow", slow)
+        _, writer = await asyncio.open_connection(listener.address.host, listener.address.port)
+        writer.write(get("/slow"))
+        await begun.wait()
+        writer.transport.abort()
+        async with time_limit(10):
+            await ended.wait()
+        assert status_of(await exchange(listener, get("/told"))) == 200
+
+
+async def test_answers_leave_the_event_loop_half_of_its_time() -> None:
+    clock, busy = asyncio.get_running_loop().time, 0.0
+
+    async def long(_query: Query) -> Reply:
+        nonlocal busy
+        began = clock()
+        while clock() - began < 0.01:
+            pass
+        busy += clock() - began
+        return Reply(b"done\n")
+
+    async with listening() as listener:
+        listener.add("/long", long)
+        began = clock()
+        replies = await asyncio.gather(*(exchange(listener, get("/long")) for _ in range(8)))
+        assert clock() - began >= 2 * busy
+    assert [status_of(reply) for reply in replies] == [200] * 8
+
+
 async def test_an_address_in_use_is_refused_with_the_option() -> None:
     async with listening() as listener:
         another = HttpListener(listener.address, "--metrics")

@@ -11,6 +11,7 @@ import pytest
 from spdk_ftl_py.daemon import front
 from spdk_ftl_py.daemon.listeners import MORE_MAX, Listeners
 from spdk_ftl_py.errors import BusyError, ExistsError, FtlError, NotFoundError, ParameterError, PathError
+from spdk_ftl_py.nvme.target import listener
 from spdk_ftl_py.nvme.wire import AnaState, Status
 from unit.daemon.registry_rig import Daemon, World, create
 from unit.nvme.nvme_loop import RawHost, until
@@ -124,6 +125,8 @@ async def test_what_can_not_be_is_refused_and_changes_nothing(here: World) -> No
     for error, params in (
         (ExistsError, {"listen_address": one}),
         (PathError, {"listen_address": "192.0.2.1"}),
+        (PathError, {"listen_address": "224.0.0.1"}),
+        (PathError, {"listen_address": "[ff02::1]"}),
         (ParameterError, {"listen_address": "nowhere"}),
         (PathError, {"listen_address": f"127.0.0.1:{_port_of(here)}"}),
     ):
@@ -142,6 +145,34 @@ async def test_what_can_not_be_is_refused_and_changes_nothing(here: World) -> No
         await set_state(daemon, one, "inaccessible")
     assert await listeners(daemon) == before
     await daemon.halt()
+
+
+@pytest.mark.parametrize("end", ["delete", "halt"])
+async def test_one_that_comes_while_the_ftl_ends_is_gone_with_it(
+    here: World, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    """Names of addresses are resolved in a thread, and the FTL may end meanwhile."""
+    daemon = await here.start()
+    await create(here, daemon)
+    asked, go_on = asyncio.Event(), asyncio.Event()
+    real = listener.listening_socket
+
+    async def slow(traddr: str, port: int, backlog: int) -> socket.socket:
+        asked.set()
+        await go_on.wait()
+        return await real(traddr, port, backlog)
+
+    monkeypatch.setattr(listener, "listening_socket", slow)
+    port = free_port()
+    adding = asyncio.ensure_future(add(daemon, listen_address=f"127.0.0.1:{port}"))
+    await asked.wait()
+    await (daemon.call("bdev_ftl_delete", name="ftl0") if end == "delete" else daemon.halt())
+    go_on.set()
+    with pytest.raises(BusyError, match="ended"):
+        await adding
+    assert nobody_listens(port)
+    if end == "delete":
+        await daemon.halt()
 
 
 def _port_of(here: World) -> str:

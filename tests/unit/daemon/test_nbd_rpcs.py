@@ -73,13 +73,16 @@ async def test_read_only_refuses_changes(here: World) -> None:
 async def test_a_second_start_is_refused_and_leaves_the_first(here: World) -> None:
     daemon = await here.start()
     await create(here, daemon)
+    # Somebody else's, such as /etc/.pwd.lock beside a socket /etc/.pwd.
+    other = here.folder / "ftl0.nbd.lock"
+    other.touch(mode=0o600)
     path = await start(here, daemon)
     with pytest.raises(ExistsError, match=f"is already served by NBD, at {path}"):
         await daemon.call("bdev_ftl_nbd_start", name="ftl0", socket_path=str(here.folder / "other.nbd"))
     (await client(path)).close()
-    assert sorted(left(here)) == ["ftl0.nbd", "ftl0.nbd.lock"]
+    assert sorted(left(here)) == ["ftl0.nbd", "ftl0.nbd.lock", "ftl0.nbd.spdk-ftl.lock"]
     await daemon.halt()
-    assert left(here) == []
+    assert left(here) == [other.name]
 
 
 async def test_what_is_in_the_way_is_named_and_stays(here: World) -> None:

@@ -9,7 +9,7 @@ import os
 import resource
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,11 @@ import pytest
 from spdk_ftl_py.cli import main as cli
 from spdk_ftl_py.daemon import preflight
 from spdk_ftl_py.daemon.export_sockets import ExportSockets
-from spdk_ftl_py.daemon.preflight import NewDirectories, check_buffer_directory, check_listen
+from spdk_ftl_py.daemon.preflight import NewDirectories, check_apart, check_buffer_directory, check_listen
 from spdk_ftl_py.daemon.state import StateDirectory
 from spdk_ftl_py.errors import BusyError, FtlError
 from spdk_ftl_py.runtime.service_manager import ServiceManager
+from unit.target.target_box import free_port
 
 ELSEWHERE = "192.0.2.1"
 """For documentation (RFC 5737): no machine has it."""
@@ -43,6 +44,10 @@ def taken() -> Iterator[int]:
         yield int(other.getsockname()[1])
 
 
+OTHERS = ("--discovery", "--metrics", "--web")
+"""Options with addresses besides --listen."""
+
+
 def tree(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
 
@@ -62,6 +67,33 @@ class Case:
 
 def port_in_use(case: Case) -> list[str]:
     return ["--listen", f"127.0.0.1:{case.taken}"]
+
+
+def taken_by_other(option: str) -> Callable[[Case], list[str]]:
+    """At the end of the start, when there is something to undo: an audit log, directories, other sockets."""
+
+    def make(case: Case) -> list[str]:
+        before = ["--discovery", f"127.0.0.1:{free_port()}"] if option != "--discovery" else []
+        before += ["--metrics", "0"] if option == "--web" else []
+        return [*before, "--audit-log", str(case.folder / "audit"), option, f"127.0.0.1:{case.taken}"]
+
+    return make
+
+
+def port_of_another_option(option: str) -> Callable[[Case], list[str]]:
+    def make(_case: Case) -> list[str]:
+        port = free_port()
+        return ["--listen", f"127.0.0.1:{port}", option, f"0.0.0.0:{port}"]
+
+    return make
+
+
+def both_at(one: str, two: str) -> Callable[[Case], list[str]]:
+    def make(_case: Case) -> list[str]:
+        port = free_port()
+        return [one, f"127.0.0.1:{port}", two, f"0.0.0.0:{port}"]
+
+    return make
 
 
 def port_of_root(case: Case) -> list[str]:
@@ -157,6 +189,33 @@ CASES: dict[str, tuple[Callable[[Case], list[str]], tuple[str, ...]]] = {
     "port in use": (port_in_use, ("another program listens at port", "none for a free one")),
     "port of root": (port_of_root, ("--listen 127.0.0.1:420: only root", "4420", "CAP_NET_BIND_SERVICE")),
     "no IPv6": (no_ipv6, ("--listen [::1]: this machine has no IPv6", "IPv4")),
+    **{
+        f"{option} of another machine": (
+            lambda _, option=option: [option, f"{ELSEWHERE}:8009"],
+            (f"{option} {ELSEWHERE}:8009: ", "choose another address"),
+        )
+        for option in OTHERS
+    },
+    **{
+        f"{option} of many machines": (
+            lambda _, option=option: [option, "224.0.0.1:8009"],
+            (f"{option} 224.0.0.1:8009: ", "an address of several machines", "choose another address"),
+        )
+        for option in OTHERS
+    },
+    **{
+        f"{option} in use": (taken_by_other(option), (f"{option} 127.0.0.1:", "in use", "choose another"))
+        for option in OTHERS
+    },
+    **{
+        f"{option} at the exports' port": (
+            port_of_another_option(option),
+            ("--listen 127.0.0.1:", f"{option} 0.0.0.0:", "takes that port"),
+        )
+        for option in OTHERS
+    },
+    "metrics where discovery is": (both_at("--discovery", "--metrics"), ("--metrics 0.0.0.0:", "in use")),
+    "web where metrics are": (both_at("--metrics", "--web"), ("--web 0.0.0.0:", "in use")),
     "buffers full": (full, ("buffer directory", "is full", "--buffer-dir")),
     "buffers read-only": (
         no_file(".probe", errno.EROFS),
@@ -225,6 +284,31 @@ def test_an_address_that_the_service_manager_keeps_is_not_in_use(taken: int) -> 
     check_listen(f"127.0.0.1:{taken}", Kept(ServiceManager({})))
     with pytest.raises(FtlError, match="another program listens"):
         check_listen(f"127.0.0.1:{taken}", ExportSockets(ServiceManager({})))
+
+
+def test_a_port_that_ipv4_has_is_free_for_ipv6() -> None:
+    """As one that an SPDK target has at 0.0.0.0."""
+    with socket.create_server(("127.0.0.1", 0)) as other, suppress(OSError):
+        with socket.create_server(("::1", 0), family=socket.AF_INET6):
+            pass
+        check_listen(f"[::]:{other.getsockname()[1]}", ExportSockets(ServiceManager({})))
+
+
+@pytest.mark.parametrize(
+    ("listen", "other", "apart"),
+    [
+        ("127.0.0.1", ("127.0.0.1", 8009), True),
+        ("127.0.0.1:8009", ("127.0.0.1", 8009), False),
+        ("127.0.0.1:8009", ("127.0.0.2", 8009), True),
+        ("0.0.0.0:8009", ("127.0.0.2", 8009), False),
+        ("0.0.0.0:8009", ("::", 8009), True),
+        ("[::1]:8009", ("::", 8009), False),
+        ("127.0.0.1:8009", ("127.0.0.1", 0), True),
+    ],
+)
+def test_exports_have_a_port_of_their_own(listen: str, other: tuple[str, int], apart: bool) -> None:
+    with nullcontext() if apart else pytest.raises(FtlError, match="--web x takes that port"):
+        check_apart(listen, {"--web x": other})
 
 
 @pytest.mark.parametrize("listen", ["127.0.0.1", "127.0.0.2", "0.0.0.0"])

@@ -3,9 +3,11 @@ the page in a browser."""
 
 from __future__ import annotations
 
+import gc
 import json
 import re
 import time
+import weakref
 from types import SimpleNamespace
 from typing import Any, Final
 
@@ -58,27 +60,28 @@ def a_view(count: int = 4, **more: Any) -> tuple[BandsView, Any]:
 
 def test_after_the_first_answer_only_changed_bands_are_told() -> None:
     view, ftl = a_view()
-    header, columns = unpacked(view.answer(""))
+    header, columns = unpacked(view.answer(ftl, ""))
     assert (header["whole"], header["bands"], header["next_seq"]) == (True, 4, 9)
     assert columns["band"].tolist() == [0, 1, 2, 3]
-    again, none = unpacked(view.answer(header["cursor"]))
+    again, none = unpacked(view.answer(ftl, header["cursor"]))
     assert (again["whole"], again["rows"], none["band"].size) == (False, 0, 0)
 
     ftl.bands.refresh(rows_of([Band(2, [4], 100, CLOSED, seq=7, valid=60, written=100, stream=1)]))
     ftl.bands.was_reset(1)
-    changed, columns = unpacked(view.answer(again["cursor"]))
+    changed, columns = unpacked(view.answer(ftl, again["cursor"]))
     assert columns["band"].tolist() == [1, 2]
     assert columns["resets"].tolist() == [1, 0]
     assert (columns["seq"][1], columns["valid"][1], columns["capacity"][1], columns["stream"][1]) == (7, 60, 100, 1)
     assert [REPORTED_STATES[code] for code in columns["state"]] == [FREE, CLOSED]
     # Another page has an older cursor, and misses nothing.
-    assert unpacked(view.answer(header["cursor"]))[1]["band"].tolist() == [1, 2]
-    assert unpacked(view.answer(changed["cursor"]))[1]["band"].tolist() == []
+    assert unpacked(view.answer(ftl, header["cursor"]))[1]["band"].tolist() == [1, 2]
+    assert unpacked(view.answer(ftl, changed["cursor"]))[1]["band"].tolist() == []
 
 
 @pytest.mark.parametrize("cursor", ["", "u.2.1", "v.3.1", "u.3.99", "u.3.-1", "u.3.x", "1", "u.3." + "9" * 400])
 def test_a_cursor_of_another_life_gets_all_bands(cursor: str) -> None:
-    header, columns = unpacked(a_view()[0].answer(cursor))
+    view, ftl = a_view()
+    header, columns = unpacked(view.answer(ftl, cursor))
     assert header["whole"]
     assert len(columns["band"]) == 4
 
@@ -86,7 +89,7 @@ def test_a_cursor_of_another_life_gets_all_bands(cursor: str) -> None:
 def test_a_free_band_with_a_failed_zone_is_mending() -> None:
     view, ftl = a_view()
     ftl.bands.refresh(rows_of([Band(0, [2], 100, bad_punits={0}), Band(1, [3], 100, OPEN, seq=8, written=5)]))
-    states = [REPORTED_STATES[code] for code in unpacked(view.answer(""))[1]["state"]]
+    states = [REPORTED_STATES[code] for code in unpacked(view.answer(ftl, ""))[1]["state"]]
     assert states == [MENDING, OPEN, FREE, FREE]
     assert ftl.bands.counts() == {FREE: 2, MENDING: 1, OPEN: 1}
 
@@ -97,14 +100,14 @@ def test_many_bands_take_a_turn_of_the_event_loop_at_most() -> None:
     took = []
     for _ in range(5):
         began = time.thread_time()
-        whole = view.answer("")
+        whole = view.answer(ftl, "")
         took.append(time.thread_time() - began)
     assert min(took) < TURN_S
     assert len(whole) < 28 * MANY
     cursor = unpacked(whole)[0]["cursor"]
     ftl.bands.refresh(rows)
     began = time.thread_time()
-    part = view.answer(cursor)
+    part = view.answer(ftl, cursor)
     assert time.thread_time() - began < TURN_S
     assert len(part) < 32 * 1024
 
@@ -113,11 +116,11 @@ async def test_the_bands_of_an_ftl_at_work_are_those_of_the_device(reactor: Reac
     async with ftl_rig(reactor) as rig:
         device = rig.device
         view = BandsView(device)
-        known = {name: values.copy() for name, values in unpacked(view.answer(""))[1].items()}
+        known = {name: values.copy() for name, values in unpacked(view.answer(device, ""))[1].items()}
         cursor = ""
         for _ in range(4):
             await rig.overwrite(1)
-            header, columns = unpacked(view.answer(cursor))
+            header, columns = unpacked(view.answer(device, cursor))
             cursor = header["cursor"]
             for name in known:
                 known[name][columns["band"]] = columns[name]
@@ -127,6 +130,23 @@ async def test_the_bands_of_an_ftl_at_work_are_those_of_the_device(reactor: Reac
             assert band.zones == [header["first_zone"] + band.index * header["punits"]]
         assert known["resets"].sum() * device.geometry.punits == device.stats()["zone_resets"] > 0
         assert header["next_seq"] > known["seq"].max()
+
+
+def test_a_view_does_not_keep_an_ftl_that_has_ended() -> None:
+    """Each reload makes a new FtlDevice; the old one has an L2P, which may take GiB."""
+
+    class Like:
+        def __init__(self, ftl: Any) -> None:
+            self.__dict__.update(vars(ftl))
+
+    ftl: Any = Like(a_view()[1])
+    views: weakref.WeakKeyDictionary[Any, BandsView] = weakref.WeakKeyDictionary()
+    views[ftl] = BandsView(ftl)
+    unpacked(views[ftl].answer(ftl, ""))
+    ended = weakref.ref(ftl)
+    del ftl
+    gc.collect()
+    assert (ended(), len(views)) == (None, 0)
 
 
 # --- the past
