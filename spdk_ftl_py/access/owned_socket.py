@@ -22,8 +22,8 @@ _ATTEMPTS: Final = 100
 
 
 class OwnedSocket:
-    """Listens at the path, with mode 0600, until close(). A file ``PATH.spdk-ftl.lock`` keeps other processes of this package
-    out; close() removes both."""
+    """Listens at the path, with mode 0600, until close(). A file ``PATH.spdk-ftl.lock`` keeps other processes of this
+    package out; close() removes both."""
 
     def __init__(self, path: Path, what: str, remedy: str, *, backlog: int) -> None:
         """what, remedy: for messages, such as ``NBD socket`` and ``give another with --socket``. Replaces a socket at
