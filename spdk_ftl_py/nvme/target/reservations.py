@@ -82,20 +82,26 @@ class ReservedNamespace(Protocol):
     def reservations(self) -> Reservations: ...
 
 
+class ReservedQueues(Protocol):
+    """What this module needs of a controller's I/O queues."""
+
+    def bars_changed(self, nsid: int) -> None:
+        """They get the current bars; when it returns, the reactor has them."""
+
+    def abort(self, nsid: int) -> list[_shim.TargetQpair]:
+        """Aborts the I/O that devices have. Returns the queues to wait for."""
+
+
 class ReservingController(Protocol):
     """What this module needs of a controller."""
 
     @property
     def host(self) -> HostKey: ...
-
-    def bars_changed(self, nsid: int) -> None:
-        """Its queues get the current bars; when it returns, the reactor has them."""
+    @property
+    def io_queues(self) -> ReservedQueues: ...
 
     def reservation_notice(self, nsid: int, notice: Notice) -> None:
         """Sends it, unless the host has masked it."""
-
-    def abort_io(self, nsid: int) -> list[_shim.TargetQpair]:
-        """Aborts the I/O that devices have. Returns the queues to wait for."""
 
 
 class ReservationCommands:
@@ -206,11 +212,11 @@ class ReservationCommands:
         reservations.state = outcome.state
         controllers = list(self._controllers())
         for controller in controllers:
-            controller.bars_changed(nsid)
+            controller.io_queues.bars_changed(nsid)
         aborting: list[_shim.TargetQpair] = []
         for controller in controllers:
             if controller.host in outcome.aborts:
-                aborting += controller.abort_io(nsid)
+                aborting += controller.io_queues.abort(nsid)
         while not await until(
             lambda: not any(qpair.aborting for qpair in aborting), poll_s=ABORT_POLL_S, timeout_s=ABORT_TELL_S
         ):

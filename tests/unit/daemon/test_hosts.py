@@ -133,7 +133,7 @@ async def test_strangers_that_take_all_places_do_not_keep_the_target_out(
 
     def of_target() -> list[int]:
         """I/O queues of each of its controllers."""
-        return [len(each.io_qpairs) for each in subsystem.controllers.values() if each.hostnqn == target]
+        return [len(each.io_queues.qpairs) for each in subsystem.controllers.values() if each.hostnqn == target]
 
     await until(lambda: of_target() == [1])
     async with ReactorLoop("stranger", spin_us=0) as reactor:
