@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from enum import Enum, auto
@@ -21,7 +21,7 @@ from ...runtime.reactor import ReactorLoop
 from ...runtime.tasks import end_tasks, to_its_end
 from ...text import show_name
 from ...version import __version__
-from .. import logs, wire
+from .. import wire
 from ..auth.key import HostKeys
 from ..identify import ControllerTraits
 from ..logs import DiscoveryEntry
@@ -37,7 +37,6 @@ from .log_pages import LogPages
 from .namespace import Namespace
 from .peers import PeerLimits, address_of
 from .persistence_feature import PersistenceFeature
-from .reservation_state import Notice
 from .subsystem import Subsystem
 
 KEEP_ALIVE_GRANULARITY_MS = 100
@@ -118,7 +117,10 @@ class TargetController:
         self._connected_s = self._loop.time()
         self._background: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
-        self._events = AsyncEvents(queue.complete, self._spawn, lambda: self.ready)
+        self.events = AsyncEvents(
+            queue.complete, self._spawn, may_send=lambda: self.ready, features=lambda: self._features,
+            nsids=self.visible_namespaces,
+        )  # fmt: skip
         zoned = subsystem is not None and subsystem.zoned
         css = Cap.CSS_NVM | Cap.CSS_IOCS if zoned else Cap.CSS_NVM
         timeout = int(READY_TIMEOUT_S / wire.CAP_TO_UNIT_S)
@@ -137,7 +139,7 @@ class TargetController:
         )  # fmt: skip
         self._features = self._fresh_features()
         self._log_pages = LogPages(
-            subsystem, self._events, listener=listener, max_io_bytes=limits.max_io_bytes,
+            subsystem, self.events, listener=listener, max_io_bytes=limits.max_io_bytes,
             zoned=bool(self._cap & Cap.CSS_IOCS), traits=self._traits, namespaces=self.visible_namespaces,
             discovery_log=lambda: discovery_log(self),
         )  # fmt: skip
@@ -339,52 +341,15 @@ class TargetController:
         """Called by the subsystem after the change."""
         device = namespace.device if namespace is not None and nsid in self.visible_namespaces() else None
         self.io_queues.set_device(nsid, device)
-        self._events.zone_log_read(nsid)
-        self._tell_namespace_changed(nsid)
+        self.events.zone_log_read(nsid)
+        self.events.namespace_changed(nsid)
 
     def ana_changed(self) -> None:
         """Called after the change of a state at its listener."""
         for nsid in self.visible_namespaces():
             self.io_queues.bars_changed(nsid)
         self._log_pages.ana_changes += 1
-        if self._features.event_enabled(wire.EVENT_CONFIG_ANA):
-            self._events.post(wire.EVENT_ANA_CHANGED)
-
-    def reservation_notice(self, nsid: int, notice: Notice) -> None:
-        """Sends it, unless the host has masked it."""
-        if nsid in self.visible_namespaces() and not self._features.reservation_notice_masked(nsid, notice):
-            self._events.reservation_notice(nsid, notice)
-
-    def namespace_resized(self, nsid: int) -> None:
-        """Called by the subsystem after the change. I/O queues go by the device itself."""
-        if nsid in self.visible_namespaces():
-            self._tell_namespace_changed(nsid)
-
-    def _tell_namespace_changed(self, nsid: int) -> None:
-        self._events.changed_namespaces.add(nsid)
-        if self._features.event_enabled(wire.EVENT_CONFIG_NAMESPACE):
-            self._events.post(wire.EVENT_NAMESPACE_CHANGED)
-
-    def zones_changed(self, nsid: int, starts: Collection[int] | None) -> None:
-        """Called by the subsystem after the change."""
-        if nsid not in self.visible_namespaces():
-            return
-        self._events.zones_changed(nsid, starts, tell=self._features.event_enabled(wire.EVENT_CONFIG_ZONES))
-
-    def warned(self, warnings: int) -> None:
-        """Called by the subsystem when these bits of the critical warning have been set."""
-        for bit, event in (
-            (logs.WARNING_SPARE, wire.EVENT_SPARE),
-            (logs.WARNING_RELIABILITY, wire.EVENT_RELIABILITY),
-            (logs.WARNING_READ_ONLY, wire.EVENT_RELIABILITY),
-        ):
-            # The bits by which a host enables these events are those of the warning.
-            if warnings & bit and self._features.event_enabled(bit):
-                self._events.post(event)
-
-    def discovery_changed(self) -> None:
-        if self.subsystem is None and self._features.event_enabled(wire.EVENT_CONFIG_DISCOVERY):
-            self._events.post(wire.EVENT_DISCOVERY_CHANGED)
+        self.events.ana_changed()
 
     # --- commands ---------------------------------------------------------------------------------------------------
 
@@ -425,9 +390,9 @@ class TargetController:
                 self._keep_alive_restart()
                 return completion
             case AdminOp.ASYNC_EVENT_REQUEST:
-                return self._events.request(sqe)
+                return self.events.request(sqe)
             case AdminOp.ABORT if self.subsystem is not None:
-                return self._events.abort(sqe)
+                return self.events.abort(sqe)
         return Completion(Status.INVALID_OPCODE)
 
     def _set_features(self, sqe: Sqe, data: bytearray) -> Completion:
@@ -496,9 +461,9 @@ class TargetController:
 
     async def _reset(self) -> None:
         """CC.EN 1 to 0: CSTS.RDY falls when the I/O queues are gone, and everything is as it was after Connect."""
-        await self._events.abandon()
+        await self.events.abandon()
         await self.io_queues.close()
-        self._events.clear()
+        self.events.clear()
         self._features = self._fresh_features()
         self._csts = wire.CSTS_RDY if self._cc & wire.CC_EN else 0
         self._keep_alive_restart()

@@ -21,8 +21,9 @@ from ...runtime.waiting import until
 from ...text import show_name
 from ..wire import Status
 from .connected_hosts import HostKey
+from .events import AsyncEvents
 from .reservation_file import ReservationFile
-from .reservation_state import Notice, Outcome, ReservationState, Rules, execute
+from .reservation_state import Outcome, ReservationState, Rules, execute
 
 REST: Final = 4
 """After each command, the event loop has this many times as long for everything else while further commands wait."""
@@ -99,9 +100,8 @@ class ReservingController(Protocol):
     def host(self) -> HostKey: ...
     @property
     def io_queues(self) -> ReservedQueues: ...
-
-    def reservation_notice(self, nsid: int, notice: Notice) -> None:
-        """Sends it, unless the host has masked it."""
+    @property
+    def events(self) -> AsyncEvents: ...
 
 
 class ReservationCommands:
@@ -223,7 +223,7 @@ class ReservationCommands:
             log.warning("namespace %d: a Preempt and Abort waits for I/O of the preempted hosts", nsid)
         for controller in controllers:
             if controller.host in outcome.notices:
-                controller.reservation_notice(nsid, outcome.notices[controller.host])
+                controller.events.reservation_notice(nsid, outcome.notices[controller.host])
         return Status.SUCCESS
 
 

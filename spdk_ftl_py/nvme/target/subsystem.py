@@ -19,8 +19,8 @@ from ..tls import require_tls
 from ..wire import AnaState
 from .allowed_hosts import AllowedHost, AllowedHosts
 from .connected_hosts import ConnectedHosts, HostKey
+from .events import AsyncEvents
 from .namespace import Namespace
-from .reservation_state import Notice
 from .reservations import ReservationCommands, Reservations, ReservedQueues
 
 SERIAL_BYTES_MAX = 20
@@ -69,6 +69,8 @@ class ConnectedController(Protocol):
     @property
     def io_queues(self) -> ConnectedQueues: ...
     @property
+    def events(self) -> AsyncEvents: ...
+    @property
     def shut_down(self) -> bool:
         """The host has shut down in order, and has not enabled the controller again."""
 
@@ -78,20 +80,8 @@ class ConnectedController(Protocol):
     def namespace_changed(self, nsid: int, namespace: Namespace | None) -> None:
         """Called after the change."""
 
-    def namespace_resized(self, nsid: int) -> None:
-        """Called after the change."""
-
-    def zones_changed(self, nsid: int, starts: Collection[int] | None) -> None:
-        """Called after the change; None: of any zone."""
-
-    def warned(self, warnings: int) -> None:
-        """Called when these bits of the critical warning in the SMART log have been set."""
-
     def ana_changed(self) -> None:
         """Called after the change of a state at its listener."""
-
-    def reservation_notice(self, nsid: int, notice: Notice) -> None:
-        """Sends it, unless the host has masked it."""
 
     async def close(self, reason: str = ...) -> None:
         """Idempotent; returns when its queues are gone."""
@@ -217,7 +207,7 @@ class Subsystem:
             raise NotFoundError(f"{self.nqn}: there is no namespace {nsid}")
         if namespace.measure():
             for controller in self.controllers.values():
-                controller.namespace_resized(nsid)
+                controller.events.namespace_resized(nsid)
 
     def zones_changed(self, nsid: int, zones: Collection[int] | None) -> None:
         """The drive itself has changed the state or attributes of these zones (their numbers); None: possibly any zone.
@@ -227,14 +217,14 @@ class Subsystem:
             return
         starts = None if zones is None else [zone * namespace.traits.zone_size for zone in zones]
         for controller in self.controllers.values():
-            controller.zones_changed(nsid, starts)
+            controller.events.zones_changed(nsid, starts)
 
     def check_health(self) -> None:
         """Tells hosts that want to know it which bits of the critical warning have been set since the last call."""
         before, self._warnings = self._warnings, self.smart().warnings
         if self._warnings & ~before:
             for controller in self.controllers.values():
-                controller.warned(self._warnings & ~before)
+                controller.events.warned(self._warnings & ~before)
 
     @property
     def zoned(self) -> bool:
