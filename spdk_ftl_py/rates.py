@@ -69,9 +69,15 @@ def _grown(before: Mapping[str, Any], after: Mapping[str, Any], keys: Sequence[s
 
 
 def _percentiles(before: Mapping[str, Any], after: Mapping[str, Any], way: str) -> tuple[float | None, float | None]:
-    # A daemon of an earlier version measures no latencies.
-    first, last = (each.get("latency", {}).get(way, {}).get("buckets", []) for each in (before, after))
+    first, last = _histogram(before, way), _histogram(after, way)
     return percentile(first, last, 0.5), percentile(first, last, 0.99)
+
+
+def _histogram(stats: Mapping[str, Any], way: str) -> Buckets:
+    """With one more bucket for what lies above all bounds. Empty if the daemon is of an earlier version, which measures
+    no latencies."""
+    latency = stats.get("latency", {}).get(way)
+    return [*latency["buckets"], (None, latency["count"])] if latency else []
 
 
 def percentile(before: Buckets, after: Buckets, part: float) -> float | None:

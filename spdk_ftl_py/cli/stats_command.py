@@ -11,16 +11,16 @@ from typing import Any, Final
 
 from .. import schema
 from ..errors import BusyError, UnsupportedError
+from ..rates import between
 from ..text import show_line
 from ..usage import seconds
 from .commands import add_socket, add_target, daemon_client, ftl_name, named, show_mapping
-from .units import BLOCK_BYTES, quantile, show_bytes, show_count, show_us
+from .units import BLOCK_BYTES, show_bytes, show_count, show_us
 
 METHOD: Final = "bdev_ftl_get_stats"
 WATCH_S: Final = 1.0
 WATCH_MIN_S: Final = 0.1
 HEADINGS_EVERY: Final = 20
-_MIB: Final = 1 << 20
 _COLUMNS: Final = (
     ("MiB/s r", 8), ("IOPS r", 8), ("p99 r", 8), ("MiB/s w", 8), ("IOPS w", 8), ("p99 w", 8), ("WA", 5), ("GC", 7),
     ("free", 6), ("limit", 6),
@@ -196,7 +196,7 @@ def _watch(ask: Any, interval_s: float, *, as_json: bool) -> int:
                 elif before is not None:
                     if lines % HEADINGS_EVERY == 0:
                         print("".join(f"{heading:>{width}}" for heading, width in _COLUMNS) + "  errors")
-                    print(rates(before[1], now[1], now[0] - before[0]), flush=True)
+                    print(_line(before[1], now[1], now[0] - before[0]), flush=True)
                     lines += 1
                 before = now
             time.sleep(interval_s)
@@ -204,24 +204,16 @@ def _watch(ask: Any, interval_s: float, *, as_json: bool) -> int:
         return 0
 
 
-def rates(before: Mapping[str, Any], now: Mapping[str, Any], elapsed_s: float) -> str:
-    """One line: what happened between two answers. Counters that began again count from 0."""
-
-    def grown(key: str) -> float:
-        return float(now[key] - before[key] if now[key] >= before[key] else now[key])
-
-    written, media = grown("host_written_blocks"), grown("media_written_blocks")
-    cells = []
-    for kind, blocks in (("read", grown("host_read_blocks")), ("write", written)):
-        count, buckets = _between(before["latency"][kind], now["latency"][kind])
-        p99 = show_us(quantile(buckets, count, 0.99)) if count else "-"
-        cells += [_rate(blocks, elapsed_s), show_count(count / elapsed_s), p99]
-    cells += [
-        f"{media / written:.2f}" if written else "-",
-        _rate(grown("gc_moved_blocks"), elapsed_s),
-        show_count(now["free_bands"]),
-        now["limit"],
-    ]
+def _line(before: Mapping[str, Any], now: Mapping[str, Any], elapsed_s: float) -> str:
+    """What happened between two answers."""
+    did = between(before, now, elapsed_s)
+    cells = ["-"] * 8 if did is None else [
+        f"{did.read_mib_s:.1f}", show_count(did.read_iops), _latency(did.read_p99_us),
+        f"{did.write_mib_s:.1f}", show_count(did.write_iops), _latency(did.write_p99_us),
+        "-" if did.write_amplification is None else f"{did.write_amplification:.2f}",
+        f"{did.gc_mib_s:.1f}",
+    ]  # fmt: skip
+    cells += [show_count(now["free_bands"]), now["limit"]]
     line = "".join(f"{cell:>{width}}" for cell, (_, width) in zip(cells, _COLUMNS, strict=True))
     errors = sum(
         max(0, count - before["host_errors"][kind][name])
@@ -231,15 +223,5 @@ def rates(before: Mapping[str, Any], now: Mapping[str, Any], elapsed_s: float) -
     return f"{line}  {show_count(errors)}"
 
 
-def _rate(blocks: float, elapsed_s: float) -> str:
-    return f"{blocks * BLOCK_BYTES / elapsed_s / _MIB:.1f}"
-
-
-def _between(before: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[float, list[list[float]]]:
-    """The histogram of what came between two answers."""
-    if now["count"] < before["count"]:
-        return now["count"], now["buckets"]
-    buckets = [
-        [bound, count - earlier] for (bound, count), (_, earlier) in zip(now["buckets"], before["buckets"], strict=True)
-    ]
-    return now["count"] - before["count"], buckets
+def _latency(time_us: float | None) -> str:
+    return "-" if time_us is None else show_us(time_us)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Final
 
 BLOCK_BYTES: Final = 4096
@@ -33,15 +32,3 @@ def show_count(count: float) -> str:
 
 def _digits(value: float) -> str:
     return f"{value:.0f}" if value >= 99.95 else f"{value:.1f}" if value >= 9.995 else f"{value:.2f}"
-
-
-def quantile(buckets: Sequence[Sequence[float]], count: float, part: float) -> float:
-    """The value that `part` of `count` values do not exceed. buckets: [upper bound, how many are not above it], as in
-    bdev_ftl_get_stats. Linear within a bucket, like Prometheus' histogram_quantile(). 0 without values."""
-    rank = part * count
-    lower, below = 0.0, 0.0
-    for bound, cumulative in buckets:
-        if cumulative >= rank and cumulative > below:
-            return lower + (bound - lower) * (rank - below) / (cumulative - below)
-        lower, below = bound, cumulative
-    return lower if count > 0 else 0.0

@@ -208,11 +208,13 @@ def test_the_page_outlives_its_daemon_and_an_ftl_may_wait(world: tuple[FtlWorld,
     assert [each for each in page.complaints() if "net::ERR" not in each] == []
 
 
-HISTOGRAMS: list[tuple[list[list[int]], list[list[int]]]] = [
+HISTOGRAMS: list[tuple[list[list[int | None]], list[list[int | None]]]] = [
     ([], [[1, 0], [2, 7], [4, 7], [8, 20]]),
     ([[1, 5], [2, 9], [4, 9]], [[1, 5], [2, 9], [4, 10]]),
     ([[1, 0], [2, 100], [4, 100]], [[1, 0], [2, 100], [4, 100]]),
     ([[1, 0], [2, 3], [4, 50]], [[1, 10], [2, 40], [4, 150]]),
+    ([[1, 0], [2, 3], [None, 4]], [[1, 10], [2, 40], [None, 150]]),
+    ([], [[1, 0], [2, 0], [None, 10]]),
 ]
 
 

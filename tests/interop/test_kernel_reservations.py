@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -12,21 +11,10 @@ from interop.guest import Guest
 from interop.nvme_guest import attached
 from support.system import Daemon, EmbeddedTarget
 from support.tools import lacking
-from unit.nvme.nvme_loop import RawHost
+from unit.nvme.nvme_loop import At
 from unit.nvme.target.reserving_host import Host
 
 KEY = 0xABCD
-
-
-class At:
-    def __init__(self, port: int) -> None:
-        self._port = port
-
-    async def raw(self) -> RawHost:
-        sock = socket.socket()
-        sock.setblocking(False)
-        await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", self._port))
-        return RawHost(sock)
 
 
 def another_host_may(port: int, nqn: str) -> tuple[bool, bool]:

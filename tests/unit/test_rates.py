@@ -10,9 +10,15 @@ from spdk_ftl_py.rates import between, percentile
 
 
 def stats(
-    reads: int = 0, writes: int = 0, media: int = 0, *, buckets: list[list[Any]] | None = None, uuid: str = "u"
-) -> dict[str, Any]:
-    latency = {} if buckets is None else {"latency": {"read": {"buckets": buckets}, "write": {"buckets": []}}}
+    reads: int = 0, writes: int = 0, media: int = 0, *, buckets: list[list[Any]] | None = None, above: int = 0,
+    uuid: str = "u",
+) -> dict[str, Any]:  # fmt: skip
+    latency = {} if buckets is None else {
+        "latency": {
+            "read": {"count": buckets[-1][1] + above, "buckets": buckets},
+            "write": {"count": 0, "buckets": [[bound, 0] for bound, _ in buckets]},
+        }
+    }  # fmt: skip
     return {
         "uuid": uuid,
         "user": {"read": {"ios": reads, "blocks": 2 * reads}, "write": {"ios": writes, "blocks": writes}},
@@ -70,3 +76,13 @@ def test_latencies_come_from_the_histograms() -> None:
     assert rates.read_p50_us == 96.0
     assert rates.read_p99_us == pytest.approx(127.36)
     assert rates.write_p99_us is None
+
+
+def test_latencies_above_all_bounds_count_too() -> None:
+    rates = between(stats(buckets=[[1, 0], [2, 0]]), stats(buckets=[[1, 100], [2, 100]], above=100), 1.0)
+    assert rates is not None
+    assert rates.read_p50_us == 1.0
+    assert rates.read_p99_us == 2.0
+    rates = between(stats(buckets=[[1, 7], [2, 8]]), stats(buckets=[[1, 7], [2, 8]], above=1), 1.0)
+    assert rates is not None
+    assert rates.read_p50_us == 2.0

@@ -1,44 +1,42 @@
 """A target's controller: the association of one host with a subsystem, from the Connect of the admin queue to its end.
 
-It executes admin commands. I/O queues belong to the shim; this class only keeps a list of them. Base 2.0 sections 3, 5,
-6.
-
-This file is long because one state, that of the association, has many users: properties, time-outs, queues, and
-everything that ends them. Parts that do not need the state are in events, features and identify_commands.
+It executes admin commands, and has the state of the association: properties, time-outs, and everything that ends it.
+Parts that do not need this state are in io_queues, events, features, identify_commands and log_pages. Base 2.0 sections
+3, 5, 6.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Coroutine
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from enum import Enum, auto
 from typing import Any
 from uuid import UUID
 
-from ... import _shim
 from ...errors import FtlError, PathError, ProtocolError
 from ...runtime.reactor import ReactorLoop
 from ...runtime.tasks import end_tasks, to_its_end
 from ...text import show_name
 from ...version import __version__
-from .. import logs, wire
+from .. import wire
 from ..auth.key import HostKeys
 from ..identify import ControllerTraits
 from ..logs import DiscoveryEntry
-from ..wire import AdminOp, AnaState, Cap, FabricsType, Feature, LogPage, PduError, Property, Sqe, Status
+from ..wire import AdminOp, Cap, FabricsType, Feature, PduError, Property, Sqe, Status
 from . import identify_commands
 from .authentication import AuthenticationContext, QueueAuthentication, UnprovenHostError, is_authentication
 from .capsule import CapsuleQueue, Command, Completion
 from .connected_hosts import HostKey
 from .events import AER_LIMIT, AsyncEvents
 from .features import Features
+from .io_queues import IoQueues
+from .log_pages import LogPages
 from .namespace import Namespace
 from .peers import PeerLimits, address_of
 from .persistence_feature import PersistenceFeature
-from .reservation_state import Notice
 from .subsystem import Subsystem
 
 KEEP_ALIVE_GRANULARITY_MS = 100
@@ -61,23 +59,6 @@ class ControllerState(Enum):
     CLOSED = auto()
 
 
-@dataclass
-class IoCounts:
-    """Counts of I/O queues. Blocks are of the namespace's size, bytes those of the connections."""
-
-    commands: int = 0
-    read_blocks: int = 0
-    write_blocks: int = 0
-    errors: int = 0
-    bytes_in: int = 0
-    bytes_out: int = 0
-
-    def add(self, stats: dict[str, int]) -> None:
-        """stats: of a TargetQpair; empty if it is not connected yet."""
-        for name, value in stats.items():
-            setattr(self, name, getattr(self, name) + value)
-
-
 @dataclass(frozen=True)
 class TargetLimits:
     """The limits of each controller of a target."""
@@ -86,14 +67,6 @@ class TargetLimits:
     in_capsule_bytes: int
     max_queue_depth: int
     max_io_qpairs: int
-
-
-async def close_target_qpair(reactor: ReactorLoop, qpair: _shim.TargetQpair) -> None:
-    """Waits for the qpair's last I/O without blocking the event loop."""
-    if reactor.shim.running:
-        await asyncio.shield(asyncio.get_running_loop().run_in_executor(None, qpair.close))
-    else:
-        qpair.close()
 
 
 class TargetController:
@@ -136,21 +109,18 @@ class TargetController:
         self.connected_since = datetime.now(timezone.utc)
         self.state = ControllerState.LIVE
         self.end_reason = ""
-        self.io_qpairs: dict[int, _shim.TargetQpair | None] = {}
-        """By queue id; None while Connect is being answered."""
-        self._reactor = reactor
         self._queue = queue
         self._limits = limits
-        self._discovery_log = discovery_log
         self._on_closed = on_closed
         self._loop = asyncio.get_running_loop()
         self._task = task
         self._connected_s = self._loop.time()
-        self._closed_io = IoCounts()
-        """Statistics of queues that have ended."""
         self._background: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
-        self._events = AsyncEvents(queue.complete, self._spawn, lambda: self.ready)
+        self.events = AsyncEvents(
+            queue.complete, self._spawn, may_send=lambda: self.ready, features=lambda: self._features,
+            nsids=self.visible_namespaces,
+        )  # fmt: skip
         zoned = subsystem is not None and subsystem.zoned
         css = Cap.CSS_NVM | Cap.CSS_IOCS if zoned else Cap.CSS_NVM
         timeout = int(READY_TIMEOUT_S / wire.CAP_TO_UNIT_S)
@@ -163,11 +133,16 @@ class TargetController:
         self._kato_ms = peers.kato_ms(kato_ms)
         total = None if subsystem is None else subsystem.max_io_qpairs
         of_host = peers.io_queues_of_host(peers.io_queues if total is None else total)
-        self.io_queues = min(limits.max_io_qpairs, of_host)
+        self.io_queues = IoQueues(
+            reactor, subsystem, host=self.host, listener=listener, most=min(limits.max_io_qpairs, of_host),
+            namespaces=self.visible_namespaces, spawn=self._spawn, live=lambda: self.state is ControllerState.LIVE,
+        )  # fmt: skip
         self._features = self._fresh_features()
-        self._bars: dict[int, tuple[int, int]] = {}
-        """Those of its queues, by NSID."""
-        self._ana_changes = 0
+        self._log_pages = LogPages(
+            subsystem, self.events, listener=listener, max_io_bytes=limits.max_io_bytes,
+            zoned=bool(self._cap & Cap.CSS_IOCS), traits=self._traits, namespaces=self.visible_namespaces,
+            discovery_log=lambda: discovery_log(self),
+        )  # fmt: skip
         self._persistence = PersistenceFeature(
             None if subsystem is None else subsystem.reservation_commands, self.visible_namespaces, queue.complete,
             self._spawn,
@@ -201,16 +176,10 @@ class TargetController:
     def host(self) -> HostKey:
         return HostKey(self.hostnqn, self.hostid)
 
-    @property
-    def flush_alarm(self) -> _shim.FlushAlarm | None:
-        """For its I/O queues."""
-        hosts = None if self.subsystem is None else self.subsystem.connected_hosts
-        return None if hosts is None else hosts.alarm_of(self.host)
-
     def _fresh_features(self) -> Features:
         return Features(
             hostid=self.hostid,
-            io_queues=self.io_queues,
+            io_queues=self.io_queues.most,
             kato_ms=self._kato_ms,
             kato_granularity_ms=KEEP_ALIVE_GRANULARITY_MS,
             volatile_cache=self._volatile_cache,
@@ -248,7 +217,7 @@ class TargetController:
             await to_its_end(self._clean_up())
 
     async def _clean_up(self) -> None:
-        await self._close_io_qpairs()
+        await self.io_queues.close()
         await end_tasks(self._background)
         self._queue.connection.close()
         self.state = ControllerState.CLOSED
@@ -313,7 +282,7 @@ class TargetController:
         else:
             self._end(f"host {show_name(self.hostnqn)} sent no Keep Alive for {self._features.kato_ms} ms")
 
-    # --- I/O queues -------------------------------------------------------------------------------------------------
+    # --- what it is now ---------------------------------------------------------------------------------------------
 
     @property
     def ready(self) -> bool:
@@ -335,47 +304,13 @@ class TargetController:
         """Changes when the controller is reset, because it has other I/O queues then."""
         return self._resets
 
-    def reserve_io_qpair(self, qid: int) -> None:
-        self.io_qpairs[qid] = None
+    def reserve_io_queue(self, qid: int) -> None:
+        """For a Connect that is being answered. From now on the host can't ask for another number of queues."""
+        self.io_queues.reserve(qid)
         self._features.io_queues_created = True
-
-    def release_io_qpair(self, qid: int) -> None:
-        """Releases a reservation that was not used."""
-        self.io_qpairs.pop(qid, None)
-
-    def adopt_io_qpair(self, qid: int, qpair: _shim.TargetQpair) -> None:
-        """The controller closes the queue from now on. Its namespaces must be the current io_namespaces(), and the
-        controller must still accept I/O queues."""
-        assert self.accepts_io_queues
-        self.io_qpairs[qid] = qpair
-        self._reactor.subscribe(qpair.id, lambda event: self._io_qpair_event(qid, qpair, event))
-
-    def _io_qpair_event(self, qid: int, qpair: _shim.TargetQpair, event: _shim.Event) -> None:
-        # While the controller closes, run() closes all of its queues, and nobody would wait for another task.
-        overflow = event.kind == _shim.EventKind.OVERFLOW
-        if (event.kind == _shim.EventKind.TARGET_QPAIR_COMMAND or overflow) and self.subsystem is not None:
-            self.subsystem.reservation_commands.post(self.host, qpair)
-        closed = event.kind == _shim.EventKind.TARGET_QPAIR_CLOSED or (overflow and not qpair.connected)
-        if closed and self.state is ControllerState.LIVE and self.io_qpairs.get(qid) is qpair:
-            self._spawn(self._close_io_qpair(qid, qpair))
-
-    async def _close_io_qpair(self, qid: int, qpair: _shim.TargetQpair) -> None:
-        # The queue id becomes free only when its last command has ended: a host that reconnects must not overtake it.
-        if self.subsystem is not None:
-            await self.subsystem.reservation_commands.leave(self.host, qpair)
-        await close_target_qpair(self._reactor, qpair)
-        self._reactor.unsubscribe(qpair.id)
-        if self.io_qpairs.get(qid) is qpair:
-            self._closed_io.add(qpair.stats().as_dict())
-            del self.io_qpairs[qid]
 
     def describe(self) -> dict[str, Any]:
         """Its identity, the time of its Connect, and its I/O. Waits for the reactor, a moment for each I/O queue."""
-        io, qpairs = IoCounts(**asdict(self._closed_io)), []
-        for qid, qpair in sorted(self.io_qpairs.items()):
-            stats = {} if qpair is None else qpair.stats().as_dict()
-            io.add(stats)
-            qpairs.append({"qid": qid, **stats})
         return {
             "cntlid": self.cntlid,
             "hostnqn": self.hostnqn,
@@ -386,15 +321,8 @@ class TargetController:
             "age_s": round(self._loop.time() - self._connected_s, 1),
             "authentication": self._authentication.how or None if self.authenticated else "not yet",
             "tls": self.tls_cipher,
-            "num_io_qpairs": len(qpairs),
-            **asdict(io),
-            "qpairs": qpairs,
+            **self.io_queues.describe(),
         }
-
-    async def _close_io_qpairs(self) -> None:
-        await asyncio.gather(
-            *(self._close_io_qpair(qid, qpair) for qid, qpair in list(self.io_qpairs.items()) if qpair is not None)
-        )
 
     def visible_namespaces(self) -> dict[int, Namespace]:
         """Zoned namespaces only for hosts that enabled all command sets."""
@@ -407,112 +335,21 @@ class TargetController:
             if all_sets or namespace.csi == wire.CSI_NVM
         }
 
-    def io_namespaces(self) -> dict[int, _shim.BlockDevice]:
-        stand_in = None if self.subsystem is None else self.subsystem.stand_in(self.host)
-        return {nsid: stand_in or namespace.device for nsid, namespace in self.visible_namespaces().items()}
-
-    def serve_anew(self) -> None:
-        """Existing I/O queues get the current io_namespaces()."""
-        namespaces = self.io_namespaces()
-        for qpair in self.io_qpairs.values():
-            for nsid, device in namespaces.items():
-                if qpair is not None:
-                    qpair.set_namespace(nsid, device, self._bars_of(nsid))
+    # --- changes ----------------------------------------------------------------------------------------------------
 
     def namespace_changed(self, nsid: int, namespace: Namespace | None) -> None:
         """Called by the subsystem after the change."""
         device = namespace.device if namespace is not None and nsid in self.visible_namespaces() else None
-        for qpair in self.io_qpairs.values():
-            if qpair is not None:
-                qpair.set_namespace(nsid, device, self._bars_of(nsid))
-        self._events.zone_log_read(nsid)
-        self._tell_namespace_changed(nsid)
-
-    def _bars_of(self, nsid: int) -> tuple[int, int]:
-        """The statuses with which its commands fail now: see TargetQpair.set_bars()."""
-        namespace = None if self.subsystem is None else self.subsystem.namespaces.get(nsid)
-        bars = (0, 0)
-        if namespace is not None:
-            bars = namespace.reservations.bars(self.host)
-            if self._ana_state(namespace.ana_group) is AnaState.INACCESSIBLE:
-                bars = Status.ANA_INACCESSIBLE, Status.ANA_INACCESSIBLE
-        self._bars[nsid] = bars
-        return bars
-
-    def _ana_state(self, group: int) -> AnaState:
-        assert self.subsystem is not None
-        return self.subsystem.ana_state(*self.listener, group)
+        self.io_queues.set_device(nsid, device)
+        self.events.zone_log_read(nsid)
+        self.events.namespace_changed(nsid)
 
     def ana_changed(self) -> None:
         """Called after the change of a state at its listener."""
         for nsid in self.visible_namespaces():
-            self.bars_changed(nsid)
-        self._ana_changes += 1
-        if self._features.event_enabled(wire.EVENT_CONFIG_ANA):
-            self._events.post(wire.EVENT_ANA_CHANGED)
-
-    def _ana_log(self, *, groups_only: bool) -> bytes:
-        groups: dict[int, tuple[int, list[int]]] = {}
-        for nsid, namespace in self.visible_namespaces().items():
-            group = namespace.ana_group
-            groups.setdefault(group, (self._ana_state(group), []))[1].append(nsid)
-        return logs.build_ana(self._ana_changes, groups, groups_only=groups_only)
-
-    def io_bars(self) -> dict[int, tuple[int, int]]:
-        """For a new I/O queue."""
-        return {nsid: self._bars_of(nsid) for nsid in self.visible_namespaces()}
-
-    def bars_changed(self, nsid: int) -> None:
-        """Its queues get the current bars; when it returns, the reactor has them."""
-        before = self._bars.get(nsid)
-        bars = self._bars_of(nsid)
-        if bars != before:
-            for qpair in self.io_qpairs.values():
-                if qpair is not None:
-                    qpair.set_bars(nsid, bars)
-
-    def abort_io(self, nsid: int) -> list[_shim.TargetQpair]:
-        """Aborts the I/O that devices have. Returns the queues to wait for."""
-        qpairs = [qpair for qpair in self.io_qpairs.values() if qpair is not None]
-        for qpair in qpairs:
-            qpair.abort_io(nsid)
-        return qpairs
-
-    def reservation_notice(self, nsid: int, notice: Notice) -> None:
-        """Sends it, unless the host has masked it."""
-        if nsid in self.visible_namespaces() and not self._features.reservation_notice_masked(nsid, notice):
-            self._events.reservation_notice(nsid, notice)
-
-    def namespace_resized(self, nsid: int) -> None:
-        """Called by the subsystem after the change. I/O queues go by the device itself."""
-        if nsid in self.visible_namespaces():
-            self._tell_namespace_changed(nsid)
-
-    def _tell_namespace_changed(self, nsid: int) -> None:
-        self._events.changed_namespaces.add(nsid)
-        if self._features.event_enabled(wire.EVENT_CONFIG_NAMESPACE):
-            self._events.post(wire.EVENT_NAMESPACE_CHANGED)
-
-    def zones_changed(self, nsid: int, starts: Collection[int] | None) -> None:
-        """Called by the subsystem after the change."""
-        if nsid not in self.visible_namespaces():
-            return
-        self._events.zones_changed(nsid, starts, tell=self._features.event_enabled(wire.EVENT_CONFIG_ZONES))
-
-    def warned(self, warnings: int) -> None:
-        """Called by the subsystem when these bits of the critical warning have been set."""
-        for bit, event in (
-            (logs.WARNING_SPARE, wire.EVENT_SPARE),
-            (logs.WARNING_RELIABILITY, wire.EVENT_RELIABILITY),
-            (logs.WARNING_READ_ONLY, wire.EVENT_RELIABILITY),
-        ):
-            # The bits by which a host enables these events are those of the warning.
-            if warnings & bit and self._features.event_enabled(bit):
-                self._events.post(event)
-
-    def discovery_changed(self) -> None:
-        if self.subsystem is None and self._features.event_enabled(wire.EVENT_CONFIG_DISCOVERY):
-            self._events.post(wire.EVENT_DISCOVERY_CHANGED)
+            self.io_queues.bars_changed(nsid)
+        self._log_pages.ana_changes += 1
+        self.events.ana_changed()
 
     # --- commands ---------------------------------------------------------------------------------------------------
 
@@ -541,7 +378,7 @@ class TargetController:
             case AdminOp.IDENTIFY:
                 return identify_commands.answer(sqe, self._traits(), self.visible_namespaces())
             case AdminOp.GET_LOG_PAGE:
-                return self._get_log_page(sqe)
+                return self._log_pages.get(sqe)
             case AdminOp.GET_FEATURES:
                 if sqe.cdw10 & 0xFF == Feature.RESERVATION_PERSISTENCE:
                     return self._persistence.get(sqe)
@@ -553,9 +390,9 @@ class TargetController:
                 self._keep_alive_restart()
                 return completion
             case AdminOp.ASYNC_EVENT_REQUEST:
-                return self._events.request(sqe)
+                return self.events.request(sqe)
             case AdminOp.ABORT if self.subsystem is not None:
-                return self._events.abort(sqe)
+                return self.events.abort(sqe)
         return Completion(Status.INVALID_OPCODE)
 
     def _set_features(self, sqe: Sqe, data: bytearray) -> Completion:
@@ -624,15 +461,15 @@ class TargetController:
 
     async def _reset(self) -> None:
         """CC.EN 1 to 0: CSTS.RDY falls when the I/O queues are gone, and everything is as it was after Connect."""
-        await self._events.abandon()
-        await self._close_io_qpairs()
-        self._events.clear()
+        await self.events.abandon()
+        await self.io_queues.close()
+        self.events.clear()
         self._features = self._fresh_features()
         self._csts = wire.CSTS_RDY if self._cc & wire.CC_EN else 0
         self._keep_alive_restart()
 
     async def _shut_down(self) -> None:
-        await self._close_io_qpairs()
+        await self.io_queues.close()
         if self.subsystem is not None:
             self.subsystem.left_in_order(self)
         self._csts = self._csts & ~wire.CSTS_SHST_MASK | wire.CSTS_SHST_COMPLETE
@@ -680,77 +517,3 @@ class TargetController:
             and not (subsystem is not None and subsystem.hides_fused(self.hostnqn)),
             ana=subsystem is not None and subsystem.ana,
         )
-
-    # --- log pages --------------------------------------------------------------------------------------------------
-
-    def _get_log_page(self, sqe: Sqe) -> Completion:
-        page, retain = sqe.cdw10 & 0xFF, bool(sqe.cdw10 & 1 << 15)
-        length = ((sqe.cdw11 & 0xFFFF) << 16 | sqe.cdw10 >> 16) * 4 + 4
-        offset = sqe.cdw13 << 32 | sqe.cdw12
-        if length > self._limits.max_io_bytes or offset & 3 or sqe.cdw14 & 1 << 23:
-            return Completion(Status.INVALID_FIELD)
-        if page not in self._log_pages:
-            return Completion(Status.INVALID_LOG_PAGE)
-        if page == LogPage.CHANGED_ZONES:
-            return self._zone_log(sqe.nsid, offset, length, retain)
-        if page == LogPage.ANA:
-            content: bytes | None = self._ana_log(groups_only=bool(sqe.cdw10 & 1 << 8))
-        else:
-            content = self._log_page(LogPage(page), sqe.cdw14 >> 24)
-        if content is None or offset > len(content):
-            return Completion(Status.INVALID_FIELD)
-        if page == LogPage.RESERVATION:
-            # Read in pieces, it must be the same notification until the end.
-            if not retain and offset + length >= len(content):
-                self._events.reservation_log_read()
-            return Completion(data=content[offset : offset + length].ljust(length, b"\0"))
-        if not retain and offset == 0:
-            self._events.log_page_read(page)
-            if page == LogPage.CHANGED_NAMESPACES:
-                self._events.changed_namespaces.clear()
-        return Completion(data=content[offset : offset + length].ljust(length, b"\0"))
-
-    def _zone_log(self, nsid: int, offset: int, length: int, retain: bool) -> Completion:
-        """A host that reads it in pieces retains it up to the last one, so its offset says nothing."""
-        assert self.subsystem is not None
-        if not 1 <= nsid <= self.subsystem.max_namespaces:
-            return Completion(Status.INVALID_NAMESPACE)
-        namespace = self.visible_namespaces().get(nsid)
-        content = self._events.zone_log(nsid)
-        if namespace is None or namespace.csi != wire.CSI_ZNS or offset > len(content):
-            return Completion(Status.INVALID_FIELD)
-        if not retain:
-            self._events.zone_log_read(nsid)
-        return Completion(data=content[offset : offset + length].ljust(length, b"\0"))
-
-    @property
-    def _log_pages(self) -> tuple[LogPage, ...]:
-        if self.subsystem is None:
-            return logs.SUPPORTED_DISCOVERY
-        pages = logs.SUPPORTED_ZONED if self._cap & Cap.CSS_IOCS else logs.SUPPORTED_IO
-        return (*pages, LogPage.ANA) if self.subsystem.ana else pages
-
-    def _log_page(self, page: LogPage, csi: int) -> bytes | None:
-        match page:
-            case LogPage.SUPPORTED:
-                return logs.build_supported(self._log_pages)
-            case LogPage.ERROR:
-                return logs.build_error()
-            case LogPage.SMART:
-                return logs.build_smart(logs.Smart() if self.subsystem is None else self.subsystem.smart())
-            case LogPage.FIRMWARE_SLOT:
-                return logs.build_firmware_slot(FIRMWARE)
-            case LogPage.CHANGED_NAMESPACES:
-                return logs.build_changed_namespaces(self._events.changed_namespaces)
-            case LogPage.RESERVATION:
-                return self._events.reservation_log()
-            case LogPage.CHANGED_ZONES | LogPage.ANA:
-                # _get_log_page() serves these: one belongs to a namespace, the other has a parameter.
-                return None
-            case LogPage.COMMAND_EFFECTS:
-                if csi == wire.CSI_ZNS and not self._cap & Cap.CSS_IOCS:
-                    return None
-                traits = self._traits()
-                return logs.build_command_effects(csi, copy=traits.copy, write_uncorrectable=traits.write_uncorrectable)
-            case LogPage.DISCOVERY:
-                return logs.build_discovery(*self._discovery_log(self))

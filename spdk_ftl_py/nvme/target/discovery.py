@@ -72,7 +72,7 @@ class Discovery:
         for controller in list(self.controllers.values()):
             before = self._pages.get(controller.cntlid)
             if self.log(controller) != before:
-                controller.discovery_changed()
+                controller.events.discovery_changed()
 
     def log(self, controller: TargetController) -> tuple[int, list[DiscoveryEntry]]:
         """The subsystems that the host may connect to. Listeners on all addresses are listed with the address that the

@@ -10,6 +10,7 @@ from typing import Any
 from .. import logs, wire
 from ..wire import Sqe, Status
 from .capsule import Completion
+from .features import Features
 from .reservation_state import Notice
 
 AER_LIMIT = 4
@@ -23,11 +24,16 @@ class AsyncEvents:
         complete: Callable[[Sqe, Completion], Coroutine[Any, Any, None]],
         spawn: Callable[[Coroutine[Any, Any, None]], None],
         may_send: Callable[[], bool],
+        features: Callable[[], Features],
+        nsids: Callable[[], Collection[int]],
     ) -> None:
-        """complete: answers a command; spawn runs it. may_send: events wait while it returns False."""
+        """complete: answers a command; spawn runs it. may_send: events wait while it returns False. features: by which
+        the host has said what it wants to know. nsids: of the namespaces that it sees."""
         self._complete = complete
         self._spawn = spawn
         self._may_send = may_send
+        self._features = features
+        self._nsids = nsids
         self._waiting_aers: deque[Sqe] = deque()
         self._events: deque[int] = deque()
         self._masked_events: set[int] = set()
@@ -38,7 +44,11 @@ class AsyncEvents:
         """Number, NSID and type of reservation notifications that the host has not read."""
         self._notice_count = 0
 
-    def post(self, event: int) -> None:
+    def _post_if(self, enabled_by: int, event: int) -> None:
+        if self._features().event_enabled(enabled_by):
+            self._post(event)
+
+    def _post(self, event: int) -> None:
         """Sends an event. It is masked then until the host has read its log page."""
         if event not in self._masked_events and event not in self._events:
             self._events.append(event)
@@ -53,17 +63,46 @@ class AsyncEvents:
     def log_page_read(self, page: int) -> None:
         self._masked_events = {event for event in self._masked_events if event >> 16 & 0xFF != page}
 
+    # --- the subsystem ----------------------------------------------------------------------------------------------
+
+    def namespace_changed(self, nsid: int) -> None:
+        self.changed_namespaces.add(nsid)
+        self._post_if(wire.EVENT_CONFIG_NAMESPACE, wire.EVENT_NAMESPACE_CHANGED)
+
+    def namespace_resized(self, nsid: int) -> None:
+        """Call it after the change. I/O queues go by the device itself."""
+        if nsid in self._nsids():
+            self.namespace_changed(nsid)
+
+    def ana_changed(self) -> None:
+        self._post_if(wire.EVENT_CONFIG_ANA, wire.EVENT_ANA_CHANGED)
+
+    def warned(self, warnings: int) -> None:
+        """These bits of the critical warning in the SMART log have been set."""
+        for bit, event in (
+            (logs.WARNING_SPARE, wire.EVENT_SPARE),
+            (logs.WARNING_RELIABILITY, wire.EVENT_RELIABILITY),
+            (logs.WARNING_READ_ONLY, wire.EVENT_RELIABILITY),
+        ):
+            # The bits by which a host enables these events are those of the warning.
+            if warnings & bit:
+                self._post_if(bit, event)
+
+    def discovery_changed(self) -> None:
+        self._post_if(wire.EVENT_CONFIG_DISCOVERY, wire.EVENT_DISCOVERY_CHANGED)
+
     # --- zones ------------------------------------------------------------------------------------------------------
 
-    def zones_changed(self, nsid: int, starts: Collection[int] | None, *, tell: bool) -> None:
-        """Records changed zones. starts: None: any zone. tell: the host has enabled this event."""
+    def zones_changed(self, nsid: int, starts: Collection[int] | None) -> None:
+        """Call it after the change. starts: None: of any zone."""
+        if nsid not in self._nsids():
+            return
         known = self._changed_zones.setdefault(nsid, set())
         if known is not None:
             known.update(starts or ())
             if starts is None or len(known) > logs.CHANGED_ZONES_MAX:
                 self._changed_zones[nsid] = None
-        if tell:
-            self.post(_zone_event(nsid))
+        self._post_if(wire.EVENT_CONFIG_ZONES, _zone_event(nsid))
 
     def zone_log(self, nsid: int) -> bytes:
         """The log page of a namespace."""
@@ -80,9 +119,12 @@ class AsyncEvents:
     # --- reservations -------------------------------------------------------------------------------------------------
 
     def reservation_notice(self, nsid: int, notice: Notice) -> None:
+        """Sends it, unless the host has masked it."""
+        if nsid not in self._nsids() or self._features().reservation_notice_masked(nsid, notice):
+            return
         self._notice_count += 1
         self._notices.append((self._notice_count, nsid, notice))
-        self.post(wire.EVENT_RESERVATION)
+        self._post(wire.EVENT_RESERVATION)
 
     def reservation_log(self) -> bytes:
         """The oldest notification; an empty page if there is none."""
@@ -96,7 +138,7 @@ class AsyncEvents:
             self._notices.popleft()
         self._masked_events.discard(wire.EVENT_RESERVATION)
         if self._notices:
-            self.post(wire.EVENT_RESERVATION)
+            self._post(wire.EVENT_RESERVATION)
 
     # --- commands ---------------------------------------------------------------------------------------------------
 

@@ -468,7 +468,7 @@ class NvmfTarget:
             refused = self._no_room_for_io_queue(found, controller, request.qid)
             if refused is not None:
                 raise PathError(f"I/O queue {request.qid} of controller {controller.cntlid} is no longer available")
-        controller.reserve_io_qpair(request.qid)
+        controller.reserve_io_queue(request.qid)
         try:
             if not result & wire.CONNECT_ATR:
                 await queue.complete(sqe, Completion(result=result))
@@ -478,38 +478,40 @@ class NvmfTarget:
                 )
             self._hand_over(queue, request, controller)
         except BaseException:
-            controller.release_io_qpair(request.qid)
+            controller.io_queues.release(request.qid)
             raise
         return None
 
     def _no_room_for_io_queue(self, subsystem: Subsystem, controller: TargetController, qid: int) -> Completion | None:
-        if not controller.accepts_io_queues or qid > controller.io_queues or qid in controller.io_qpairs:
+        own = controller.io_queues
+        if not controller.accepts_io_queues or qid > own.most or qid in own.qpairs:
             return invalid_in_command(wire.CONNECT_SQE_QID)
         total = self.peers.io_queues if subsystem.max_io_qpairs is None else subsystem.max_io_qpairs
-        queues = [(each, len(each.io_qpairs)) for each in subsystem.controllers.values()]
+        queues = [(each, len(each.io_queues.qpairs)) for each in subsystem.controllers.values()]
         full = subsystem.io_qpair_count >= total and not self._is_own(controller.hostnqn)
         if full or not room_for_io_queue(self.peers, queues, total, newcomer=controller, is_own=self._is_own):
             return self._busy("I/O queues", "see docs/security.md, --limit io-queues-per-host-percent=")
         return None
 
     def _hand_over(self, queue: CapsuleQueue, request: ConnectRequest, controller: TargetController) -> None:
-        connection = queue.connection
+        connection, queues = queue.connection, controller.io_queues
         qpair = _shim.TargetQpair(
             self.reactor.shim,
             connection.socket.fileno(),
             queue_size=request.queue_size,
             header_digest=connection.header_digest,
             data_digest=connection.data_digest,
-            namespaces=controller.io_namespaces(),
+            namespaces=queues.devices(),
             max_io_bytes=self.limits.max_io_bytes,
             in_capsule_bytes=self.limits.in_capsule_bytes,
             max_h2c_data=self.limits.max_io_bytes,
             sqhd=(queue.sqhd + 1) % request.queue_size,
             flow_control=request.flow_control,
-            flush_alarm=controller.flush_alarm,
+            flush_alarm=queues.flush_alarm,
             tls=None if connection.tls is None else connection.tls.session,
             reservations=True,
-            bars=controller.io_bars(),
+            bars=queues.bars(),
         )
         # The shim has its own descriptor of the socket; this one is closed when _serve() returns.
-        controller.adopt_io_qpair(request.qid, qpair)
+        assert controller.accepts_io_queues
+        queues.adopt(request.qid, qpair)

@@ -21,8 +21,9 @@ from ...runtime.waiting import until
 from ...text import show_name
 from ..wire import Status
 from .connected_hosts import HostKey
+from .events import AsyncEvents
 from .reservation_file import ReservationFile
-from .reservation_state import Notice, Outcome, ReservationState, Rules, execute
+from .reservation_state import Outcome, ReservationState, Rules, execute
 
 REST: Final = 4
 """After each command, the event loop has this many times as long for everything else while further commands wait."""
@@ -82,20 +83,25 @@ class ReservedNamespace(Protocol):
     def reservations(self) -> Reservations: ...
 
 
+class ReservedQueues(Protocol):
+    """What this module needs of a controller's I/O queues."""
+
+    def bars_changed(self, nsid: int) -> None:
+        """They get the current bars; when it returns, the reactor has them."""
+
+    def abort(self, nsid: int) -> list[_shim.TargetQpair]:
+        """Aborts the I/O that devices have. Returns the queues to wait for."""
+
+
 class ReservingController(Protocol):
     """What this module needs of a controller."""
 
     @property
     def host(self) -> HostKey: ...
-
-    def bars_changed(self, nsid: int) -> None:
-        """Its queues get the current bars; when it returns, the reactor has them."""
-
-    def reservation_notice(self, nsid: int, notice: Notice) -> None:
-        """Sends it, unless the host has masked it."""
-
-    def abort_io(self, nsid: int) -> list[_shim.TargetQpair]:
-        """Aborts the I/O that devices have. Returns the queues to wait for."""
+    @property
+    def io_queues(self) -> ReservedQueues: ...
+    @property
+    def events(self) -> AsyncEvents: ...
 
 
 class ReservationCommands:
@@ -206,18 +212,18 @@ class ReservationCommands:
         reservations.state = outcome.state
         controllers = list(self._controllers())
         for controller in controllers:
-            controller.bars_changed(nsid)
+            controller.io_queues.bars_changed(nsid)
         aborting: list[_shim.TargetQpair] = []
         for controller in controllers:
             if controller.host in outcome.aborts:
-                aborting += controller.abort_io(nsid)
+                aborting += controller.io_queues.abort(nsid)
         while not await until(
             lambda: not any(qpair.aborting for qpair in aborting), poll_s=ABORT_POLL_S, timeout_s=ABORT_TELL_S
         ):
             log.warning("namespace %d: a Preempt and Abort waits for I/O of the preempted hosts", nsid)
         for controller in controllers:
             if controller.host in outcome.notices:
-                controller.reservation_notice(nsid, outcome.notices[controller.host])
+                controller.events.reservation_notice(nsid, outcome.notices[controller.host])
         return Status.SUCCESS
 
 

@@ -19,9 +19,9 @@ from ..tls import require_tls
 from ..wire import AnaState
 from .allowed_hosts import AllowedHost, AllowedHosts
 from .connected_hosts import ConnectedHosts, HostKey
+from .events import AsyncEvents
 from .namespace import Namespace
-from .reservation_state import Notice
-from .reservations import ReservationCommands, Reservations
+from .reservations import ReservationCommands, Reservations, ReservedQueues
 
 SERIAL_BYTES_MAX = 20
 MODEL_BYTES_MAX = 40
@@ -30,6 +30,17 @@ CONTROLLERS_MAX = 256
 """Controllers in each subsystem, of hosts that are authenticated or need not be; beyond that, Connect answers
 "busy"."""
 NOT_ALLOWED_NOW = "it may no longer connect"
+
+
+class ConnectedQueues(ReservedQueues, Protocol):
+    """The I/O queues of a controller."""
+
+    @property
+    def qpairs(self) -> Mapping[int, object]:
+        """By queue id."""
+
+    def serve_anew(self) -> None:
+        """Called when the device that serves their I/O has changed."""
 
 
 class ConnectedController(Protocol):
@@ -56,9 +67,9 @@ class ConnectedController(Protocol):
         """The host is authenticated, or need not be."""
 
     @property
-    def io_qpairs(self) -> Mapping[int, object]:
-        """By queue id."""
-
+    def io_queues(self) -> ConnectedQueues: ...
+    @property
+    def events(self) -> AsyncEvents: ...
     @property
     def shut_down(self) -> bool:
         """The host has shut down in order, and has not enabled the controller again."""
@@ -69,29 +80,8 @@ class ConnectedController(Protocol):
     def namespace_changed(self, nsid: int, namespace: Namespace | None) -> None:
         """Called after the change."""
 
-    def namespace_resized(self, nsid: int) -> None:
-        """Called after the change."""
-
-    def zones_changed(self, nsid: int, starts: Collection[int] | None) -> None:
-        """Called after the change; None: of any zone."""
-
-    def warned(self, warnings: int) -> None:
-        """Called when these bits of the critical warning in the SMART log have been set."""
-
-    def serve_anew(self) -> None:
-        """Called when the device that serves its I/O has changed."""
-
-    def bars_changed(self, nsid: int) -> None:
-        """Its queues get the current bars; when it returns, the reactor has them."""
-
     def ana_changed(self) -> None:
         """Called after the change of a state at its listener."""
-
-    def reservation_notice(self, nsid: int, notice: Notice) -> None:
-        """Sends it, unless the host has masked it."""
-
-    def abort_io(self, nsid: int) -> list[_shim.TargetQpair]:
-        """Aborts the I/O that devices have. Returns the queues to wait for."""
 
     async def close(self, reason: str = ...) -> None:
         """Idempotent; returns when its queues are gone."""
@@ -217,7 +207,7 @@ class Subsystem:
             raise NotFoundError(f"{self.nqn}: there is no namespace {nsid}")
         if namespace.measure():
             for controller in self.controllers.values():
-                controller.namespace_resized(nsid)
+                controller.events.namespace_resized(nsid)
 
     def zones_changed(self, nsid: int, zones: Collection[int] | None) -> None:
         """The drive itself has changed the state or attributes of these zones (their numbers); None: possibly any zone.
@@ -227,14 +217,14 @@ class Subsystem:
             return
         starts = None if zones is None else [zone * namespace.traits.zone_size for zone in zones]
         for controller in self.controllers.values():
-            controller.zones_changed(nsid, starts)
+            controller.events.zones_changed(nsid, starts)
 
     def check_health(self) -> None:
         """Tells hosts that want to know it which bits of the critical warning have been set since the last call."""
         before, self._warnings = self._warnings, self.smart().warnings
         if self._warnings & ~before:
             for controller in self.controllers.values():
-                controller.warned(self._warnings & ~before)
+                controller.events.warned(self._warnings & ~before)
 
     @property
     def zoned(self) -> bool:
@@ -344,7 +334,7 @@ class Subsystem:
     def stand_in_changed(self) -> None:
         """Existing queues are served by the current stand_in."""
         for controller in self.controllers.values():
-            controller.serve_anew()
+            controller.io_queues.serve_anew()
 
     def left_in_order(self, controller: ConnectedController) -> None:
         """That controller has shut down: its host has left, unless it has another controller here."""
@@ -360,7 +350,7 @@ class Subsystem:
 
     @property
     def io_qpair_count(self) -> int:
-        return sum(len(controller.io_qpairs) for controller in self.controllers.values())
+        return sum(len(controller.io_queues.qpairs) for controller in self.controllers.values())
 
     def allocate_cntlid(self) -> int | None:
         """A free controller id, the one that was unused for longest; None if there is none."""

@@ -358,7 +358,7 @@ async def nvmf_subsystem_get_controllers(target: TargetState, params: Params) ->
     return [
         {
             "cntlid": controller.cntlid, "cntrltype": "io", "hostnqn": controller.hostnqn,
-            "hostid": str(UUID(bytes=controller.hostid)), "num_io_qpairs": len(controller.io_qpairs),
+            "hostid": str(UUID(bytes=controller.hostid)), "num_io_qpairs": len(controller.io_queues.qpairs),
         }
         for controller in target.nvmf.find(params["nqn"]).subsystem.controllers.values()
     ]  # fmt: skip
@@ -376,5 +376,5 @@ async def nvmf_subsystem_get_qpairs(target: TargetState, params: Params) -> list
             },
         }
         for controller in target.nvmf.find(params["nqn"]).subsystem.controllers.values()
-        for qid in (0, *sorted(controller.io_qpairs))
+        for qid in (0, *sorted(controller.io_queues.qpairs))
     ]  # fmt: skip

@@ -11,7 +11,7 @@ import pytest
 
 from spdk_ftl_py.cli import commands, stats_command
 from spdk_ftl_py.cli import main as cli
-from spdk_ftl_py.cli.units import quantile, show_bytes, show_us
+from spdk_ftl_py.cli.units import show_bytes, show_us
 from spdk_ftl_py.errors import BusyError, NotFoundError
 
 CLASSES = ("gone", "busy", "doubt", "command", "block", "zone", "mistake")
@@ -32,12 +32,14 @@ def latency(count: int, bound: int = 256) -> dict[str, Any]:
 
 
 STATS: dict[str, Any] = {
-    "name": "ftl0", "state": "running", "free_bands": 60, "bands": {"free": 60, "open": 2}, "limit": "low",
+    "name": "ftl0", "uuid": "u", "state": "running", "free_bands": 60, "bands": {"free": 60, "open": 2}, "limit": "low",
     "user_share": 80, "host_read_blocks": 1 << 18, "host_written_blocks": 1 << 19, "host_trimmed_blocks": 0,
     "media_written_blocks": 3 << 18, "write_amplification": 1.5, "gc_moved_blocks": 256, "relocs_started": 7,
     "active_relocs": 1, "zone_resets": 1234, "lost_blocks": 0, "unreadable_blocks": 2, "reads_rescued": 0,
     "reads_repeated": 0, "zone_faults": 0, "spare_zones": 3, "nv_cache": {"write": {"blocks": 0}},
     "scrub": {"state": "waiting", "progress": None}, "reactor": {"busy_us": 25, "idle_us": 75},
+    "throttled_ms": 1500,
+    "user": {"read": {"ios": 1000, "blocks": 1 << 18}, "write": {"ios": 2_000_000, "blocks": 1 << 19}},
     "core": {
         "media_user_blocks": 1 << 19, "media_reloc_blocks": 256, "media_header_blocks": 100,
         "media_summary_blocks": 28, "throttled_ns": 1_500_000_000, "read_errors": 1, "crc_errors": 0,
@@ -141,6 +143,7 @@ def test_a_daemon_before_latencies_and_a_targets_own_ftl_are_shown_too(
 def after(stats: dict[str, Any]) -> dict[str, Any]:
     later = copy.deepcopy(stats)
     later["host_written_blocks"] += 25600
+    later["user"]["write"] = {"ios": 2_000_500, "blocks": later["host_written_blocks"]}
     later["media_written_blocks"] += 51200
     later["gc_moved_blocks"] += 12800
     later["latency"]["write"] = latency(2_000_000 + 500)
@@ -179,13 +182,15 @@ def test_watch_says_that_it_can_not_compare_what_has_no_latencies(
 
 
 def test_watch_waits_with_an_ftl_and_ends_with_it(answers: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    again = {**after(STATS), "host_written_blocks": 0}
+    again = {**after(STATS), "media_written_blocks": 0}
     answers(STATS, BusyError("ftl0 is waiting"), STATS, again, NotFoundError("ftl0: no such FTL"))
     assert cli.main(["stats", "ftl0", "--watch"]) == 1
     told = capsys.readouterr()
     lines = told.out.splitlines()
     assert lines[0] == "ftl0 is waiting"
     assert len(lines) == 3
+    # It was loaded in between, and its counters began again.
+    assert lines[2].split() == ["-"] * 8 + ["60", "low", "4"]
     assert "no such FTL" in told.err
 
 
@@ -210,12 +215,3 @@ def test_bytes(value: int, shown: str) -> None:
 )
 def test_times(value: float, shown: str) -> None:
     assert show_us(value) == shown
-
-
-def test_quantiles_are_those_of_prometheus() -> None:
-    buckets = [[1, 0], [2, 50], [4, 100]]
-    assert quantile(buckets, 100, 0.5) == 2
-    assert quantile(buckets, 100, 0.25) == 1.5
-    assert quantile(buckets, 100, 0.75) == 3
-    assert quantile(buckets, 200, 0.99) == 4
-    assert quantile([], 0, 0.5) == 0

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +11,7 @@ import pytest
 from spdk_ftl_py.errors import AuthenticationError, FtlError, ParameterError
 from spdk_ftl_py.nvme.auth.key import DhchapKey, HostKeys, KeyFile, write_key_file
 from unit.daemon.registry_rig import HOSTNQN, World, connected, create
-from unit.nvme.nvme_loop import RawHost
+from unit.nvme.nvme_loop import At
 
 
 def key_files(folder: Path) -> tuple[dict[str, str], HostKeys]:
@@ -57,11 +55,7 @@ async def test_who_has_not_proved_himself_is_not_there(here: World, tmp_path: Pa
     daemon = await here.start()
     await create(here, daemon, **params)
     export, front = (await daemon.device())["export"], daemon.managed().front
-    loop = asyncio.get_running_loop()
-    sock = socket.socket()
-    sock.setblocking(False)
-    await loop.sock_connect(sock, (export["traddr"], int(export["trsvcid"])))
-    stranger = RawHost(sock)
+    stranger = await At(int(export["trsvcid"]), export["traddr"]).raw()
     await stranger.initialize()
     assert (await stranger.connect(hostnqn=HOSTNQN, subnqn=export["subnqn"])).status == 0
     assert front.present == set()

@@ -23,7 +23,7 @@ from spdk_ftl_py.nvme.wire import CommandError, Status
 from spdk_ftl_py.runtime.reactor import ReactorLoop
 from spdk_ftl_py.target.nvme_bdev import AttachedController
 from unit.daemon.registry_rig import HOSTNQN, Daemon, World, create
-from unit.nvme.nvme_loop import WAIT_S, RawHost, until
+from unit.nvme.nvme_loop import WAIT_S, At, until
 
 OTHER = "nqn.2026-11.io.example:other"
 
@@ -133,7 +133,7 @@ async def test_strangers_that_take_all_places_do_not_keep_the_target_out(
 
     def of_target() -> list[int]:
         """I/O queues of each of its controllers."""
-        return [len(each.io_qpairs) for each in subsystem.controllers.values() if each.hostnqn == target]
+        return [len(each.io_queues.qpairs) for each in subsystem.controllers.values() if each.hostnqn == target]
 
     await until(lambda: of_target() == [1])
     async with ReactorLoop("stranger", spin_us=0) as reactor:
@@ -382,10 +382,7 @@ async def test_a_controller_that_stands_for_another_host_is_made_anew(here: Worl
 async def forge(daemon: Daemon, host: HostKey) -> int:
     """A host connects and breaks off; the status of its Connect."""
     export = (await daemon.device())["export"]
-    sock = socket.socket()
-    sock.setblocking(False)
-    await asyncio.get_running_loop().sock_connect(sock, (export["traddr"], int(export["trsvcid"])))
-    raw = RawHost(sock)
+    raw = await At(int(export["trsvcid"]), export["traddr"]).raw()
     await raw.initialize()
     status = (await raw.connect(subnqn=export["subnqn"], hostnqn=host.hostnqn, hostid=host.hostid)).status
     raw.close()

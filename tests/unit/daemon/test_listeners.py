@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import socket
 from typing import Any
 
@@ -14,20 +13,9 @@ from spdk_ftl_py.errors import BusyError, ExistsError, FtlError, NotFoundError, 
 from spdk_ftl_py.nvme.target import listener
 from spdk_ftl_py.nvme.wire import AnaState, Status
 from unit.daemon.registry_rig import Daemon, World, create
-from unit.nvme.nvme_loop import RawHost, until
+from unit.nvme.nvme_loop import At, until
 from unit.nvme.target.reserving_host import Host
 from unit.target.target_box import free_port
-
-
-class At:
-    def __init__(self, port: int) -> None:
-        self._port = port
-
-    async def raw(self) -> RawHost:
-        sock = socket.socket()
-        sock.setblocking(False)
-        await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", self._port))
-        return RawHost(sock)
 
 
 def nobody_listens(port: int) -> bool:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import socket
 from pathlib import Path
 
 import pytest
@@ -12,24 +10,11 @@ from spdk_ftl_py.errors import FtlError
 from spdk_ftl_py.ftl.media.blockdev import BlockPort
 from spdk_ftl_py.nvme.wire import Status
 from unit.daemon.registry_rig import Daemon, World, create
-from unit.nvme.nvme_loop import RawHost, until
+from unit.nvme.nvme_loop import At, until
 from unit.nvme.target.reserving_host import Host
 
 PERSIST = 3 << 30
 CONFLICT = Status.RESERVATION_CONFLICT
-
-
-class At:
-    """An export, as Host connects to it."""
-
-    def __init__(self, port: int) -> None:
-        self._port = port
-
-    async def raw(self) -> RawHost:
-        sock = socket.socket()
-        sock.setblocking(False)
-        await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", self._port))
-        return RawHost(sock)
 
 
 async def host(daemon: Daemon, number: int) -> Host:

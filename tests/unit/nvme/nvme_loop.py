@@ -23,14 +23,28 @@ HOSTID = bytes(range(16))
 WAIT_S = 20.0
 
 
-class Bench:
+class At:
+    """Where a target listens."""
+
+    def __init__(self, port: int, traddr: str = "127.0.0.1") -> None:
+        self.port = port
+        self._traddr = traddr
+
+    async def raw(self) -> RawHost:
+        sock = socket.socket()
+        sock.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(sock, (self._traddr, self.port))
+        return RawHost(sock)
+
+
+class Bench(At):
     """A running reactor and target with one subsystem of one 4 MiB namespace, open to any host."""
 
     def __init__(self, reactor: ReactorLoop, target: NvmfTarget, subsystem: Subsystem, port: int) -> None:
+        super().__init__(port)
         self.reactor = reactor
         self.target = target
         self.subsystem = subsystem
-        self.port = port
 
     def media(self, block_count: int = 1024, **options: Any) -> _shim.EmulatedMedia:
         return _shim.EmulatedMedia.conventional(self.reactor.shim, block_count, **options)
@@ -41,13 +55,6 @@ class Bench:
     async def connect(self, **options: Any) -> Controller:
         options.setdefault("hostnqn", HOSTNQN)
         return await Controller.connect("127.0.0.1", self.port, options.pop("subnqn", SUBNQN), **options)
-
-    async def raw(self) -> RawHost:
-        loop = asyncio.get_running_loop()
-        sock = socket.socket()
-        sock.setblocking(False)
-        await loop.sock_connect(sock, ("127.0.0.1", self.port))
-        return RawHost(sock)
 
 
 @asynccontextmanager

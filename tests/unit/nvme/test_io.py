@@ -149,7 +149,7 @@ async def test_a_lost_io_queue_ends_the_association_and_says_so(here: Bench) -> 
     (namespace,) = await controller.namespaces()
     qpair = await controller.create_io_qpair(here.reactor, namespace)
     (remote,) = here.subsystem.controllers.values()
-    served = remote.io_qpairs[1]
+    served = remote.io_queues.qpairs[1]
     assert served is not None
     served.close()
     await asyncio.wait_for(controller.lost.wait(), WAIT_S)
@@ -165,7 +165,7 @@ async def test_a_lost_io_queue_is_noticed_though_its_event_was_dropped(here: Ben
     (namespace,) = await controller.namespaces()
     qpair = await controller.create_io_qpair(here.reactor, namespace)
     (remote,) = here.subsystem.controllers.values()
-    served = remote.io_qpairs[1]
+    served = remote.io_queues.qpairs[1]
     assert served is not None
     async with full_event_ring(here.reactor):
         served.close()
@@ -181,13 +181,13 @@ async def test_a_queue_that_its_host_closed_is_freed_though_its_event_was_droppe
     (namespace,) = await controller.namespaces()
     qpair = await controller.create_io_qpair(here.reactor, namespace)
     (remote,) = here.subsystem.controllers.values()
-    served = remote.io_qpairs[1]
+    served = remote.io_queues.qpairs[1]
     assert served is not None
     async with full_event_ring(here.reactor):
         await controller.close_io_qpair(qpair)
         await until(lambda: not served.connected)
-        assert remote.io_qpairs == {1: served}
-    await until(lambda: not remote.io_qpairs)
+        assert remote.io_queues.qpairs == {1: served}
+    await until(lambda: not remote.io_queues.qpairs)
     await controller.create_io_qpair(here.reactor, namespace)
     await controller.close()
 

@@ -366,9 +366,9 @@ async def test_a_record_that_is_changed_on_its_way_ends_an_io_queue() -> None:
         response = await connection.receive({PduType.CAPSULE_RESP: 0})
         assert wire.Cqe.unpack(response.body).status == 0
         (there,) = here.subsystem.controllers.values()
-        await until(lambda: there.io_qpairs.get(1) is not None)
+        await until(lambda: there.io_queues.qpairs.get(1) is not None)
         await asyncio.get_running_loop().sock_sendall(connection.socket, b"\x17\x03\x03\x00\x20" + os.urandom(32))
-        await until(lambda: 1 not in there.io_qpairs)
+        await until(lambda: 1 not in there.io_queues.qpairs)
         assert there.describe()["commands"] == 0
         connection.close()
         await controller.close()

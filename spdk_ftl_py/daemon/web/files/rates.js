@@ -27,10 +27,13 @@ export function between(before, after, seconds) {
   };
 }
 
+// With one more bucket for what lies above all bounds.
 function buckets(stats, way) {
-  return stats.latency && stats.latency[way] ? stats.latency[way].buckets : [];
+  const latency = stats.latency && stats.latency[way];
+  return latency ? [...latency.buckets, [null, latency.count]] : [];
 }
 
+// A bound of null has no limit.
 export function percentile(before, after, part) {
   const earlier = new Map(before);
   const grown = after.map(([bound, n]) => [bound, n - (earlier.get(bound) || 0)]);
@@ -39,6 +42,7 @@ export function percentile(before, after, part) {
   const wanted = part * total;
   let lower = 0, counted = 0;
   for (const [bound, n] of grown) {
+    if (bound === null) return lower;
     if (n >= wanted && n > counted) return lower + (bound - lower) * (wanted - counted) / (n - counted);
     lower = bound;
     counted = Math.max(counted, n);

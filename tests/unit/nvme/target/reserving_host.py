@@ -7,7 +7,7 @@ from types import TracebackType
 
 from spdk_ftl_py.nvme import logs, wire
 from spdk_ftl_py.nvme.wire import AdminOp, NvmOp, PduType, Sqe, Status
-from unit.nvme.nvme_loop import SUBNQN, Bench, RawHost, capsule
+from unit.nvme.nvme_loop import SUBNQN, At, RawHost, capsule
 
 BLOCK = 512
 READ, WRITE = NvmOp.READ, NvmOp.WRITE
@@ -16,7 +16,7 @@ READ, WRITE = NvmOp.READ, NvmOp.WRITE
 class Host:
     """Use as async context manager: an admin queue and one I/O queue. Blocks of the bench's media have 4 KiB."""
 
-    def __init__(self, here: Bench, number: int, *, nqn: str = "", hostid: bytes = b"", subnqn: str = SUBNQN) -> None:
+    def __init__(self, here: At, number: int, *, nqn: str = "", hostid: bytes = b"", subnqn: str = SUBNQN) -> None:
         self.nqn = nqn or f"nqn.2026-11.io.example:host{number}"
         self.hostid = hostid or bytes([number]) * 16
         self.key = 0x1000 + number

@@ -14,7 +14,7 @@ from spdk_ftl_py.errors import NotFoundError, ParameterError
 from spdk_ftl_py.nvme import identify, wire
 from spdk_ftl_py.nvme.target.subsystem import Subsystem
 from spdk_ftl_py.nvme.wire import AdminOp, AnaState, NvmOp, PduType, Sqe, Status
-from unit.nvme.nvme_loop import SUBNQN, Bench, bench, capsule
+from unit.nvme.nvme_loop import SUBNQN, At, Bench, bench, capsule
 from unit.nvme.target.reserving_host import Host, exchange, in_capsule
 
 ANA_NQN = SUBNQN + "-ana"
@@ -31,8 +31,7 @@ class Two:
 
     def host(self, listener: int) -> Host:
         """The same host, whichever listener."""
-        at = Bench(self.here.reactor, self.here.target, self.subsystem, self.ports[listener])
-        return Host(at, 1, subnqn=ANA_NQN)
+        return Host(At(self.ports[listener]), 1, subnqn=ANA_NQN)
 
     def set(self, listener: int, state: AnaState, **options: int) -> None:
         self.subsystem.set_ana_state("127.0.0.1", self.ports[listener], state, **options)

@@ -239,7 +239,7 @@ async def test_a_shutdown_is_complete_when_the_io_queues_are_gone(here: Bench) -
     while (await host.get_property(Property.CSTS)).result & wire.CSTS_SHST_MASK != wire.CSTS_SHST_COMPLETE:
         pass
     assert await queue.at_end()
-    assert not here.subsystem.controllers[cntlid].io_qpairs
+    assert not here.subsystem.controllers[cntlid].io_queues.qpairs
     host.close()
     queue.close()
 
@@ -490,7 +490,7 @@ async def test_a_queue_id_is_free_again_when_its_queue_is_gone(here: Bench) -> N
     cqe = await twin.connect(qid=1, cntlid=cntlid)
     assert (cqe.status, cqe.result) == (Status.CONNECT_INVALID_PARAMETERS, 42)
     queue.close()
-    await until(lambda: not here.subsystem.controllers[cntlid].io_qpairs)
+    await until(lambda: not here.subsystem.controllers[cntlid].io_queues.qpairs)
     assert (await twin.connect(qid=1, cntlid=cntlid)).status == 0
     twin.close()
     host.close()
@@ -504,14 +504,14 @@ async def test_a_target_that_closes_as_a_host_leaves_waits_for_the_hosts_io(here
     await queue.initialize()
     assert (await queue.connect(qid=1, cntlid=cntlid)).status == 0
     controller = here.subsystem.controllers[cntlid]
-    await until(lambda: controller.io_qpairs[1] is not None)
-    qpair = controller.io_qpairs[1]
+    await until(lambda: controller.io_queues.qpairs[1] is not None)
+    qpair = controller.io_queues.qpairs[1]
     await queue.send(capsule(Sqe(2, nsid=1, cdw12=0, sgl_bytes=4096)))
     await until(lambda: qpair.stats().commands == 1)
     host.close()
     await until(lambda: controller.state is ControllerState.CLOSING)
     await here.target.close()
-    assert (controller.state, controller.io_qpairs) == (ControllerState.CLOSED, {})
+    assert (controller.state, controller.io_queues.qpairs) == (ControllerState.CLOSED, {})
     assert here.subsystem.controllers == {}
     queue.close()
 
