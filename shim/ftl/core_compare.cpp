@@ -98,10 +98,14 @@ bool FtlCore::judge_compare(Compare &compare) noexcept {
             return true;
         }
         // An earlier core has accepted this write, and was lost before it was durable. Somebody else may have written
-        // since.
+        // since. Nothing of this write goes to the nv cache now, so with a cache the base must have it.
         compare.parent = nullptr;
         state_.unwatch(compare.number);
-        accepted(io);
+        if (io.fua || (cache_ && cache_->state() != NvCache::State::off)) {
+            flush(io, false);
+        } else {
+            done_.push(io);
+        }
         return true;
     }
     if (refusing_ || state_.writes_failed != status::ok) {

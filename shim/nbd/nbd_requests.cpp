@@ -54,7 +54,9 @@ uint32_t NbdConnection::check(const nbd::Request &request) const noexcept {
     const uint32_t length = request.length.get();
     const bool writes = type == nbd::command::write || type == nbd::command::trim || type == nbd::command::write_zeroes;
     if (type == nbd::command::flush) {
-        return flags == 0 && offset == 0 && length == 0 ? nbd::error::none : nbd::error::inval;
+        // A server that takes FUA has to take it with every command.
+        return (flags & ~nbd::command_flag::fua) == 0 && offset == 0 && length == 0 ? nbd::error::none
+                                                                                    : nbd::error::inval;
     }
     const bool known = type == nbd::command::read || type == nbd::command::write ||
                        (type == nbd::command::trim && config_.trim) ||

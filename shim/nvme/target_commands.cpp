@@ -51,7 +51,7 @@ Status TargetQpair::decode(Slot &slot, const wire::Sqe &sqe) noexcept {
     slot.received = 0;
     slot.range = 0;
     slot.step_done = 0;
-    slot.aborted = false;
+    slot.aborted = slot.preempted = false;
     slot.opcode = sqe.opcode;
     slot.only_reads = wire::only_reads(sqe.opcode);
     slot.cdw10_11 = sqe.slba;
@@ -70,6 +70,9 @@ Status TargetQpair::decode(Slot &slot, const wire::Sqe &sqe) noexcept {
     }
     const bool flush = sqe.opcode == wire::opcode::flush;
     slot.flush_all = flush && sqe.nsid == wire::kNsidAll;
+    if (slot.flush_all && (sqe.flags & wire::kFlagsFuseMask) != 0) {
+        return status::invalid_field;  // also if there are no namespaces: such a Flush is answered at once
+    }
     set_namespace_of(slot, slot.flush_all ? next_namespace(0) : find_namespace(sqe.nsid));
     if (slot.ns == nullptr) {
         return slot.flush_all ? status::ok : status::invalid_namespace;  // flushes all, but there are none
@@ -157,7 +160,7 @@ void TargetQpair::arrived(Slot &slot) noexcept {
 }
 
 void TargetQpair::execute_pair(Slot &first, Slot &second) noexcept {
-    // submit() would answer one command only. Without a namespace it is a Flush of all namespaces where there are none.
+    // submit() would answer one command only. The second one may be for a namespace that does not exist.
     if (first.ns == nullptr || second.ns == nullptr) {
         first.status = first.status != status::ok ? first.status : Status{status::invalid_field};
     }
@@ -166,6 +169,9 @@ void TargetQpair::execute_pair(Slot &first, Slot &second) noexcept {
     }
     if (first.status == status::ok && second.status == status::ok) {
         second.status = bar_of(second);
+    }
+    if (first.status == status::ok && second.status == status::ok && (first.preempted || second.preempted)) {
+        first.status = status::aborted_preempted;
     }
     if (first.status != status::ok || second.status != status::ok) {
         answer(first, first.status != status::ok ? first.status : Status{status::failed_fused});
@@ -350,6 +356,10 @@ void TargetQpair::submit(Slot &slot) noexcept {
     }
     if (const Status bar = bar_of(slot); bar != status::ok) {
         answer(slot, bar);  // the bars may have changed while the data arrived
+        return;
+    }
+    if (slot.preempted) {
+        answer(slot, status::aborted_preempted);
         return;
     }
     slot.state = State::device;

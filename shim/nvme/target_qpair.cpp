@@ -175,7 +175,11 @@ void TargetQpair::set_bars(uint32_t nsid, Bars bars) {
 void TargetQpair::abort_io(uint32_t nsid) {
     reactor_->call([&] {
         for (Slot &slot : slots_) {
-            if (slot.state == State::device && slot.ns->nsid == nsid && !slot.aborted) {
+            if (slot.ns == nullptr || slot.ns->nsid != nsid || slot.state == State::python) {
+                continue;
+            }
+            slot.preempted = true;
+            if (slot.state == State::device && !slot.aborted) {
                 slot.aborted = true;
                 aborting_.fetch_add(1, std::memory_order_relaxed);
                 slot.ns->device->cancel(slot.io);

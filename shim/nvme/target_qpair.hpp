@@ -116,8 +116,8 @@ public:
     // When it returns, no command that these bars forbid reaches the device any more. What the device has already
     // still completes.
     void set_bars(uint32_t nsid, Bars bars);
-    // Aborts the I/O of the namespace that the device has: takes back what has not begun. Whatever can't be taken back
-    // completes; aborting() counts what is not back yet.
+    // Aborts the commands of the namespace, but not those for Python: the device gets nothing more of them, and what it
+    // has not begun is taken back. Whatever can't be taken back completes; aborting() counts what is not back yet.
     void abort_io(uint32_t nsid);
     [[nodiscard]] uint32_t aborting() const noexcept { return aborting_.load(std::memory_order_acquire); }
     // The next command for Python, in the order in which the host completed them. target_qpair_command says that there
@@ -177,7 +177,8 @@ private:
         uint32_t command_blocks = 0;
         uint32_t host_iov_count = 0;  // entries with the host's data; io.iov is the lane's meanwhile
         bool only_reads = false;
-        bool aborted = false;  // by abort_io()
+        bool aborted = false;    // by abort_io(), and not back yet
+        bool preempted = false;  // by abort_io(): the device gets no more of it
         uint8_t opcode = 0;
         uint32_t received = 0;
         uint64_t since_ns = 0;  // start of state capsule or transfer
@@ -284,7 +285,8 @@ private:
     uint32_t line_head_;
     uint32_t line_tail_;
     static constexpr uint32_t kFailedFirst = kNoTargetSlot - 1;  // it was refused, so the second fails, too
-    uint32_t fuse_first_;  // the slot of the first of a fused pair, whose second has to come next
+    uint32_t fuse_first_;        // the slot of the first of a fused pair, whose second has to come next
+    bool serving_line_ = false;  // give_lane() is at work
 
     uint16_t sqhd_;
     uint32_t rx_slot_ = 0;  // slot whose data is being received

@@ -114,11 +114,16 @@ void TargetQpair::give_lane(Slot &slot) noexcept {
     }
     lanes_free_ |= 1U << slot.lane;
     slot.lane = kNoTargetSlot;
+    if (serving_line_) {
+        return;  // the next command in line was answered at once, and gives its lane back
+    }
+    serving_line_ = true;
     while (life_ == Life::open && lanes_free_ != 0 && line_head_ != kNoTargetSlot) {
         Slot &next = slots_[line_head_];
         line_head_ = next.next;
         first_step(next);
     }
+    serving_line_ = false;
 }
 
 }  // namespace ftl

@@ -74,7 +74,8 @@ public:
         }
         Each &each = kinds_[static_cast<size_t>(*kind)];
         each.latency.add(ns);
-        if (io.status != status::ok) [[unlikely]] {
+        // A comparison that fails has done what the host asked for.
+        if (io.status != status::ok && io.status != status::compare_failure) [[unlikely]] {
             ++each.errors[static_cast<size_t>(error_class(io.op, io.status, io.do_not_retry))];
         }
     }

@@ -133,7 +133,8 @@ void ErrorInjector::prepare(const Io &io, Io &below) noexcept {
     below.iov_count = count;
 }
 
-void ErrorInjector::came_back(Io &io) noexcept {
+// What forward() has counted is over.
+void ErrorInjector::left(const Io &io) noexcept {
     --in_flight_;
     retry_now_ = !nomem_.empty();
     if (io.device_data[kList] != 0) {
@@ -142,6 +143,10 @@ void ErrorInjector::came_back(Io &io) noexcept {
             corrupt_write(*next);
         }
     }
+}
+
+void ErrorInjector::came_back(Io &io) noexcept {
+    left(io);
     if (io.status != status::ok) {
         io.status = status::internal_error;
         io.do_not_retry = false;

@@ -69,7 +69,9 @@ private:
 
     void begin(Io &io) noexcept override;
     void prepare(const Io &io, Io &below) noexcept override;
+    void withdrawn(Io &io) noexcept override { left(io); }
     void came_back(Io &io) noexcept override;
+    void left(const Io &io) noexcept;
     [[nodiscard]] Injection *injection_of(Op op) noexcept;
     bool attempt(Io &io) noexcept;
     void corrupt_write(Io &io) noexcept;

@@ -91,8 +91,8 @@ bool Forwarder::abort_held(IoList &list, Io &io) noexcept {
 void Forwarder::cancel(Io &io) noexcept {
     if (io.device_data[kChild] != 0) {
         base_->cancel(reinterpret_cast<Child *>(io.device_data[kChild])->io);
-    } else {
-        abort_held(waiting_, io);
+    } else if (abort_held(waiting_, io)) {
+        withdrawn(io);
     }
 }
 

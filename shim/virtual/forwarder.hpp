@@ -40,6 +40,8 @@ protected:
         (void)io;
         (void)below;
     }
+    // An Io that was given to send() is cancelled before the base has it. poll() completes it.
+    virtual void withdrawn(Io &io) noexcept { (void)io; }
     // The base has completed the Io: io.status, io.do_not_retry and io.result say how.
     virtual void came_back(Io &io) noexcept { io.complete(io); }
 

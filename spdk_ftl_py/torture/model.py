@@ -41,11 +41,13 @@ class Model:
         self.change = NEVER_WRITTEN
         self._trims = {NEVER_WRITTEN}
         self._uncorrectable: set[int] = set()
-        self._once_uncorrectable: set[int] = set()
-        """LBAs."""
+        self._last_uncorrectable: dict[int, int] = {}
+        """By LBA: the newest change that declares it uncorrectable."""
         self._history: list[list[int]] = [[NEVER_WRITTEN] for _ in range(block_count)]
         """Per LBA: the changes that it may hold, in ascending order."""
         self._durable = [NEVER_WRITTEN] * block_count
+        self._on_base = [NEVER_WRITTEN] * block_count
+        """The change that is durable without an nv cache."""
         self._acknowledged = [NEVER_WRITTEN] * block_count
         self._seen = [NEVER_WRITTEN] * block_count
         """The newest change that a read has returned. The next read must not return an older one."""
@@ -57,7 +59,7 @@ class Model:
         more = block_count - self.block_count
         self.block_count = block_count
         self._history += [[NEVER_WRITTEN] for _ in range(more)]
-        for table in (self._durable, self._acknowledged, self._seen):
+        for table in (self._durable, self._on_base, self._acknowledged, self._seen):
             table += [NEVER_WRITTEN] * more
 
     # --- actions of the host
@@ -70,13 +72,16 @@ class Model:
             self._trims.add(self.change)
         if uncorrectable:
             self._uncorrectable.add(self.change)
-            self._once_uncorrectable.update(range(lba, lba + block_count))
+            self._last_uncorrectable.update(dict.fromkeys(range(lba, lba + block_count), self.change))
         for each in range(lba, lba + block_count):
             self._history[each].append(self.change)
         return self.change
 
-    def acknowledge(self, lba: int, block_count: int, change: int, *, durable: bool) -> None:
+    def acknowledge(self, lba: int, block_count: int, change: int, *, durable: bool, on_base: bool = False) -> None:
+        """on_base: durable even without the nv cache."""
         for each in range(lba, lba + block_count):
+            if on_base and change > self._on_base[each]:
+                self._on_base[each] = change
             if change > self._acknowledged[each]:
                 self._acknowledged[each] = change
             if durable and change > self._durable[each]:
@@ -88,6 +93,7 @@ class Model:
 
     def flushed(self, acknowledged_before: list[int]) -> None:
         self._durable = [max(pair) for pair in zip(self._durable, acknowledged_before, strict=True)]
+        self._on_base = [max(pair) for pair in zip(self._on_base, acknowledged_before, strict=True)]
 
     def everything_durable(self) -> None:
         """Called after a clean halt."""
@@ -116,8 +122,10 @@ class Model:
         return any(self._may_be_error(each, floor) for each, floor in enumerate(floors, lba))
 
     def may_be_lost(self, lba: int, *, cached: bool) -> bool:
-        """Whether the durable content of an LBA may read as an error. cached: newer content may be in an nv cache."""
-        return self._may_be_error(lba, self._durable[lba]) or (cached and lba in self._once_uncorrectable)
+        """Whether the base may say that an LBA reads as an error. cached: newer content may be in an nv cache alone."""
+        if cached and self._last_uncorrectable.get(lba, -1) >= self._on_base[lba]:
+            return True
+        return self._may_be_error(lba, self._durable[lba])
 
     def _may_be_error(self, lba: int, floor: int) -> bool:
         return self._excused(lba, READ_ERROR, floor) or self._change_of(lba, READ_ERROR, floor) is not None

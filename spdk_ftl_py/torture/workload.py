@@ -292,7 +292,7 @@ class Workload:
             self._verify(io, io.data)
         else:
             durable = io.fua or self.durable_when_acknowledged
-            self._model.acknowledge(io.lba, io.block_count, io.change, durable=durable)
+            self._model.acknowledge(io.lba, io.block_count, io.change, durable=durable, on_base=self._flushes(io))
 
     def _flushes(self, io: _Outstanding) -> bool:
         """Whether a flush of the drive is part of this I/O."""

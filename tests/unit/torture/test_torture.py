@@ -175,6 +175,25 @@ def test_what_is_durable_must_be_there_or_something_newer() -> None:
     assert kinds_after_crash(model, [READ_ERROR]) == ["read_error"]
 
 
+def test_with_a_cache_the_base_may_be_behind_but_not_behind_what_it_has_flushed() -> None:
+    model = Model(2)
+
+    def declared(*, on_base: bool) -> None:
+        change = model.submit(0, 1, trim=False, uncorrectable=True)
+        model.acknowledge(0, 1, change, durable=True, on_base=on_base)
+
+    declared(on_base=True)
+    assert [model.may_be_lost(lba, cached=True) for lba in range(2)] == [True, False]
+    change = written(model, 0, durable=True)
+    assert (model.may_be_lost(0, cached=True), model.may_be_lost(0, cached=False)) == (True, False)
+    model.restart([change, 0], durable=True)
+    assert model.may_be_lost(0, cached=True), "the base alone still has the older one"
+    model.flushed(model.acknowledged())
+    assert not model.may_be_lost(0, cached=True)
+    declared(on_base=False)
+    assert model.may_be_lost(0, cached=True)
+
+
 def test_what_has_rotted_may_be_an_error_until_something_newer_is_due() -> None:
     model = Model(2)
     old = written(model, 0, durable=True)

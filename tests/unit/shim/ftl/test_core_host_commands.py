@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from spdk_ftl_py import _shim
+from unit.shim.ftl.cache_bench import CacheBench
 from unit.shim.ftl.core_bench import BLOCK, Bench, content
 from unit.shim.ftl.core_model import LOST, recover, restarted
 from unit.shim.stepped import Stepped
@@ -209,4 +210,39 @@ def test_a_compare_write_whose_core_is_lost_happens_once(found: int) -> None:
                 break
         assert {number: done.status for number, done in host.completed.items()} == {ticket: 0}
         assert second.versions(3, 1) == [9 if found == 9 else 2]
+        host.port.close()
+
+
+def test_a_compare_write_that_an_earlier_core_accepted_does_not_wait_for_the_cache() -> None:
+    """It has nothing in the ring of the next core, and a trim has the newest seq. The base has to be flushed for it."""
+    with CacheBench(metadata_bytes=0) as first, CacheBench(metadata_bytes=0, reactor=first.reactor) as second:
+        first.manage = lambda: None  # type: ignore[method-assign]
+        first.put(3, 1)
+        second.put(3, 9)
+        second.put(20, 1)
+        assert second.flush() == 0
+        assert second.on_media([3])
+        first.cache.inject_fault(op=_shim.Op.WRITE, latency_us=1000)
+        gate = _shim.Gate(first.reactor, first.core)
+        host = Stepped(first.reactor, gate)
+        second.ports.append(host)
+        compare = host.port.submit(_shim.Op.COMPARE_WRITE, 3, 1, content(3, 1) + content(3, 2))
+        for _ in range(3):
+            second.step()
+        assert not host.completed
+        first.core.fail(0x370)
+        for _ in range(3):
+            second.step()
+        trim = host.port.submit(_shim.Op.DEALLOCATE, 20, 1)
+        second.step()
+        assert gate.held == 2
+        second.media.inject_fault(op=_shim.Op.READ, latency_us=300)
+        flushes = second.core.stats().base_flushes
+        gate.set_device(second.core)
+        second.failed = False
+        for _ in range(2000):
+            second.step()
+        assert {number: done.status for number, done in host.completed.items()} == {compare: 0, trim: 0}
+        assert second.versions(3, 1) == [9]
+        assert second.core.stats().base_flushes > flushes
         host.port.close()

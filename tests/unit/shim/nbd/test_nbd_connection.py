@@ -203,7 +203,7 @@ SIZE: Final = BLOCKS * BLOCK
         (write(1, 0, bytes(BLOCK), flags=DF), EINVAL),
         (request(FLUSH, 1, 0, BLOCK), EINVAL),
         (request(FLUSH, 1, BLOCK, 0), EINVAL),
-        (request(FLUSH, 1, flags=FUA), EINVAL),
+        (request(FLUSH, 1, flags=NO_HOLE), EINVAL),
         (request(TRIM, 1, 0, 100), EINVAL),
         (request(TRIM, 1, SIZE, BLOCK), EINVAL),
         (request(TRIM, 1, 0, 2**32 - BLOCK), EINVAL),
@@ -221,6 +221,13 @@ def test_a_bad_request_is_refused_and_the_next_one_is_served(raw: bytes, error: 
         assert device.operations == before
         assert peer.exchange(request(FLUSH, 2))[0].error == OK
         assert connection.stats().errors == 1
+
+
+def test_fua_is_taken_with_every_command() -> None:
+    """Some clients send it with commands that write nothing."""
+    with nbd_peer(media) as (peer, _, _device):
+        assert peer.exchange(request(FLUSH, 1, flags=FUA))[0].error == OK
+        assert peer.exchange(peer.read(2, 0, BLOCK, flags=FUA))[0].error == OK
 
 
 @pytest.mark.parametrize("kind", [WRITE, TRIM, WRITE_ZEROES])

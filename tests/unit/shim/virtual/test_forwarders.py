@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 
 import pytest
 
 from spdk_ftl_py import _shim
 from spdk_ftl_py._shim import Op
+from support import pdus
 from unit.shim.stepped import Stepped, block, blocks
 
 OK, INVALID_OPCODE, INVALID_FIELD, INTERNAL_ERROR, ABORTED, OUT_OF_RANGE = 0, 0x001, 0x002, 0x006, 0x007, 0x080
@@ -326,3 +328,31 @@ def test_many_corrupted_writes_at_once_take_turns(injector: tuple[_shim.ErrorInj
         wrong = bytearray(block(i))
         wrong[0] ^= 0x80
         assert io.read(i) == wrong
+
+
+def test_io_that_is_cancelled_before_the_base_has_it_no_longer_counts(
+    reactor: _shim.Reactor, media: _shim.EmulatedMedia
+) -> None:
+    gate = _shim.Gate(reactor, media)
+    gate.hold()
+    injector = _shim.ErrorInjector(reactor, gate)
+    injector.inject(Op.WRITE, "corrupt", 1000, corrupt_value=1)
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        qpair = _shim.TargetQpair(
+            reactor, ours.fileno(), queue_size=1024, header_digest=False, data_digest=False, namespaces={1: injector}
+        )
+        theirs.setblocking(False)
+        for cid in range(600):
+            theirs.send(pdus.read(cid, 0, 1))
+            reactor.step()
+        theirs.send(pdus.write(601, 0, block(1)))
+        reactor.step()
+    for _ in range(100):
+        reactor.step()
+    assert qpair.drained
+    qpair.close()
+    gate.set_device(media)
+    injector.inject(Op.READ, "failure", 1, queue_depth=1)
+    with Stepped(reactor, injector) as io:
+        assert io.read(0) == bytes(4096)
