@@ -213,7 +213,7 @@ class Raids:
             for index in device.gone():
                 slot = raid.slots[index]
                 if slot.configured:
-                    logger.warning("raid %s goes on without bdev %s, which has failed", raid.name, slot.name)
+                    logger.warning("raid %s continues without bdev %s, which has failed", raid.name, slot.name)
                     await self._remove_member(raid, slot)
 
     async def _member_goes(self, raid: Raid, slot: Slot) -> None:
@@ -239,7 +239,7 @@ class Raids:
         self._free(raid, slot)
         raid.operational -= 1
         if not await until(device.release, timeout_s=RELEASE_TIMEOUT_S, poll_s=RELEASE_POLL_S):
-            logger.warning("raid %s: the member that was removed still has I/O, which it keeps until then", raid.name)
+            logger.warning("raid %s: a member was removed, and still has outstanding I/O", raid.name)
         if raid.operational == 0:
             await self._go_offline(raid)
         elif raid.bdev is not None:

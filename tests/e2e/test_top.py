@@ -105,7 +105,7 @@ def test_it_shows_an_ftl_at_work_and_outlives_its_daemon(folder: Path, terminal:
     assert len(shown.splitlines()) <= HEIGHT
     assert max(map(len, shown.splitlines())) <= WIDTH
     terminal.type("?")
-    terminal.wait("p50, p99   half of them")
+    terminal.wait("p50, p99   50 % and 99 % of them")
     terminal.type("?", "p")
     terminal.wait("PAUSED")
     terminal.type("p", "Escape")

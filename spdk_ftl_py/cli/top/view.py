@@ -297,7 +297,7 @@ def _limits(stats: Mapping[str, Any], rates: Rates | None) -> list[Text]:
 def _moves(stats: Mapping[str, Any]) -> list[Text]:
     moves = stats.get("moves") or []
     if not moves:
-        return [Text.assemble((" moving   ", "bold"), "nothing: enough bands are free, or none is worth it")]
+        return [Text.assemble((" moving   ", "bold"), "nothing: enough bands are free, or no band is worth moving")]
     lines = [Text(" moving    band  why         valid    left invalid    age    merit", style="bold")]
     for move in moves[:MOVES_SHOWN_MAX]:
         lines.append(

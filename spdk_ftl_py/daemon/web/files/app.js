@@ -44,9 +44,9 @@ async function ask(path) {
   try {
     answer = await fetch(path, { cache: "no-store", signal: AbortSignal.timeout(ANSWER_TIMEOUT_MS) });
   } catch (error) {
-    throw new Gone("The daemon does not answer. This page asks again until it does.");
+    throw new Gone("The daemon does not answer. This page retries until it does.");
   }
-  if (!answer.ok) throw new Gone(`The daemon refuses: ${(await answer.text()).trim()}`);
+  if (!answer.ok) throw new Gone(`The daemon answers with an error: ${(await answer.text()).trim()}`);
   return answer;
 }
 
@@ -202,7 +202,7 @@ function showCollection(stats, rates) {
   } else if (stats.limit_free_bands > start) {
     why = `It is idle: ${free}, and it starts at ${whole(start)}.`;
   } else {
-    why = `It moves nothing: ${free}, but no band is worth it yet.`;
+    why = `It moves nothing: ${free}, but no band is worth moving yet.`;
   }
   const waited = rates && rates.throttled ? ` Writes waited ${percent(rates.throttled)} of the time.` : "";
   const throttled = stats.user_share < 100 ? ` Limit ${stats.limit} leaves hosts ${stats.user_share} % of writes.` : "";
