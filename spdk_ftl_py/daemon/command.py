@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import logging
 import os
 from collections.abc import Sequence
@@ -255,26 +256,30 @@ def run(args: argparse.Namespace) -> int:
     given = args.socket or (Path(os.environ[SOCKET_ENVIRONMENT]) if os.environ.get(SOCKET_ENVIRONMENT) else None)
     log_to_stderr("%(levelname).1s %(name)s: %(message)s", levels)
     saved = [] if args.config is None else _saved(args.config)
-    asyncio.run(
-        serve(
-            SocketOptions(given, args.socket_group, args.monitor_socket, args.monitor_group),
-            args.state_dir,
-            args.listen,
-            peer_timeout_s=args.peer_timeout,
-            buffer_directory=args.buffer_dir,
-            limits=args.limit,
-            target_keys=args.target_keys,
-            target_user=None if args.target_user is None else _target_user(args.target_user),
-            undo_on_exit=args.undo_on_exit,
-            manager=manager,
-            saved=saved,
-            nqn_template=args.nqn_template,
-            levels=levels,
-            audit_log=None if args.audit_log is None else args.audit_log.absolute(),
-            http=HttpOptions(args.metrics, args.http_name, args.web),
-            discovery=args.discovery,
+    try:
+        asyncio.run(
+            serve(
+                SocketOptions(given, args.socket_group, args.monitor_socket, args.monitor_group),
+                args.state_dir,
+                args.listen,
+                peer_timeout_s=args.peer_timeout,
+                buffer_directory=args.buffer_dir,
+                limits=args.limit,
+                target_keys=args.target_keys,
+                target_user=None if args.target_user is None else _target_user(args.target_user),
+                undo_on_exit=args.undo_on_exit,
+                manager=manager,
+                saved=saved,
+                nqn_template=args.nqn_template,
+                levels=levels,
+                audit_log=None if args.audit_log is None else args.audit_log.absolute(),
+                http=HttpOptions(args.metrics, args.http_name, args.web),
+                discovery=args.discovery,
+            )
         )
-    )
+    finally:
+        # serve() has frozen the task that it ran in, and with it what a failure refers to.
+        gc.unfreeze()
     return 0
 
 

@@ -207,6 +207,10 @@ def _read_listener(ftl: SavedFtl, method: str, given: dict[str, Any]) -> None:
     if method == _SET_ANA_STATE:
         if address != first:
             raise ParameterError(f"{show(address)} is not the listen_address of the FTL")
+        if state is AnaState.INACCESSIBLE and not ftl.record["params"].get("no_attach"):
+            raise ParameterError(
+                f"{show(address)} is where the target attaches the FTL, so it can't be inaccessible without no_attach"
+            )
         listeners.first = state
     else:
         listeners.require_new(address, first)

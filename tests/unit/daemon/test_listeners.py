@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import socket
 from typing import Any
 
@@ -202,6 +203,10 @@ async def test_a_saved_configuration_has_them(here: World) -> None:
     (section,) = [each for each in (await daemon.call("ftl_save_config"))["subsystems"] if each["subsystem"] == "ftl"]
     told = await listeners(daemon)
     await daemon.call("bdev_ftl_delete", name="ftl0")
+    attached = copy.deepcopy(section["config"])
+    del attached[0]["params"]["no_attach"]
+    with pytest.raises(ParameterError, match="can't be inaccessible without no_attach"):
+        await daemon.call("ftl_load_config", config=attached)
     await daemon.call("ftl_load_config", config=section["config"])
     await daemon.wait_for("online")
     assert await listeners(daemon) == told == [(one, "inaccessible", True), (two, "non_optimized", True)]

@@ -6,6 +6,7 @@ import asyncio
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 from spdk_ftl_py.access.peers import Peer
 from spdk_ftl_py.daemon.requester import asked_for_by
 from spdk_ftl_py.errors import BusyError, ExistsError, FtlError, NotFoundError
+from spdk_ftl_py.time_limit import time_limit
 from support.nbd_client import BLOCK, EPERM, FLUSH, READ, TRIM, WRITE, NbdClient
 from unit.daemon.registry_rig import Daemon, World, create
 from unit.nvme.nvme_loop import until
@@ -161,6 +163,28 @@ async def test_a_loss_of_the_base_is_a_pause(here: World) -> None:
     assert await asyncio.to_thread(one.ok, READ, 0, BLOCK) == data
     one.close()
     await daemon.halt()
+
+
+@pytest.mark.parametrize("end", ["halt", "delete"])
+async def test_a_write_that_waits_for_the_base_delays_no_end(here: World, end: str) -> None:
+    daemon = await here.start()
+    await create(here, daemon)
+    one = await client(await start(here, daemon))
+    await here.remove_drive()
+    await daemon.wait_for("waiting")
+    waiting = asyncio.ensure_future(asyncio.to_thread(one.run, WRITE, 0, data=bytes(BLOCK)))
+    gate = daemon.managed().front.gate
+    assert gate is not None
+    await until(lambda: gate.held > 0)
+    async with time_limit(10):
+        await (daemon.halt() if end == "halt" else daemon.call("bdev_ftl_delete", name="ftl0", force=True))
+    with suppress(EOFError, OSError):
+        # Deletion fails what waits; a halt only ends the connection.
+        assert (await waiting).error != 0
+    assert left(here) == []
+    one.close()
+    if end == "delete":
+        await daemon.halt()
 
 
 async def test_when_writes_may_be_lost_the_export_ends_before_a_flush_could_succeed(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import logging
 import mmap
 import os
@@ -274,6 +275,13 @@ def test_a_setting_that_can_not_work_ends_the_start(
     for part in said:
         assert part in line
     assert tree(tmp_path) == before or set(tree(tmp_path)) - set(before) <= {"old/lock", "old/reserve"}
+
+
+def test_nothing_of_a_start_that_failed_lives_on(tmp_path: Path, taken: int) -> None:
+    """Otherwise nanobind reports leaks on stderr, below the one line that tells the reason."""
+    options = [f"--{option}={tmp_path / option}" for option in ("socket", "state-dir", "buffer-dir")]
+    assert cli.main(["serve", *options, "--discovery", f"127.0.0.1:{taken}"]) == 1
+    assert gc.get_freeze_count() == 0
 
 
 def test_an_address_that_the_service_manager_keeps_is_not_in_use(taken: int) -> None:
