@@ -6,6 +6,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 
@@ -49,7 +50,7 @@ def statuses(answers: list[Pdu]) -> list[tuple[int, int]]:
 
 
 @contextmanager
-def core_peer(**options: object) -> Iterator[tuple[Peer, _shim.TargetQpair, _shim.Gate, _shim.FtlCore]]:
+def core_peer(**options: Any) -> Iterator[tuple[Peer, _shim.TargetQpair, _shim.Gate, _shim.FtlCore]]:
     """An FtlCore behind a gate. Writes stay in its buffer of 32 blocks, because nobody opens a band."""
     cores = []
 
