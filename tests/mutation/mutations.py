@@ -103,7 +103,7 @@ MUTATIONS = (
     Mutation(
         "reset_without_flush", "a band is reset while copies of its blocks are in the base's volatile cache", world=0
     ),
-    Mutation("fua_ignored", "an FUA write is answered when it is in the write buffer", world=0),
+    Mutation("fua_ignored", "an FUA write is answered when it is in the write buffer", world=1),
     Mutation("flush_without_base_flush", "a flush does not flush the base", world=0),
     Mutation("flush_before_landing", "a flush does not wait until what was accepted is on media", world=0),
     Mutation("gc_makes_new_seq", "relocated blocks get a new seq, so that they win over what overwrote them", world=0),
@@ -121,9 +121,9 @@ MUTATIONS = (
         "slot_not_held", "a write is acknowledged before its slot in the write buffer file is marked as held", world=0
     ),
     Mutation(
-        "trim_not_held", "a trim is acknowledged before its record in the write buffer file is marked as held", world=10
+        "trim_not_held", "a trim is acknowledged before its record in the write buffer file is marked as held", world=2
     ),
-    Mutation("slot_freed_before_flush", "a slot is freed when its block is in the base's volatile cache", world=0),
+    Mutation("slot_freed_before_flush", "a slot is freed when its block is in the base's volatile cache", world=2),
     Mutation(
         "full_zone_retired",
         "a zone that the drive finished by itself is given up as one that failed",
@@ -137,7 +137,7 @@ MUTATIONS = (
         ("--no-chain",),
         setting=(*EMULATED_ZONES, *LOSSES_OF_POWER),
         crashes=400,
-        world=16,
+        world=10,
     ),
     Mutation(
         "cache_wraps_too_soon",
@@ -170,7 +170,7 @@ MUTATIONS = (
         ("--chain",),
         setting=BITS_OF_READS,
         crashes=500,
-        world=1,
+        world=3,
     ),
     Mutation(
         "lent_slot_freed",
@@ -178,7 +178,7 @@ MUTATIONS = (
         ("--chain", "--faults", "--cache", "non-vss"),
         setting=BUSY_CACHES,
         crashes=500,
-        world=17,
+        world=21,
     ),
     Mutation(
         "busy_flush_doubted",
@@ -189,11 +189,11 @@ MUTATIONS = (
         world=0,
     ),
     Mutation("busy_gives_zone_up", "a zone is given up when the base is too busy to write it", ("--faults",), world=0),
-    Mutation("busy_loses_block", "what the base is too busy to read is lost", ("--faults",), world=0),
+    Mutation("busy_loses_block", "what the base is too busy to read is lost", ("--faults",), world=1),
     Mutation(
         "busy_reset_fails", "a zone counts as failed when the base is too busy to reset it", ("--faults",), world=0
     ),
-    Mutation("busy_read_fails", "a host's read fails when the base is busy", ("--faults",), world=0),
+    Mutation("busy_read_fails", "a host's read fails when the base is busy", ("--faults",), world=1),
     Mutation("busy_flush_fails", "a flush fails when the base is busy", ("--faults",), world=0),
     Mutation(
         "failed_flush_repeated",
@@ -235,7 +235,7 @@ MUTATIONS = (
         "a write completes when it is in the nv cache's volatile cache",
         ("--cache", "vss"),
         crashes=600,
-        world=0,
+        world=6,
     ),
     Mutation(
         "crc_not_checked",
@@ -247,7 +247,7 @@ MUTATIONS = (
                 "whole[i] = True",
             ),
         ),
-        world=0,
+        world=1,
     ),
     Mutation(
         "older_seq_wins",
@@ -266,7 +266,7 @@ MUTATIONS = (
         "a growth takes the zones that the base has got as they are",
         edits=(("ftl/load/grow.py", "    if not found.zones_to_take:\n", "    if True:\n"),),
         setting=GROWTHS,
-        world=3,
+        world=4,
     ),
     Mutation(
         "growth_not_told",
@@ -279,7 +279,7 @@ MUTATIONS = (
             ),
         ),
         setting=GROWTHS,
-        world=6,
+        world=1,
     ),
     Mutation(
         "copy_has_records_of_its_own",
@@ -337,7 +337,7 @@ MUTATIONS = (
         ("--faults",),
         crashes=500,
         edits=(("ftl/gc/zone_watch.py", "self._core.fault_zone(band.index, punit, status)", "False"),),
-        world=11,
+        world=16,
     ),
     Mutation(
         "summary_of_an_earlier_life",
@@ -370,7 +370,7 @@ MUTATIONS = (
             ("ftl/load/restore.py", "[zones[index].start for index in checkpoint.zones] + used", "used"),
             ("ftl/load/checkpoint.py", "if sequential and zones[zone].usable and was != written:", "if False:"),
         ),
-        world=0,
+        world=3,
     ),
     Mutation(
         "any_buffer_file",
@@ -382,7 +382,7 @@ MUTATIONS = (
                 '        path = next(self.directory.glob(f"{self.uuid}.*.wbuf"), self.path(incarnation))\n        try:',
             ),
         ),
-        world=0,
+        world=2,
     ),
     Mutation(
         "buffer_file_removed_early",
@@ -397,7 +397,7 @@ MUTATIONS = (
                 "    for _ in range(2 if grown else 1):\n",
             ),
         ),
-        world=0,
+        world=2,
     ),
     Mutation(
         "superblock_without_flush",
@@ -458,7 +458,7 @@ MUTATIONS = (
         ),
         setting=SCRUBS,
         crashes=500,
-        world=5,
+        world=4,
     ),
     Mutation("old_crc_kept", "a write leaves in memory the CRC of what it overwrites", world=0),
     Mutation(
