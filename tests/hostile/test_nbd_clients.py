@@ -67,10 +67,10 @@ async def nonsense(path: Path) -> AsyncIterator[None]:
                         raw.connect(str(path))
                         raw.sendall(rng.randbytes(rng.randrange(200)))
                 else:
-                    client = NbdClient.connect(path)
-                    client.socket.sendall(request(rng.randrange(9), 1, rng.getrandbits(64), rng.getrandbits(32)))
-                    client.socket.sendall(rng.randbytes(rng.randrange(500)))
-                    client.close()
+                    # The daemon may disconnect it in between.
+                    with contextlib.closing(NbdClient.connect(path)) as client:
+                        client.socket.sendall(request(rng.randrange(9), 1, rng.getrandbits(64), rng.getrandbits(32)))
+                        client.socket.sendall(rng.randbytes(rng.randrange(500)))
 
     thread = threading.Thread(target=attack)
     thread.start()
