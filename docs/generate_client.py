@@ -237,40 +237,88 @@ def generate() -> dict[str, str]:
         raise ValueError(f"RPCS in {__file__} and schemas/ differ: {', '.join(sorted(methods ^ set(RPCS)))}")
     schemas = {method: json.loads((SCHEMAS / f"{method}.json").read_text(encoding="utf-8")) for method in RPCS}
     return {
-        "blocking.py": _client(schemas, "DaemonRpcs", is_async=False),
-        "asynchronous.py": _client(schemas, "AsyncDaemonRpcs", is_async=True),
+        "blocking.py": _client(schemas, "DaemonRpcs", "blocking_exports", is_async=False),
+        "blocking_exports.py": _exports(schemas, "ExportRpcs", is_async=False),
+        "asynchronous.py": _client(schemas, "AsyncDaemonRpcs", "asynchronous_exports", is_async=True),
+        "asynchronous_exports.py": _exports(schemas, "AsyncExportRpcs", is_async=True),
         "settings.py": _settings(schemas["bdev_ftl_create"]["properties"]["conf"]),
     }
 
 
-def _client(schemas: Mapping[str, Any], name: str, *, is_async: bool) -> str:
-    begin = "async def" if is_async else "def"
-    types = sorted({word for rpc in RPCS.values() for word in re.findall(r"[A-Z]\w+", rpc.type)} - {"True"})
-    lines = [
-        _HEAD.format(what=f"A method for each RPC of the daemon{', to be awaited' if is_async else ''}."),
-        "from abc import ABC, abstractmethod\n",
-        "from collections.abc import Mapping, Sequence\n",
-        "from typing import TYPE_CHECKING, Any, Literal, cast\n\n",
+def _is_of_exports(method: str) -> bool:
+    return re.search("_nbd_|_host|_listener|_ana_", method) is not None
+
+
+def _client(schemas: Mapping[str, Any], name: str, exports: str, *, is_async: bool) -> str:
+    base = name.replace("Daemon", "Export")
+    return _module(
+        f"A method for each RPC of the daemon{', to be awaited' if is_async else ''}.",
+        [
+            f"class {name}({base}):\n",
+            '    """A method for each RPC. What is None is not sent: the daemon has its default, or keeps what is.\n\n',
+            *(f"    {line}\n" for line in textwrap.wrap(_ABOUT, WIDTH - 4, break_on_hyphens=False)),
+            '    """\n',
+            *_methods(schemas, of_exports=False, is_async=is_async),
+        ],
         "from .answers import created\n",
+        f"from .{exports} import {base}\n",
+    )
+
+
+def _exports(schemas: Mapping[str, Any], name: str, *, is_async: bool) -> str:
+    begin = "async def" if is_async else "def"
+    return _module(
+        f"The RPCs about exports: hosts, listeners, NBD{'; to be awaited' if is_async else ''}.",
+        [
+            f"class {name}(ABC):\n",
+            f'    """The methods of {name.replace("Export", "Daemon")} for exports."""\n\n',
+            "    @abstractmethod\n",
+            f"    {begin} call(self, method: str, params: Mapping[str, Any] | None = None) -> Any:\n",
+            '        """The result of any RPC, by its name and parameters as JSON has them."""\n',
+            *_methods(schemas, of_exports=True, is_async=is_async),
+        ],
+        standard="from abc import ABC, abstractmethod\n",
+    )
+
+
+def _methods(schemas: Mapping[str, Any], *, of_exports: bool, is_async: bool) -> Iterator[str]:
+    for method, rpc in RPCS.items():
+        if _is_of_exports(method) == of_exports:
+            yield "\n"
+            yield from _method(method, rpc, schemas[method], is_async=is_async)
+
+
+def _module(what: str, body: list[str], *imports: str, standard: str = "") -> str:
+    """With the imports that the body needs."""
+    text = "".join(body)
+    words = set(re.findall(r"\w+", text))
+    types = sorted({word for rpc in RPCS.values() for word in re.findall(r"[A-Z]\w+", rpc.type)} & words - {"True"})
+    abstract = [name for name in ("Mapping", "Sequence") if name in words]
+    typing = [name for name in ("Any", "Literal", "cast") if name in words]
+    parts = [
+        _HEAD.format(what=what),
+        standard,
+        f"from collections.abc import {', '.join(abstract)}\n" if abstract else "",
+        f"from typing import {', '.join(['TYPE_CHECKING', *typing])}\n\n",
+        *imports,
         "from .parameters import given\n\n",
         "if TYPE_CHECKING:\n",
-        "    from uuid import UUID\n\n",
-        "    from ..results import (\n",
-        *(f"        {each},\n" for each in types),
-        "    )\n",
-        "    from .parameters import StrPath\n",
-        f"    from .settings import {_SETTINGS}\n\n\n",
-        f"class {name}(ABC):\n",
-        '    """A method for each RPC. What is None is not sent: the daemon has its default, or keeps what is.\n\n',
-        *(f"    {line}\n" for line in textwrap.wrap(_ABOUT, WIDTH - 4, break_on_hyphens=False)),
-        '    """\n\n',
-        "    @abstractmethod\n",
-        f"    {begin} call(self, method: str, params: Mapping[str, Any] | None = None) -> Any:\n",
-        '        """The result of any RPC, by its name and parameters as JSON has them."""\n',
+        "    from uuid import UUID\n\n" if "UUID" in words else "",
+        _results(types),
+        "    from .parameters import StrPath\n" if "StrPath" in words else "",
+        f"    from .settings import {_SETTINGS}\n" if _SETTINGS in words else "",
+        "\n\n",
+        text,
     ]
-    for method, rpc in RPCS.items():
-        lines += ["\n", *_method(method, rpc, schemas[method], is_async=is_async)]
-    return "".join(lines)
+    return "".join(parts)
+
+
+def _results(types: list[str]) -> str:
+    """As ruff formats it."""
+    line = f"    from ..results import {', '.join(types)}\n"
+    if len(line) <= WIDTH:
+        return line
+    return "".join(("    from ..results import (\n", *(f"        {each},\n" for each in types), "    )\n"))
 
 
 def _method(method: str, rpc: Rpc, schema: Mapping[str, Any], *, is_async: bool) -> Iterator[str]:
