@@ -26,15 +26,15 @@ using PySharedAdminQueue = ClosedByPython<SharedAdminQueue>;
 
 void bind_memory(nb::module_ &m) {
     const nb::call_guard<nb::gil_scoped_release> unlocked;
-    nb::class_<DmaMap> bound(m, "DmaMap");
-    bound.def(nb::new_([] { return std::make_shared<DmaMap>(); }))
+    nb::class_<DmaMap>(m, "DmaMap")
+        .def(nb::new_([] { return std::make_shared<DmaMap>(); }))
         .def("map", &DmaMap::map, nb::arg("iova"), nb::arg("size"), nb::arg("fd"), nb::arg("offset"),
              nb::arg("writable"), unlocked)
         .def("unmap", &DmaMap::unmap, nb::arg("iova"), nb::arg("size"), unlocked)
         .def("clear", &DmaMap::clear, unlocked)
         .def_prop_ro("region_count", &DmaMap::region_count, unlocked)
         .def_prop_ro("broken", &DmaMap::broken);
-    bound.attr("REGIONS_MAX") = DmaMap::kRegionsMax;
+    m.attr("DMA_REGIONS_MAX") = DmaMap::kRegionsMax;
 }
 
 void bind_shared_target(nb::module_ &m) {
@@ -74,8 +74,7 @@ void bind_shared_admin(nb::module_ &m) {
     nb::class_<AdminCommand>(m, "AdminCommand")
         .def_ro("token", &AdminCommand::token)
         .def_prop_ro("sqe", [](const AdminCommand &self) { return nb::bytes(self.sqe.data(), self.sqe.size()); });
-    nb::class_<PySharedAdminQueue> bound(m, "SharedAdminQueue");
-    bound
+    nb::class_<PySharedAdminQueue>(m, "SharedAdminQueue")
         .def(
             "__init__",
             [](PySharedAdminQueue *self, std::shared_ptr<Reactor> reactor, std::shared_ptr<DmaMap> memory, int bar0_fd,
@@ -114,7 +113,7 @@ void bind_shared_admin(nb::module_ &m) {
             },
             nb::arg("token"), nb::arg("status"), nb::arg("result"), nb::arg("data") = nb::bytes("", 0))
         .def("close", [](PySharedAdminQueue &self) { self->close(); }, unlocked);
-    bound.attr("DATA_BYTES_MAX") = SharedAdminQueue::kDataBytesMax;
+    m.attr("ADMIN_DATA_BYTES_MAX") = SharedAdminQueue::kDataBytesMax;
 }
 
 }  // namespace
