@@ -79,6 +79,8 @@ class SharedClient:
     head: int = 0
     phase: int = 1
     now_ns: int = 1
+    sqhd: int = 0
+    """As the server last told."""
     events: list[_shim.Event] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -159,8 +161,7 @@ class SharedClient:
         return self.memory[at : at + length]
 
     def prps(self, pages: Sequence[int], offset: int = 0, list_page: int | None = None) -> tuple[int, int]:
-        """Of data that begins at an offset in the first page; a list of them, if it is needed, is in list_page and those
-        behind it."""
+        """Of data that begins at an offset in the first page; list_page: where a list begins, if one is needed."""
         first, rest = self.iova(pages[0], offset), [self.iova(page) for page in pages[1:]]
         if len(rest) <= 1:
             return first, rest[0] if rest else 0
@@ -200,6 +201,7 @@ class SharedClient:
             if status & 1 != self.phase:
                 break
             assert sqid == self.qid
+            self.sqhd = sqhd
             answers.append(Answer(cid, status >> 1 & 0x7FF, result, sqhd))
             self.head += 1
             if self.head == self.cq_entries:
@@ -212,18 +214,13 @@ class SharedClient:
         """Sends commands, as the queue has room for them, and waits for all answers."""
         waiting, answers = list(entries), []
         for _ in range(STEPS_MAX):
-            while waiting and (self.tail + 1) % self.sq_entries != self.sq_head(answers):
+            while waiting and (self.tail + 1) % self.sq_entries != self.sqhd:
                 self.push(waiting.pop(0))
             self.step()
             answers += self.pop()
             if len(answers) == len(entries):
                 return answers
         raise AssertionError(f"{len(answers)} of {len(entries)} commands completed")
-
-    def sq_head(self, answers: Sequence[Answer]) -> int:
-        if answers:
-            self.last_sqhd = answers[-1].sqhd
-        return getattr(self, "last_sqhd", 0)
 
     def status(self, command: bytes) -> int:
         (answer,) = self.run(command)
