@@ -157,6 +157,7 @@ SHRINK = "os.ftruncate(fd, 0); own[0]"
 KILL = "os.kill(os.getpid(), signal.SIGBUS)"
 
 
+@pytest.mark.skipif("libasan" in os.environ.get("LD_PRELOAD", ""), reason="there it is the sanitizer's handler")
 @pytest.mark.parametrize(
     ("before", "access", "code", "text"),
     [
