@@ -21,7 +21,7 @@ def crc32c_rows(rows: NDArray[np.uint8], row_bytes: int, crcs: NDArray[np.uint32
     gets the results. ValueError if the shapes do not fit."""
 
 def build_info() -> dict[str, str]:
-    """compiler, flags, sanitizers, crc ("sse4.2" or "table"), tls (OpenSSL's version; empty: built without)."""
+    """compiler, flags, sanitizers, crc ("avx512", "sse4.2" or "table"), tls (OpenSSL's version; empty: without)."""
 
 BLOCK_BYTES: Final[int]
 """Of a logical block: of an FTL, its base and its nv cache (docs/media-layout.md)."""
