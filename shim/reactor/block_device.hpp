@@ -44,8 +44,11 @@ inline constexpr Status aborted_sq_deleted = 0x008;
 inline constexpr Status failed_fused = 0x009;   // the other command of the pair failed
 inline constexpr Status missing_fused = 0x00A;  // there is no other command
 inline constexpr Status invalid_namespace = 0x00B;
+inline constexpr Status sgl_segment = 0x00D;
+inline constexpr Status sgl_count = 0x00E;  // too many descriptors, or too scattered memory
 inline constexpr Status sgl_data_length = 0x00F;
 inline constexpr Status sgl_type = 0x011;
+inline constexpr Status prp_offset = 0x013;
 inline constexpr Status atomic_write_unit = 0x014;  // longer than a compare_write may be
 inline constexpr Status aborted_preempted = 0x01B;
 inline constexpr Status write_protected = 0x020;
@@ -163,6 +166,10 @@ public:
     }
     // Returns what reserve() took, if the write will never be submitted.
     virtual void abandon(Io &io) noexcept { (void)io; }
+
+    // A read or write of that LBA is probably next: brings what it needs into the processor's caches. `lba` may be any
+    // number.
+    virtual void expect(uint64_t lba) const noexcept { (void)lba; }
 
     // The issuer of a submitted Io no longer needs its result. A device that only holds the Io completes it in one of
     // the next polls; others continue.
