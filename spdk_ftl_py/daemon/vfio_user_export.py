@@ -91,9 +91,9 @@ class VfioUserExport:
         self._subsystem = subsystem
         self.prepare()
         listener = self._listen(self._reactor, subsystem, self.folder)
-        listener.changed = self._tell
         await listener.start()
         self._listener = listener
+        listener.changed = self._tell
 
     def _tell(self) -> None:
         self._changed.set()
