@@ -40,6 +40,7 @@ void bind_io_enums(nb::module_ &m) {
                              {"IO_DONE", EventKind::io_done},
                              {"TARGET_QPAIR_CLOSED", EventKind::target_qpair_closed},
                              {"HOST_QPAIR_LOST", EventKind::host_qpair_lost},
+                             {"SHARED_MEMORY_WANTED", EventKind::shared_memory_wanted},
                              {"TARGET_QPAIR_COMMAND", EventKind::target_qpair_command},
                              {"NBD_CLOSED", EventKind::nbd_closed},
                              {"BAND_NEXT_NEEDED", EventKind::band_next_needed},

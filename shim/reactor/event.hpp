@@ -12,6 +12,7 @@ enum class EventKind : uint32_t {
     host_qpair_lost = 3,       // HostQpair
     target_qpair_command = 4,  // TargetQpair: commands for Python, until take_command() returns none
     nbd_closed = 5,            // NbdConnection
+    shared_memory_wanted = 6,  // SharedHostQpair: take_wanted()
     // FtlCore, from here on
     band_next_needed = 10,
     band_closed = 11,
