@@ -38,7 +38,11 @@ class EventKind(IntEnum):
     TARGET_QPAIR_COMMAND = 4
     NBD_CLOSED = 5
     """reason, detail."""
-    SHARED_MEMORY_WANTED = 6
+    SHARED_QPAIR_CLOSED = 6
+    """fault, detail (the value of an invalid doorbell). Of a SharedTargetQpair, or a SharedAdminQueue."""
+    ADMIN_COMMAND = 7
+    """A SharedAdminQueue may have commands: take() until it returns None."""
+    SHARED_MEMORY_WANTED = 8
     """Of a SharedHostQpair: take_wanted()."""
     BAND_NEXT_NEEDED = 10
     """stream, filling_band. An FtlCore's, as all that follow but LOAD_DONE and OVERFLOW."""
@@ -85,8 +89,9 @@ class Event:
     """SCT << 8 | SC; 0 is success."""
     result: Final[int]
     reason: Final[QpairClose]
+    fault: Final[SharedFault]
     detail: Final[int]
-    """An errno, or the FES of a TermReq."""
+    """An errno, the FES of a TermReq, or the value of a doorbell."""
     stream: Final[int]
     """STREAM_USER or STREAM_RELOC."""
     filling_band: Final[int | None]
@@ -1051,6 +1056,150 @@ class TargetQpair:
     def stats(self) -> TargetQpairStats: ...
     def close(self) -> None:
         """Closes the socket, waits until every command has come back from its device. Idempotent."""
+
+# --- vfio-user --------------------------------------------------------------------------------------------------
+
+class SharedFault(IntEnum):
+    """Why a queue in a client's memory has ended by itself."""
+
+    NONE = 0
+    BROKEN_MEMORY = 1
+    """The client has shrunk a file that it shares."""
+    INVALID_DOORBELL = 2
+
+class DmaMap:
+    """The memory of one client that a server may use, by the addresses (IOVA) that commands name. Its queues share it.
+
+    Addresses, sizes and offsets are bytes, multiples of 4096. Every method raises ValueError for what a client must
+    not do. They wait for the reactors of the queues: call them in a thread."""
+
+    REGIONS_MAX: Final[int]
+
+    def __init__(self) -> None: ...
+    def map(self, iova: int, size: int, fd: int, offset: int, writable: bool) -> None:
+        """Maps a part of a file in memory (memfd, tmpfs, hugetlbfs). The caller keeps fd and may close it. ValueError
+        also for a region that overlaps another one, for too many, and for a file that is too short; OSError."""
+
+    def unmap(self, iova: int, size: int) -> None:
+        """A region as it was mapped. No command may use it: see SharedTargetQpair.quiesce(). A queue in it remains."""
+
+    def clear(self) -> None:
+        """Unmaps all regions."""
+
+    @property
+    def region_count(self) -> int: ...
+    @property
+    def broken(self) -> bool:
+        """A file was shrunk, and there is other memory in its place."""
+
+class SharedQpairConfig:
+    def __init__(
+        self,
+        *,
+        qid: int,
+        sq_iova: int,
+        cq_iova: int,
+        sq_entries: int,
+        cq_entries: int,
+        max_io_bytes: int = 131072,
+        flush_alarm: FlushAlarm | None = None,
+    ) -> None:
+        """Addresses are multiples of 4096. qid: 1 to 511. Entries: 2 to 4096."""
+
+class SharedTargetQpair:
+    """The target side of one I/O queue over vfio-user. Emits SHARED_QPAIR_CLOSED when it ends by itself."""
+
+    def __init__(
+        self,
+        reactor: Reactor,
+        memory: DmaMap,
+        bar0_fd: int,
+        record_fd: int,
+        config: SharedQpairConfig,
+        namespaces: dict[int, BlockDevice],
+        bars: dict[int, tuple[int, int]] = {},
+    ) -> None:
+        """bar0_fd: a memfd of 8192 bytes; the client should not be able to shrink it (F_SEAL_SHRINK). record_fd: a
+        memfd of record_bytes(); all zeroes: a new queue, whose doorbells are set to 0. Otherwise the queue goes on from
+        it. The caller keeps both and may close them. ValueError: also for a queue that is not mapped, and for the
+        record of another queue; OSError."""
+
+    @staticmethod
+    def record_bytes(sq_entries: int) -> int: ...
+    @property
+    def id(self) -> int: ...
+    @property
+    def connected(self) -> bool:
+        """It has not ended."""
+
+    @property
+    def drained(self) -> bool:
+        """It has ended, and every command has come back from its device: close() does not wait."""
+
+    def set_namespace(self, nsid: int, device: BlockDevice | None, bars: tuple[int, int] = (0, 0)) -> None:
+        """See TargetQpair."""
+
+    def set_bars(self, nsid: int, bars: tuple[int, int]) -> None:
+        """See TargetQpair."""
+
+    def abort_io(self, nsid: int) -> None:
+        """See TargetQpair."""
+
+    @property
+    def aborting(self) -> int: ...
+    def quiesce(self) -> None:
+        """Waits until no device uses the client's memory, and fetches no command until resume(). RuntimeError: a device
+        has not given its I/O back within 5 s; no command is fetched then, either."""
+
+    def resume(self) -> None: ...
+    def stats(self) -> TargetQpairStats:
+        """Bytes are those of data."""
+
+    def close(self) -> None:
+        """Waits until every command has come back from its device. Commands in flight stay in the record. Idempotent."""
+
+class AdminCommand:
+    token: Final[int]
+    @property
+    def sqe(self) -> bytes:
+        """64 bytes."""
+
+class SharedAdminQueue:
+    """The admin queue over vfio-user, whose commands Python executes."""
+
+    DATA_BYTES_MAX: Final[int]
+    """Of a command."""
+
+    def __init__(
+        self,
+        reactor: Reactor,
+        memory: DmaMap,
+        bar0_fd: int,
+        record_fd: int,
+        sq_iova: int,
+        cq_iova: int,
+        sq_entries: int,
+        cq_entries: int,
+    ) -> None:
+        """As SharedTargetQpair. Commands that were taken from the same record and not completed are given again."""
+
+    @staticmethod
+    def record_bytes(sq_entries: int) -> int: ...
+    @property
+    def id(self) -> int: ...
+    def take(self) -> AdminCommand | None:
+        """The next one in the order of the queue. After None, the next command sends ADMIN_COMMAND again."""
+
+    def read_data(self, token: int, length: int) -> bytes | None:
+        """The beginning of the memory that the command names. None: it does not name that much, or the queue has ended.
+        ValueError: there is no such command, or more than DATA_BYTES_MAX."""
+
+    def complete(self, token: int, status: int, result: int, data: bytes = b"") -> bool:
+        """data: to the beginning of the memory that the command names. False: it does not name that much; the command
+        is not completed and wants another answer. True also if the queue has ended. ValueError as read_data()."""
+
+    def close(self) -> None:
+        """Idempotent."""
 
 # --- NBD --------------------------------------------------------------------------------------------------------
 

@@ -20,5 +20,6 @@ void bind_core(nanobind::module_ &m);          // FtlCore
 void bind_gate(nanobind::module_ &m);          // Gate
 void bind_load(nanobind::module_ &m);          // LoadGenerator
 void bind_nbd(nanobind::module_ &m);           // NbdConnection
+void bind_vfio_user(nanobind::module_ &m);     // DmaMap, SharedTargetQpair, SharedAdminQueue
 
 }  // namespace ftl

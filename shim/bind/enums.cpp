@@ -19,6 +19,7 @@
 #include "reactor/error_class.hpp"
 #include "reactor/event.hpp"
 #include "reactor/io_account.hpp"
+#include "vfio_user/shared_queue.hpp"
 
 namespace nb = nanobind;
 
@@ -43,6 +44,8 @@ void bind_io_enums(nb::module_ &m) {
                              {"SHARED_MEMORY_WANTED", EventKind::shared_memory_wanted},
                              {"TARGET_QPAIR_COMMAND", EventKind::target_qpair_command},
                              {"NBD_CLOSED", EventKind::nbd_closed},
+                             {"SHARED_QPAIR_CLOSED", EventKind::shared_qpair_closed},
+                             {"ADMIN_COMMAND", EventKind::admin_command},
                              {"BAND_NEXT_NEEDED", EventKind::band_next_needed},
                              {"BAND_CLOSED", EventKind::band_closed},
                              {"MOVE_DONE", EventKind::move_done},
@@ -116,6 +119,12 @@ void bind_qpair_enums(nb::module_ &m) {
                             {"DISCONNECTED", NbdClose::disconnected},
                             {"CLOSED", NbdClose::closed},
                         });
+    bind_enum<SharedFault>(m, "SharedFault",
+                           {
+                               {"NONE", SharedFault::none},
+                               {"BROKEN_MEMORY", SharedFault::broken_memory},
+                               {"INVALID_DOORBELL", SharedFault::invalid_doorbell},
+                           });
     bind_enum<TlsSession::Step>(m, "TlsStep",
                                 {
                                     {"DONE", TlsSession::Step::done},

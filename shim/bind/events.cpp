@@ -13,6 +13,7 @@
 #include "bind/bindings.hpp"
 #include "nvme/pdu_stream.hpp"
 #include "reactor/event.hpp"
+#include "vfio_user/shared_queue.hpp"
 
 namespace nb = nanobind;
 
@@ -75,6 +76,8 @@ void bind_events(nb::module_ &m) {
     event
         .def_prop_ro("reason",
                      [field = NamedField("reason")](const Event &self) { return static_cast<QpairClose>(field(self)); })
+        .def_prop_ro("fault",
+                     [field = NamedField("fault")](const Event &self) { return static_cast<SharedFault>(field(self)); })
         .def_prop_ro("by_flush", [field = NamedField("by_flush")](const Event &self) { return field(self) != 0; })
         .def_prop_ro("filling_band",
                      [field = NamedField("filling_band")](const Event &self) { return unless_all_ones(field(self)); })

@@ -19,4 +19,5 @@ NB_MODULE(_shim, m) {
     ftl::bind_gate(m);
     ftl::bind_load(m);
     ftl::bind_nbd(m);
+    ftl::bind_vfio_user(m);
 }

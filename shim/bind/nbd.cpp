@@ -5,6 +5,7 @@
 #include <memory>
 
 #include "bind/bindings.hpp"
+#include "bind/closed_by_python.hpp"
 #include "bind/fields.hpp"
 #include "nbd/nbd_connection.hpp"
 
@@ -13,27 +14,7 @@ namespace nb = nanobind;
 namespace ftl {
 namespace {
 
-// An NbdConnection for Python: its destructor does not throw, and does not free memory that a device still uses.
-class PyNbdConnection {
-public:
-    PyNbdConnection(std::shared_ptr<Reactor> reactor, int fd, const NbdConnectionConfig &config,
-                    std::shared_ptr<BlockDevice> device)
-        : connection_(std::make_unique<NbdConnection>(std::move(reactor), fd, config, std::move(device))) {}
-    PyNbdConnection(const PyNbdConnection &) = delete;
-    PyNbdConnection &operator=(const PyNbdConnection &) = delete;
-    ~PyNbdConnection() {
-        try {
-            const nb::gil_scoped_release unlocked;
-            connection_->close();
-        } catch (...) {
-            [[maybe_unused]] const auto *leaked = connection_.release();
-        }
-    }
-    [[nodiscard]] NbdConnection &connection() const noexcept { return *connection_; }
-
-private:
-    std::unique_ptr<NbdConnection> connection_;
-};
+using PyNbdConnection = ClosedByPython<NbdConnection>;
 
 }  // namespace
 
@@ -61,20 +42,20 @@ void bind_nbd(nb::module_ &m) {
                 config.write_zeroes = write_zeroes;
                 config.fast_zero = fast_zero;
                 const nb::gil_scoped_release released;
-                new (self) PyNbdConnection(std::move(reactor), fd, config, std::move(device));
+                new (self) PyNbdConnection(std::in_place, std::move(reactor), fd, config, std::move(device));
             },
             nb::arg("reactor"), nb::arg("fd"), nb::arg("device"), nb::kw_only(), nb::arg("block_count"),
             nb::arg("read_only") = false, nb::arg("structured_replies") = false, nb::arg("trim") = true,
             nb::arg("write_zeroes") = true, nb::arg("fast_zero") = true)
-        .def_prop_ro("id", [](const PyNbdConnection &self) { return self.connection().id(); })
+        .def_prop_ro("id", [](const PyNbdConnection &self) { return self->id(); })
         .def(
-            "stats", [](PyNbdConnection &self) { return NbdConnectionStats(self.connection().stats()); }, unlocked)
+            "stats", [](PyNbdConnection &self) { return NbdConnectionStats(self->stats()); }, unlocked)
         .def_prop_ro(
-            "connected", [](PyNbdConnection &self) { return !self.connection().dead(); }, unlocked)
-        .def_prop_ro("drained", [](const PyNbdConnection &self) { return self.connection().drained(); })
+            "connected", [](PyNbdConnection &self) { return !self->dead(); }, unlocked)
+        .def_prop_ro("drained", [](const PyNbdConnection &self) { return self->drained(); })
         .def(
-            "disconnect", [](PyNbdConnection &self) { self.connection().disconnect(); }, unlocked)
-        .def("close", [](PyNbdConnection &self) { self.connection().close(); }, unlocked);
+            "disconnect", [](PyNbdConnection &self) { self->disconnect(); }, unlocked)
+        .def("close", [](PyNbdConnection &self) { self->close(); }, unlocked);
 }
 
 }  // namespace ftl

@@ -1,12 +1,9 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include <nanobind/nanobind.h>
-#include <nanobind/stl/map.h>
 #include <nanobind/stl/optional.h>
-#include <nanobind/stl/pair.h>
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
 
-#include <map>
 #include <memory>
 #include <span>
 #include <stdexcept>
@@ -14,6 +11,7 @@
 
 #include "bind/bindings.hpp"
 #include "bind/fields.hpp"
+#include "bind/qpair_methods.hpp"
 #include "nvme/host_qpair.hpp"
 #include "nvme/target_qpair.hpp"
 
@@ -22,27 +20,7 @@ namespace nb = nanobind;
 namespace ftl {
 namespace {
 
-// A TargetQpair for Python: its destructor does not throw, and does not free memory that a device still uses.
-class PyTargetQpair {
-public:
-    PyTargetQpair(std::shared_ptr<Reactor> reactor, int fd, const TargetQpairConfig &config,
-                  TargetQpair::Namespaces namespaces, const TargetQpair::BarsByNsid &bars)
-        : qpair_(std::make_unique<TargetQpair>(std::move(reactor), fd, config, std::move(namespaces), bars)) {}
-    PyTargetQpair(const PyTargetQpair &) = delete;
-    PyTargetQpair &operator=(const PyTargetQpair &) = delete;
-    ~PyTargetQpair() {
-        try {
-            const nb::gil_scoped_release unlocked;
-            qpair_->close();
-        } catch (...) {
-            [[maybe_unused]] const auto *leaked = qpair_.release();
-        }
-    }
-    [[nodiscard]] TargetQpair &qpair() const noexcept { return *qpair_; }
-
-private:
-    std::unique_ptr<TargetQpair> qpair_;
-};
+using PyTargetQpair = ClosedByPython<TargetQpair>;
 
 void bind_host(nb::module_ &m) {
     const nb::call_guard<nb::gil_scoped_release> unlocked;
@@ -90,7 +68,6 @@ void bind_host(nb::module_ &m) {
 }
 
 void bind_target(nb::module_ &m) {
-    const nb::call_guard<nb::gil_scoped_release> unlocked;
     Fields<TargetQpairStats>(m, "TargetQpairStats")
         .field("commands", &TargetQpairStats::commands)
         .field("read_blocks", &TargetQpairStats::read_blocks)
@@ -108,14 +85,16 @@ void bind_target(nb::module_ &m) {
         .def_ro("cdw11", &QueuedCommand::cdw11)
         .def_ro("length", &QueuedCommand::length)
         .def_prop_ro("data", [](const QueuedCommand &self) { return nb::bytes(self.data.data(), self.data.size()); });
-    nb::class_<PyTargetQpair>(m, "TargetQpair")
+    nb::class_<PyTargetQpair> bound(m, "TargetQpair");
+    bind_qpair_methods(bound);
+    bound
         .def(
             "__init__",
             [](PyTargetQpair *self, std::shared_ptr<Reactor> reactor, int fd, uint32_t queue_size, bool header_digest,
                bool data_digest, TargetQpair::Namespaces namespaces, uint32_t max_io_bytes, uint32_t in_capsule_bytes,
                uint32_t max_h2c_data, uint32_t sqhd, bool flow_control, bool success_flag,
                std::shared_ptr<FlushAlarm> flush_alarm, std::shared_ptr<TlsSession> tls, bool reservations,
-               const std::map<uint32_t, std::pair<Status, Status>> &bars) {
+               const BarPairs &bars) {
                 TargetQpairConfig config;
                 config.queue_size = queue_size;
                 config.header_digest = header_digest;
@@ -129,56 +108,28 @@ void bind_target(nb::module_ &m) {
                 config.flush_alarm = std::move(flush_alarm);
                 config.tls = std::move(tls);
                 config.reservations = reservations;
-                TargetQpair::BarsByNsid bars_by_nsid;
-                for (const auto &[nsid, each] : bars) {
-                    bars_by_nsid[nsid] = {each.first, each.second};
-                }
                 const nb::gil_scoped_release released;
-                new (self) PyTargetQpair(std::move(reactor), fd, config, std::move(namespaces), bars_by_nsid);
+                new (self)
+                    PyTargetQpair(std::in_place, std::move(reactor), fd, config, std::move(namespaces), bars_of(bars));
             },
             nb::arg("reactor"), nb::arg("fd"), nb::kw_only(), nb::arg("queue_size"), nb::arg("header_digest"),
             nb::arg("data_digest"), nb::arg("namespaces"), nb::arg("max_io_bytes") = 131072,
             nb::arg("in_capsule_bytes") = 8192, nb::arg("max_h2c_data") = 131072, nb::arg("sqhd") = 1,
             nb::arg("flow_control") = true, nb::arg("success_flag") = true, nb::arg("flush_alarm") = nb::none(),
-            nb::arg("tls") = nb::none(), nb::arg("reservations") = false,
-            nb::arg("bars") = std::map<uint32_t, std::pair<Status, Status>>())
-        .def_prop_ro("id", [](const PyTargetQpair &self) { return self.qpair().id(); })
-        .def(
-            "set_namespace",
-            [](PyTargetQpair &self, uint32_t nsid, std::shared_ptr<BlockDevice> device,
-               std::pair<Status, Status> bars) {
-                self.qpair().set_namespace(nsid, std::move(device), {bars.first, bars.second});
-            },
-            nb::arg("nsid"), nb::arg("device").none(), nb::arg("bars") = std::pair<Status, Status>(), unlocked)
-        .def(
-            "set_bars",
-            [](PyTargetQpair &self, uint32_t nsid, std::pair<Status, Status> bars) {
-                self.qpair().set_bars(nsid, {bars.first, bars.second});
-            },
-            nb::arg("nsid"), nb::arg("bars"), unlocked)
-        .def(
-            "abort_io", [](PyTargetQpair &self, uint32_t nsid) { self.qpair().abort_io(nsid); }, nb::arg("nsid"),
-            unlocked)
-        .def_prop_ro("aborting", [](const PyTargetQpair &self) { return self.qpair().aborting(); })
+            nb::arg("tls") = nb::none(), nb::arg("reservations") = false, nb::arg("bars") = BarPairs())
         .def("take_command",
              [](PyTargetQpair &self) {
                  const nb::gil_scoped_release released;
-                 return self.qpair().take_command();
+                 return self->take_command();
              })
         .def(
             "complete_command",
             [](PyTargetQpair &self, uint64_t token, Status status, const nb::bytes &data) {
                 const std::span bytes(static_cast<const uint8_t *>(data.data()), data.size());
                 const nb::gil_scoped_release released;
-                return self.qpair().complete_command(token, status, bytes);
+                return self->complete_command(token, status, bytes);
             },
-            nb::arg("token"), nb::arg("status"), nb::arg("data") = nb::bytes("", 0))
-        .def(
-            "stats", [](PyTargetQpair &self) { return TargetQpairStats(self.qpair().stats()); }, unlocked)
-        .def_prop_ro(
-            "connected", [](PyTargetQpair &self) { return !self.qpair().dead(); }, unlocked)
-        .def_prop_ro("drained", [](const PyTargetQpair &self) { return self.qpair().drained(); })
-        .def("close", [](PyTargetQpair &self) { self.qpair().close(); }, unlocked);
+            nb::arg("token"), nb::arg("status"), nb::arg("data") = nb::bytes("", 0));
 }
 
 }  // namespace

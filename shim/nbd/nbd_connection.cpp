@@ -15,16 +15,15 @@
 #include <stdexcept>
 #include <string>
 #include <system_error>
-#include <thread>
 
 #include "base/iov_cursor.hpp"
+#include "reactor/wait_until.hpp"
 
 namespace ftl {
 
 namespace {
 
 constexpr auto kNbdCloseTimeout = std::chrono::seconds(30);
-constexpr auto kNbdClosePoll = std::chrono::microseconds(50);
 
 uint32_t checked_block_bytes(const BlockDevice *device, const NbdConnectionConfig &config) {
     if (device == nullptr) {
@@ -117,16 +116,8 @@ void NbdConnection::close() {
         return;
     }
     disconnect();
-    const auto until = std::chrono::steady_clock::now() + kNbdCloseTimeout;
-    while (!drained_.load(std::memory_order_acquire)) {
-        if (std::chrono::steady_clock::now() > until) {
-            throw std::runtime_error("a device did not complete the outstanding I/O of a closed connection in 30 s");
-        }
-        if (reactor_->running()) {
-            std::this_thread::sleep_for(kNbdClosePoll);
-        } else {
-            reactor_->step();
-        }
+    if (!wait_until(*reactor_, kNbdCloseTimeout, [this] { return drained(); })) {
+        throw std::runtime_error("a device did not complete the outstanding I/O of a closed connection in 30 s");
     }
     reactor_->call([this] { reactor_->remove(id_); });
     removed_from_reactor_ = true;

@@ -18,8 +18,12 @@ wire::DsmRange range_of(const Io &io, uint32_t number) noexcept {
     return range;
 }
 
-// Only the SGL types in wire::kSgl* can transfer data.
+// Over a network only the SGL types in wire::kSgl* can transfer data.
 Status check_data(const wire::Sgl &sgl, uint64_t needed, uint32_t max_io_bytes, DataShape &shape) noexcept {
+    if (shape.pointers == Pointers::memory) {
+        shape.length = needed > max_io_bytes ? 0 : static_cast<uint32_t>(needed);
+        return needed > max_io_bytes ? status::invalid_field : status::ok;
+    }
     if (sgl.type != wire::kSglTransport && sgl.type != wire::kSglInCapsule) {
         return status::sgl_type;
     }
@@ -111,15 +115,19 @@ Status decode_dsm(const wire::Sqe &sqe, Io &io, DataShape &shape) noexcept {
     const auto cdw11 = static_cast<uint32_t>(sqe.slba >> 32);
     shape.ranges = (cdw10 & 0xFF) + 1;
     shape.to_device = true;
-    if (sqe.sgl.type != wire::kSglTransport && sqe.sgl.type != wire::kSglInCapsule) {
-        return status::sgl_type;
+    if (shape.pointers == Pointers::memory) {
+        shape.length = shape.ranges * static_cast<uint32_t>(sizeof(wire::DsmRange));
+    } else {
+        if (sqe.sgl.type != wire::kSglTransport && sqe.sgl.type != wire::kSglInCapsule) {
+            return status::sgl_type;
+        }
+        // Linux sends space for 256 ranges, however many ranges it uses.
+        if (sqe.sgl.length < shape.ranges * sizeof(wire::DsmRange) ||
+            sqe.sgl.length > wire::kDsmRangesMax * sizeof(wire::DsmRange) || sqe.sgl.length % 4 != 0) {
+            return status::sgl_data_length;
+        }
+        shape.length = sqe.sgl.length;
     }
-    // Linux sends space for 256 ranges, however many ranges it uses.
-    if (sqe.sgl.length < shape.ranges * sizeof(wire::DsmRange) ||
-        sqe.sgl.length > wire::kDsmRangesMax * sizeof(wire::DsmRange) || sqe.sgl.length % 4 != 0) {
-        return status::sgl_data_length;
-    }
-    shape.length = sqe.sgl.length;
     if ((cdw11 & wire::kCdw11Deallocate) == 0) {
         shape.ranges = 0;  // hints only: nothing to do, but the ranges are still transferred
     }

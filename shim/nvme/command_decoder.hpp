@@ -13,6 +13,12 @@ namespace ftl {
 // Commands that the queue executes as a series of reads and writes of the device.
 enum class Steps : uint8_t { none, compare, verify, copy };
 
+// How a command names its data.
+enum class Pointers : uint8_t {
+    capsule,  // by an SGL descriptor with the length: NVMe/TCP
+    memory,  // by addresses of the host's memory, as PRPs or as SGL. The queue checks that they are as long as the data
+};
+
 // The data transfer of a command.
 struct DataShape {
     uint32_t length = 0;     // bytes
@@ -20,10 +26,12 @@ struct DataShape {
     bool to_device = false;  // the host sends data
     Steps steps = Steps::none;
     bool for_python = false;  // a reservation command: Python executes it
+    Pointers pointers = Pointers::capsule;
 };
 
 // Call it for every command first. It sets io and shape as for a command without data, except io.op and io.iov.
-[[nodiscard]] inline Status decode_common(const wire::Sqe &sqe, Io &io, DataShape &shape) noexcept {
+[[nodiscard]] inline Status decode_common(const wire::Sqe &sqe, Io &io, DataShape &shape,
+                                          Pointers pointers = Pointers::capsule) noexcept {
     io.zone_action = 0;
     io.zone_filter = 0;
     io.zone_all = false;
@@ -35,9 +43,11 @@ struct DataShape {
     io.iov_count = 0;
     io.result = 0;
     shape = {};
-    if ((sqe.flags & wire::kFlagsPsdtMask) == 0 || (sqe.flags & wire::kFlagsPsdtMask) == wire::kFlagsPsdtMask ||
+    shape.pointers = pointers;
+    const bool prps = (sqe.flags & wire::kFlagsPsdtMask) == 0;
+    if ((prps && pointers == Pointers::capsule) || (sqe.flags & wire::kFlagsPsdtMask) == wire::kFlagsPsdtMask ||
         (sqe.flags & wire::kFlagsFuseMask) == wire::kFlagsFuseMask) {
-        return status::invalid_field;  // PRPs, or a reserved value of FUSE
+        return status::invalid_field;  // PRPs over a network, or a reserved value of PSDT or FUSE
     }
     return status::ok;
 }

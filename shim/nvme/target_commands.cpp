@@ -18,32 +18,6 @@ constexpr size_t kFeiSgl = offsetof(wire::CapsuleCmd, sqe) + offsetof(wire::Sqe,
 
 }  // namespace
 
-// --- namespaces of commands -------------------------------------------------------------------------------------
-
-TargetQpair::Namespace *TargetQpair::find_namespace(uint32_t nsid) noexcept {
-    const auto found =
-        std::lower_bound(namespaces_.begin(), namespaces_.end(), nsid,
-                         [](const std::unique_ptr<Namespace> &ns, uint32_t value) { return ns->nsid < value; });
-    return found != namespaces_.end() && (*found)->nsid == nsid ? found->get() : nullptr;
-}
-
-TargetQpair::Namespace *TargetQpair::next_namespace(uint32_t after_nsid) noexcept {
-    const auto found =
-        std::upper_bound(namespaces_.begin(), namespaces_.end(), after_nsid,
-                         [](uint32_t value, const std::unique_ptr<Namespace> &ns) { return value < ns->nsid; });
-    return found != namespaces_.end() ? found->get() : nullptr;
-}
-
-void TargetQpair::set_namespace_of(Slot &slot, Namespace *ns) noexcept {
-    if (slot.ns != nullptr) {
-        --slot.ns->users;
-    }
-    slot.ns = ns;
-    if (ns != nullptr) {
-        ++ns->users;
-    }
-}
-
 // On entry the slot has no namespace.
 Status TargetQpair::decode(Slot &slot, const wire::Sqe &sqe) noexcept {
     slot.io.iov = iovs_.get() + size_t{number_of(slot)} * iov_per_slot_;
@@ -73,7 +47,7 @@ Status TargetQpair::decode(Slot &slot, const wire::Sqe &sqe) noexcept {
     if (slot.flush_all && (sqe.flags & wire::kFlagsFuseMask) != 0) {
         return status::invalid_field;  // also if there are no namespaces: such a Flush is answered at once
     }
-    set_namespace_of(slot, slot.flush_all ? next_namespace(0) : find_namespace(sqe.nsid));
+    NamespaceTable::refer(slot.ns, slot.flush_all ? namespaces_.next(0) : namespaces_.find(sqe.nsid));
     if (slot.ns == nullptr) {
         return slot.flush_all ? status::ok : status::invalid_namespace;  // flushes all, but there are none
     }
@@ -103,7 +77,7 @@ Status TargetQpair::bar_of(const Slot &slot) noexcept {
 bool TargetQpair::next_step(Slot &slot) noexcept {
     if (slot.flush_all) {
         // The record of a removed namespace exists until its last Io is back, so nsid is still valid.
-        set_namespace_of(slot, next_namespace(slot.ns->nsid));
+        NamespaceTable::refer(slot.ns, namespaces_.next(slot.ns->nsid));
         return slot.ns != nullptr;
     }
     return take_range(slot.io, slot.shape, slot.range);

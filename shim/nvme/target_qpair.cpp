@@ -8,7 +8,8 @@
 #include <limits>
 #include <stdexcept>
 #include <string>
-#include <thread>
+
+#include "reactor/wait_until.hpp"
 
 namespace ftl {
 
@@ -19,7 +20,6 @@ namespace {
 
 constexpr uint32_t kPage = 4096;
 constexpr auto kCloseTimeout = std::chrono::seconds(30);
-constexpr auto kClosePoll = std::chrono::microseconds(50);
 
 TargetQpairConfig checked(const TargetQpairConfig &config) {
     const auto within = [](const char *name, uint32_t value, uint32_t least, uint32_t most) {
@@ -37,18 +37,6 @@ TargetQpairConfig checked(const TargetQpairConfig &config) {
     return config;
 }
 
-void check_device(uint32_t nsid, const BlockDevice &device, uint32_t max_io_bytes) {
-    const uint32_t bytes = device.info().block_bytes;
-    if (nsid == 0 || nsid >= wire::kNsidAll - 1) {
-        throw std::invalid_argument("nsid " + std::to_string(nsid) + " is reserved");
-    }
-    if (bytes == 0 || bytes % 4 != 0 || bytes > TargetQpair::kChunkBytes || bytes > max_io_bytes) {
-        throw std::invalid_argument(
-            "blocks of " + std::to_string(bytes) +
-            " bytes, including metadata, are not supported: " + "use a multiple of 4, at most 16384 and max_io_bytes");
-    }
-}
-
 // A chunk holds whole blocks, so more than half of each chunk is used.
 uint32_t chunks_of_largest(uint32_t max_io_bytes) {
     return max_io_bytes / (TargetQpair::kChunkBytes / 2) + 1;
@@ -64,6 +52,7 @@ TargetQpair::TargetQpair(std::shared_ptr<Reactor> reactor, int fd, const TargetQ
                          Namespaces namespaces, const BarsByNsid &bars)
     : reactor_(std::move(reactor)),
       config_(checked(config)),
+      namespaces_(std::move(namespaces), bars, config_.max_io_bytes),
       slots_(config_.queue_size),
       waiting_head_(kNoTargetSlot),
       waiting_tail_(kNoTargetSlot),
@@ -82,18 +71,6 @@ TargetQpair::TargetQpair(std::shared_ptr<Reactor> reactor, int fd, const TargetQ
       line_tail_(kNoTargetSlot),
       fuse_first_(kNoTargetSlot),
       sqhd_(config_.sqhd) {
-    for (auto &[nsid, device] : namespaces) {
-        if (!device) {
-            throw std::invalid_argument("namespace " + std::to_string(nsid) + " has no device");
-        }
-        check_device(nsid, *device, config_.max_io_bytes);
-        auto record = std::make_unique<Namespace>(Namespace{nsid, std::move(device)});
-        const auto barred = bars.find(nsid);
-        if (barred != bars.end()) {
-            record->bars = barred->second;
-        }
-        namespaces_.push_back(std::move(record));
-    }
     for (uint32_t i = 0; i < slots_.size(); ++i) {
         Slot &slot = slots_[i];
         slot.data.slot = slot.reply.slot = i;
@@ -125,48 +102,21 @@ TargetQpair::~TargetQpair() {
 // --- control path ----------------------------------------------------------------------------------------------
 
 void TargetQpair::set_namespace(uint32_t nsid, std::shared_ptr<BlockDevice> device, Bars bars) {
-    if (device) {
-        check_device(nsid, *device, config_.max_io_bytes);
-    }
-    // Namespace records are destroyed on this thread. Python may hold the last reference to a device, and the reactor
-    // must not drop such a reference.
-    std::vector<std::unique_ptr<Namespace>> unused;
+    // Entries are destroyed on this thread. Python may hold the last reference to a device, and the reactor must not
+    // drop such a reference.
+    NamespaceTable::Entries unused;
+    auto entry = NamespaceTable::entry_of(nsid, std::move(device), bars, config_.max_io_bytes);
     const std::lock_guard lock(control_mutex_);
-    if (removed_from_reactor_) {
-        return;
+    if (!removed_from_reactor_) {
+        reactor_->call([&] { namespaces_.set(nsid, std::move(entry), unused); });
     }
-    reactor_->call([&] {
-        const auto place =
-            std::lower_bound(namespaces_.begin(), namespaces_.end(), nsid,
-                             [](const std::unique_ptr<Namespace> &ns, uint32_t value) { return ns->nsid < value; });
-        const bool found = place != namespaces_.end() && (*place)->nsid == nsid;
-        if (found) {
-            (*place)->removed = true;
-            removed_.push_back(std::move(*place));
-        }
-        if (device) {
-            auto record = std::make_unique<Namespace>(Namespace{nsid, std::move(device)});
-            record->bars = bars;
-            if (found) {
-                *place = std::move(record);
-            } else {
-                namespaces_.insert(place, std::move(record));
-            }
-        } else if (found) {
-            namespaces_.erase(place);
-        }
-        const auto idle = std::partition(removed_.begin(), removed_.end(),
-                                         [](const std::unique_ptr<Namespace> &ns) { return ns->users > 0; });
-        std::move(idle, removed_.end(), std::back_inserter(unused));
-        removed_.erase(idle, removed_.end());
-    });
 }
 
 // These do not take control_mutex_: close() holds it until every Io is back, and the event loop must not wait for that.
 
 void TargetQpair::set_bars(uint32_t nsid, Bars bars) {
     reactor_->call([&] {
-        if (Namespace *ns = life_ == Life::dead ? nullptr : find_namespace(nsid); ns != nullptr) {
+        if (Namespace *ns = life_ == Life::dead ? nullptr : namespaces_.find(nsid); ns != nullptr) {
             ns->bars = bars;
         }
     });
@@ -267,21 +217,12 @@ void TargetQpair::close() {
             die(false);
         }
     });
-    const auto until = std::chrono::steady_clock::now() + kCloseTimeout;
-    while (!drained_.load(std::memory_order_acquire)) {
-        if (std::chrono::steady_clock::now() > until) {
-            throw std::runtime_error("a device did not complete the outstanding I/O of a closed qpair within 30 s");
-        }
-        if (reactor_->running()) {
-            std::this_thread::sleep_for(kClosePoll);
-        } else {
-            reactor_->step();
-        }
+    if (!wait_until(*reactor_, kCloseTimeout, [this] { return drained(); })) {
+        throw std::runtime_error("a device did not complete the outstanding I/O of a closed qpair within 30 s");
     }
     reactor_->call([this] { reactor_->remove(id_); });
     removed_from_reactor_ = true;
     namespaces_.clear();
-    removed_.clear();
 }
 
 // --- slots and buffers -----------------------------------------------------------------------------------------
@@ -297,7 +238,7 @@ TargetQpair::Slot *TargetQpair::take_slot() noexcept {
 
 void TargetQpair::free_slot(Slot &slot) noexcept {
     give_lane(slot);
-    set_namespace_of(slot, nullptr);
+    NamespaceTable::refer(slot.ns, nullptr);
     slot.state = State::free;
     slot.next = free_;
     free_ = number_of(slot);

@@ -13,7 +13,6 @@
 
 #include <array>
 #include <atomic>
-#include <map>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -23,6 +22,7 @@
 #include "base/page_memory.hpp"
 #include "nvme/command_decoder.hpp"
 #include "nvme/flush_alarm.hpp"
+#include "nvme/namespace_table.hpp"
 #include "nvme/pdu_stream.hpp"
 #include "reactor/block_device.hpp"
 #include "reactor/reactor.hpp"
@@ -42,12 +42,6 @@ struct TargetQpairConfig {
     std::shared_ptr<FlushAlarm> flush_alarm;  // of this host; null: no Flush must fail
     std::shared_ptr<TlsSession> tls;          // null: no TLS
     bool reservations = false;                // somebody calls take_command(); else these commands are invalid
-};
-
-// Why a host may not use a namespace on this queue; status::ok: it may.
-struct Bars {
-    Status read = status::ok;   // of commands that only read
-    Status write = status::ok;  // of all others
 };
 
 // A command that Python executes.
@@ -94,8 +88,8 @@ public:
     static constexpr uint64_t kIdleWindowNs = 100'000'000;
     static constexpr uint32_t kIdleHitsMax = 100;  // receptions per window
 
-    using Namespaces = std::map<uint32_t, std::shared_ptr<BlockDevice>>;
-    using BarsByNsid = std::map<uint32_t, Bars>;
+    using Namespaces = NamespaceTable::Devices;
+    using BarsByNsid = NamespaceTable::BarsByNsid;
 
     // Takes a duplicate of fd and registers with the reactor. Throws std::invalid_argument or std::system_error.
     TargetQpair(std::shared_ptr<Reactor> reactor, int fd, const TargetQpairConfig &config, Namespaces namespaces,
@@ -137,13 +131,7 @@ private:
     // open -> closing (the last PDUs leave, input is discarded) -> dead (Ios may still be at devices)
     enum class Life : uint8_t { open, closing, dead };
 
-    struct Namespace {
-        uint32_t nsid;
-        std::shared_ptr<BlockDevice> device;
-        uint32_t users = 0;  // slots that refer to it
-        bool removed = false;
-        Bars bars{};
-    };
+    using Namespace = NamespaceTable::Entry;
 
     enum class State : uint8_t {
         free,
@@ -201,9 +189,6 @@ private:
     bool on_h2c_data(const wire::H2cData &pdu, uint8_t flags, uint32_t data_length, DataSink &sink) noexcept;
 
     [[nodiscard]] Status decode(Slot &slot, const wire::Sqe &sqe) noexcept;
-    [[nodiscard]] Namespace *find_namespace(uint32_t nsid) noexcept;
-    [[nodiscard]] Namespace *next_namespace(uint32_t after_nsid) noexcept;
-    static void set_namespace_of(Slot &slot, Namespace *ns) noexcept;
     bool next_step(Slot &slot) noexcept;
     void pair(Slot &slot, uint8_t fuse) noexcept;
     void arrived(Slot &slot) noexcept;
@@ -255,8 +240,7 @@ private:
     bool write_shut_ = false;
     uint64_t linger_until_ns_ = 0;
 
-    std::vector<std::unique_ptr<Namespace>> namespaces_;  // sorted by nsid
-    std::vector<std::unique_ptr<Namespace>> removed_;     // some slots still refer to them
+    NamespaceTable namespaces_;
 
     std::vector<Slot> slots_;
     uint32_t free_ = 0;

@@ -25,8 +25,11 @@ enum class ErrorClass : uint8_t {
         case status::invalid_opcode:
         case status::invalid_field:
         case status::invalid_namespace:
+        case status::sgl_segment:
+        case status::sgl_count:
         case status::sgl_data_length:
         case status::sgl_type:
+        case status::prp_offset:
         case status::lba_out_of_range:
         case status::capacity_exceeded:
         case status::zone_boundary:

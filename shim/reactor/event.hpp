@@ -12,7 +12,9 @@ enum class EventKind : uint32_t {
     host_qpair_lost = 3,       // HostQpair
     target_qpair_command = 4,  // TargetQpair: commands for Python, until take_command() returns none
     nbd_closed = 5,            // NbdConnection
-    shared_memory_wanted = 6,  // SharedHostQpair: take_wanted()
+    shared_qpair_closed = 6,   // SharedTargetQpair, SharedAdminQueue
+    admin_command = 7,         // SharedAdminQueue: commands for Python, until take() returns none
+    shared_memory_wanted = 8,  // SharedHostQpair: take_wanted()
     // FtlCore, from here on
     band_next_needed = 10,
     band_closed = 11,
@@ -54,8 +56,10 @@ inline constexpr EventField kEventFields[] = {
     {EventKind::target_qpair_closed, &Event::b, "detail"},  // an errno, or the FES of a TermReq
     {EventKind::host_qpair_lost, &Event::a, "reason"},
     {EventKind::host_qpair_lost, &Event::b, "detail"},
-    {EventKind::nbd_closed, &Event::a, "reason"},  // NbdClose
-    {EventKind::nbd_closed, &Event::b, "detail"},  // an errno
+    {EventKind::nbd_closed, &Event::a, "reason"},           // NbdClose
+    {EventKind::nbd_closed, &Event::b, "detail"},           // an errno
+    {EventKind::shared_qpair_closed, &Event::a, "fault"},   // SharedFault
+    {EventKind::shared_qpair_closed, &Event::b, "detail"},  // the value of an invalid doorbell
     {EventKind::band_next_needed, &Event::a, "stream"},
     {EventKind::band_next_needed, &Event::b, "filling_band"},  // ~0: the stream has none
     {EventKind::band_closed, &Event::a, "band"},

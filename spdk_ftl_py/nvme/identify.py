@@ -138,6 +138,9 @@ class ControllerTraits:
     write_uncorrectable: bool = False
     compare_write: bool = False
     ana: bool = False
+    fabrics: bool = True
+    """False: its queues are in the host's memory. Such controllers have no keep-alive, and take no reservations,
+    Compare, Verify, Copy and fused commands here."""
 
 
 def build_controller(traits: ControllerTraits) -> bytes:
@@ -153,9 +156,6 @@ def build_controller(traits: ControllerTraits) -> bytes:
     page["aerl"] = traits.aer_limit - 1
     page["frmw"] = 1 | 1 << 1  # one slot, read-only
     page["lpa"] = LPA_COMMAND_EFFECTS | LPA_EXTENDED_DATA
-    page["kas"] = traits.keep_alive_granularity
-    page["maxcmd"] = traits.max_outstanding
-    page["sgls"] = SGLS_SUPPORTED | SGLS_OFFSET
     page["subnqn"] = traits.subnqn.encode()
     if traits.discovery:
         page["cntrltype"] = CNTRLTYPE_DISCOVERY
@@ -173,15 +173,21 @@ def build_controller(traits: ControllerTraits) -> bytes:
         page["wctemp"], page["cctemp"] = 343, 373
         page["sqes"], page["cqes"] = 0x66, 0x44
         page["nn"] = page["mnan"] = traits.max_nsid
-        page["oncs"] = ONCS_DSM | ONCS_WRITE_ZEROES | ONCS_RESERVATIONS
-        page["oncs"] |= ONCS_COMPARE | ONCS_VERIFY | (ONCS_COPY if traits.copy else 0)
+        page["oncs"] = ONCS_DSM | ONCS_WRITE_ZEROES
         page["oncs"] |= ONCS_WRITE_UNCORRECTABLE if traits.write_uncorrectable else 0
-        page["ocfs"] = OCFS_FORMAT_0 if traits.copy else 0
-        page["fuses"] = FUSES_COMPARE_WRITE if traits.compare_write else 0
+        if traits.fabrics:
+            page["oncs"] |= ONCS_RESERVATIONS | ONCS_COMPARE | ONCS_VERIFY | (ONCS_COPY if traits.copy else 0)
+            page["ocfs"] = OCFS_FORMAT_0 if traits.copy else 0
+            page["fuses"] = FUSES_COMPARE_WRITE if traits.compare_write else 0
         page["vwc"] = VWC_FLUSH_ONE_NAMESPACE | (VWC_PRESENT if traits.volatile_cache else 0)
-    page["ioccsz"] = (wire.SQE_BYTES + traits.in_capsule_bytes) // 16
-    page["iorcsz"] = wire.CQE_BYTES // 16
-    page["msdbd"] = 1
+    page["sgls"] = SGLS_SUPPORTED
+    if traits.fabrics:
+        page["sgls"] |= SGLS_OFFSET
+        page["kas"] = traits.keep_alive_granularity
+        page["maxcmd"] = traits.max_outstanding
+        page["ioccsz"] = (wire.SQE_BYTES + traits.in_capsule_bytes) // 16
+        page["iorcsz"] = wire.CQE_BYTES // 16
+        page["msdbd"] = 1
     return page.tobytes()
 
 
@@ -218,13 +224,13 @@ class NamespaceTraits:
         return RESCAP_ALL_TYPES | RESCAP_IGNORE_KEY_1_3 | (RESCAP_PERSISTENT if self.reservations_persist else 0)
 
 
-def build_namespace(traits: NamespaceTraits, allocated_blocks: int | None = None) -> bytes:
-    """CNS 00. allocated_blocks: NUSE; None: all."""
+def build_namespace(traits: NamespaceTraits, allocated_blocks: int | None = None, *, fabrics: bool = True) -> bytes:
+    """CNS 00. allocated_blocks: NUSE; None: all. fabrics: as the controller's."""
     page = np.zeros((), NAMESPACE)
     page["nsze"] = page["ncap"] = traits.block_count
     page["nuse"] = traits.block_count if allocated_blocks is None else min(allocated_blocks, traits.block_count)
     page["nmic"] = 1
-    page["rescap"] = traits.rescap
+    page["rescap"] = traits.rescap if fabrics else 0
     if traits.metadata_bytes:
         page["flbas"] = FLBAS_EXTENDED
         page["mc"] = MC_EXTENDED
@@ -235,8 +241,9 @@ def build_namespace(traits: NamespaceTraits, allocated_blocks: int | None = None
     atomic_blocks = max(1, ATOMIC_BYTES // traits.data_bytes)
     page["nsfeat"] = NSFEAT_ATOMICITY | (NSFEAT_THIN if traits.thin else 0)
     page["nawun"] = page["nawupf"] = atomic_blocks - 1
-    page["nacwu"] = max(traits.compare_write_blocks - 1, 0)
-    if traits.csi == wire.CSI_NVM:
+    if fabrics:
+        page["nacwu"] = max(traits.compare_write_blocks - 1, 0)
+    if fabrics and traits.csi == wire.CSI_NVM:
         page["mssrl"] = page["mcl"] = COPY_BLOCKS_MAX
         page["msrc"] = COPY_RANGES_MAX - 1
     page["nabsn"] = page["nabspf"] = atomic_blocks - 1
@@ -299,10 +306,10 @@ def build_zns_controller(max_append_bytes: int, max_io_bytes: int) -> bytes:
     return bytes(page)
 
 
-def build_independent_namespace(traits: NamespaceTraits) -> bytes:
+def build_independent_namespace(traits: NamespaceTraits, *, fabrics: bool = True) -> bytes:
     """CNS 08."""
     page = np.zeros((), INDEPENDENT_NAMESPACE)
-    page["nmic"], page["rescap"], page["nstat"] = 1, traits.rescap, NSTAT_READY
+    page["nmic"], page["rescap"], page["nstat"] = 1, traits.rescap if fabrics else 0, NSTAT_READY
     page["anagrpid"] = traits.ana_group
     return page.tobytes()
 

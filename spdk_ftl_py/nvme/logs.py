@@ -25,14 +25,20 @@ DISCOVERY_ENTRIES_MAX = 4096
 CSUPP = 1
 CHANGES_CONTENT = 1 << 1
 
-_ADMIN_EFFECTS = {
+_ADMIN_EFFECTS: dict[AdminOp, int] = {
     AdminOp.GET_LOG_PAGE: CSUPP,
     AdminOp.IDENTIFY: CSUPP,
     AdminOp.ABORT: CSUPP,
     AdminOp.SET_FEATURES: CSUPP,
     AdminOp.GET_FEATURES: CSUPP,
     AdminOp.ASYNC_EVENT_REQUEST: CSUPP,
-    AdminOp.KEEP_ALIVE: CSUPP,
+}
+_OF_FABRICS: dict[AdminOp, int] = {AdminOp.KEEP_ALIVE: CSUPP}
+_OF_MEMORY: dict[AdminOp, int] = {
+    AdminOp.DELETE_IO_SQ: CSUPP,
+    AdminOp.CREATE_IO_SQ: CSUPP,
+    AdminOp.DELETE_IO_CQ: CSUPP,
+    AdminOp.CREATE_IO_CQ: CSUPP,
 }
 _NVM_EFFECTS = {
     NvmOp.FLUSH: CSUPP,
@@ -40,6 +46,8 @@ _NVM_EFFECTS = {
     NvmOp.READ: CSUPP,
     NvmOp.WRITE_ZEROES: CSUPP | CHANGES_CONTENT,
     NvmOp.DATASET_MANAGEMENT: CSUPP | CHANGES_CONTENT,
+}
+_NVM_EFFECTS_OF_FABRICS = {
     NvmOp.RESERVATION_REGISTER: CSUPP,
     NvmOp.RESERVATION_REPORT: CSUPP,
     NvmOp.RESERVATION_ACQUIRE: CSUPP,
@@ -164,12 +172,12 @@ def parse_changed_zones(data: bytes | bytearray) -> list[int] | None:
     return starts
 
 
-def build_command_effects(csi: int, *, copy: bool, write_uncorrectable: bool) -> bytes | None:
+def build_command_effects(csi: int, *, copy: bool, write_uncorrectable: bool, fabrics: bool = True) -> bytes | None:
     """LID 05 of a command set; None if there is no such command set. copy, write_uncorrectable: a conventional
-    namespace takes these commands."""
-    effects = dict(_NVM_EFFECTS)
+    namespace takes these commands. fabrics: as in ControllerTraits."""
+    effects = dict(_NVM_EFFECTS) | (_NVM_EFFECTS_OF_FABRICS if fabrics else {})
     if csi == wire.CSI_NVM:
-        if copy:
+        if copy and fabrics:
             effects[NvmOp.COPY] = CSUPP | CHANGES_CONTENT
         if write_uncorrectable:
             effects[NvmOp.WRITE_UNCORRECTABLE] = CSUPP | CHANGES_CONTENT
@@ -178,7 +186,7 @@ def build_command_effects(csi: int, *, copy: bool, write_uncorrectable: bool) ->
     else:
         return None
     page = np.zeros(1024, "<u4")
-    for admin_opcode, value in _ADMIN_EFFECTS.items():
+    for admin_opcode, value in (_ADMIN_EFFECTS | (_OF_FABRICS if fabrics else _OF_MEMORY)).items():
         page[admin_opcode] = value
     for opcode, value in effects.items():
         page[256 + opcode] = value

@@ -171,7 +171,7 @@ class RegionInfo:
     areas: tuple[tuple[int, int], ...] = ()
 
     def pack(self, room: int) -> bytes:
-        """room: argsz of the request. Capabilities are left out if they don't fit; the reply's argsz says what would."""
+        """room: argsz of the request. Capabilities are left out if they don't fit; the reply says what would."""
         capabilities = b""
         if self.areas:
             capabilities = SPARSE_MMAP.pack(CAP_SPARSE_MMAP, 1, 0, len(self.areas), 0)
@@ -199,9 +199,7 @@ class RegionInfo:
                 head = unpack_start(SPARSE_MMAP, payload[at:], Command.DEVICE_GET_REGION_INFO)
                 first, count = at + SPARSE_MMAP.size, head[3]
                 if count > FDS_MAX or first + count * SPARSE_AREA.size > len(payload):
-                    raise ProtocolError(
-                        f"region {index}: {count} areas to map don't fit into the reply, or are too many"
-                    )
-                areas += [SPARSE_AREA.unpack_from(payload, first + n * SPARSE_AREA.size) for n in range(count)]  # type: ignore[misc]
+                    raise ProtocolError(f"region {index}: {count} areas to map are too many")
+                areas += [SPARSE_AREA.unpack_from(payload, first + n * SPARSE_AREA.size) for n in range(count)]
             at = following
         return cls(index, size, flags & ~REGION_FLAG_CAPS, tuple(areas))

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import replace
 from datetime import datetime, timezone
 from enum import Enum, auto
 from typing import Any
@@ -20,7 +20,6 @@ from ...errors import FtlError, PathError, ProtocolError
 from ...runtime.reactor import ReactorLoop
 from ...runtime.tasks import end_tasks, to_its_end
 from ...text import show_name
-from ...version import __version__
 from .. import wire
 from ..auth.key import HostKeys
 from ..identify import ControllerTraits
@@ -30,7 +29,7 @@ from . import identify_commands
 from .authentication import AuthenticationContext, QueueAuthentication, UnprovenHostError, is_authentication
 from .capsule import CapsuleQueue, Command, Completion
 from .connected_hosts import HostKey
-from .events import AER_LIMIT, AsyncEvents
+from .events import AsyncEvents
 from .features import Features
 from .io_queues import IoQueues
 from .log_pages import LogPages
@@ -38,6 +37,7 @@ from .namespace import Namespace
 from .peers import PeerLimits, address_of
 from .persistence_feature import PersistenceFeature
 from .subsystem import Subsystem
+from .traits import TargetLimits, controller_traits, has_volatile_cache, visible_namespaces
 
 KEEP_ALIVE_GRANULARITY_MS = 100
 ASSOCIATION_TIMEOUT_S = 120.0
@@ -47,8 +47,6 @@ DISCOVERY_KATO_MS = 120_000
 LATE_LOOP_S = 0.05
 """A timer that fires this much too late shows that this process was delayed, not that the host is silent."""
 READY_TIMEOUT_S = 15.0
-FIRMWARE = __version__[:8]
-"""What Identify has room for."""
 
 log = logging.getLogger(__name__)
 
@@ -57,16 +55,6 @@ class ControllerState(Enum):
     LIVE = auto()
     CLOSING = auto()
     CLOSED = auto()
-
-
-@dataclass(frozen=True)
-class TargetLimits:
-    """The limits of each controller of a target."""
-
-    max_io_bytes: int
-    in_capsule_bytes: int
-    max_queue_depth: int
-    max_io_qpairs: int
 
 
 class TargetController:
@@ -182,14 +170,11 @@ class TargetController:
             io_queues=self.io_queues.most,
             kato_ms=self._kato_ms,
             kato_granularity_ms=KEEP_ALIVE_GRANULARITY_MS,
-            volatile_cache=self._volatile_cache,
+            volatile_cache=lambda: has_volatile_cache(self.subsystem),
             discovery=self.subsystem is None,
             nsids=self.visible_namespaces,
             ana=self.subsystem is not None and self.subsystem.ana,
         )
-
-    def _volatile_cache(self) -> bool:
-        return self.subsystem is not None and any(ns.device.volatile_cache for ns in self.subsystem.namespaces.values())
 
     # --- life cycle -------------------------------------------------------------------------------------------------
 
@@ -324,16 +309,8 @@ class TargetController:
             **self.io_queues.describe(),
         }
 
-    def visible_namespaces(self) -> dict[int, Namespace]:
-        """Zoned namespaces only for hosts that enabled all command sets."""
-        if self.subsystem is None:
-            return {}
-        all_sets = self._cc >> wire.CC_CSS_SHIFT & 7 == wire.CSS_ALL
-        return {
-            nsid: namespace
-            for nsid, namespace in self.subsystem.namespaces.items()
-            if all_sets or namespace.csi == wire.CSI_NVM
-        }
+    def visible_namespaces(self) -> Mapping[int, Namespace]:
+        return visible_namespaces(self.subsystem, self._cc)
 
     # --- changes ----------------------------------------------------------------------------------------------------
 
@@ -494,26 +471,7 @@ class TargetController:
     # --- identify ---------------------------------------------------------------------------------------------------
 
     def _traits(self) -> ControllerTraits:
-        subsystem = self.subsystem
-        namespaces = [] if subsystem is None else subsystem.namespaces.values()
-        return ControllerTraits(
-            subnqn=self.subnqn,
-            cntlid=self.cntlid,
-            serial_number="" if subsystem is None else subsystem.serial_number,
-            model_number="" if subsystem is None else subsystem.model_number,
-            firmware=FIRMWARE,
-            max_io_bytes=self._limits.max_io_bytes,
-            max_outstanding=self._limits.max_queue_depth,
-            max_nsid=0 if subsystem is None else subsystem.max_namespaces,
-            in_capsule_bytes=self._limits.in_capsule_bytes,
-            keep_alive_granularity=KEEP_ALIVE_GRANULARITY_MS // 100,
-            aer_limit=AER_LIMIT,
-            volatile_cache=self._volatile_cache(),
-            discovery=subsystem is None,
-            zoned=bool(self._cap & Cap.CSS_IOCS),
-            copy=any(ns.csi == wire.CSI_NVM for ns in namespaces),
-            write_uncorrectable=any(ns.device.write_uncorrectable for ns in namespaces),
-            compare_write=any(ns.device.compare_write_blocks for ns in namespaces)
-            and not (subsystem is not None and subsystem.hides_fused(self.hostnqn)),
-            ana=subsystem is not None and subsystem.ana,
-        )
+        return controller_traits(
+            self.subsystem, self._limits, subnqn=self.subnqn, cntlid=self.cntlid, hostnqn=self.hostnqn,
+            zoned=bool(self._cap & Cap.CSS_IOCS), keep_alive_granularity=KEEP_ALIVE_GRANULARITY_MS // 100,
+        )  # fmt: skip

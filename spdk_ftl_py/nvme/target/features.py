@@ -3,7 +3,8 @@ changed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
 
 from .. import wire
 from ..wire import Feature, Sqe, Status
@@ -21,6 +22,8 @@ NOTICE_MASK = 0b1110
 
 _DISCOVERY_FEATURES = frozenset({Feature.ASYNC_EVENT_CONFIGURATION, Feature.KEEP_ALIVE_TIMER})
 _FIXED = frozenset({Feature.VOLATILE_WRITE_CACHE, Feature.HOST_IDENTIFIER})
+_FABRICS_FEATURES = frozenset({Feature.KEEP_ALIVE_TIMER, Feature.HOST_IDENTIFIER, Feature.RESERVATION_NOTICE_MASK})
+"""Not of controllers whose queues are in the host's memory, which take no reservations here."""
 
 
 class Features:
@@ -38,8 +41,9 @@ class Features:
         discovery: bool,
         nsids: Callable[[], Collection[int]] = tuple,
         ana: bool = False,
+        fabrics: bool = True,
     ) -> None:
-        """nsids: of the namespaces that the host sees."""
+        """nsids: of the namespaces that the host sees. fabrics: as in ControllerTraits."""
         self.io_queues = io_queues
         self.io_queues_created = False
         """Set by the controller with its first I/O queue: from then on their number is fixed."""
@@ -47,6 +51,7 @@ class Features:
         self._volatile_cache = volatile_cache
         self._granularity_ms = kato_granularity_ms
         self._discovery = discovery
+        self._fabrics = fabrics
         self._nsids = nsids
         self._notice_masks: dict[int, int] = {}
         self._host_behavior = bytes(HOST_BEHAVIOR_BYTES)
@@ -82,6 +87,26 @@ class Features:
 
     def reservation_notice_masked(self, nsid: int, notice: Notice) -> bool:
         return bool(self._notice_masks.get(nsid, 0) & 1 << notice)
+
+    def to_record(self) -> dict[str, Any]:
+        """What the host has set, as JSON has it: for restore()."""
+        return {
+            "values": {str(feature): value for feature, value in self._values.items()},
+            "temperature": list(self._temperature.values()),
+            "host_behavior": self._host_behavior.hex(),
+            "io_queues_created": self.io_queues_created,
+        }
+
+    def restore(self, record: Mapping[str, Any]) -> None:
+        """By an earlier process of this controller. Raises KeyError, TypeError or ValueError."""
+        values = {int(feature): int(value) for feature, value in record["values"].items()}
+        # The number of queues is what this controller has now.
+        values.pop(Feature.NUMBER_OF_QUEUES, None)
+        self._values.update({feature: value for feature, value in values.items() if feature in self._values})
+        over, under = record["temperature"]
+        self._temperature = {0: int(over), 1: int(under)}
+        self._host_behavior = bytes.fromhex(record["host_behavior"])[:HOST_BEHAVIOR_BYTES].ljust(HOST_BEHAVIOR_BYTES, b"\0")
+        self.io_queues_created = bool(record["io_queues_created"])
 
     def get(self, sqe: Sqe) -> Completion:
         feature, select = sqe.cdw10 & 0xFF, sqe.cdw10 >> 8 & 7
@@ -161,6 +186,8 @@ class Features:
         return Completion(result=self._values[Feature.NUMBER_OF_QUEUES])
 
     def _known(self, feature: int) -> bool:
+        if feature in _FABRICS_FEATURES and not self._fabrics:
+            return False
         if feature in self._values:
             return feature != Feature.VOLATILE_WRITE_CACHE or self._volatile_cache()
         return not self._discovery and feature in (

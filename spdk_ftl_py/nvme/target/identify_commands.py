@@ -20,7 +20,7 @@ def answer(sqe: Sqe, traits: ControllerTraits, namespaces: Mapping[int, Namespac
         return Completion(Status.INVALID_FIELD)
     match cns:
         case Cns.NAMESPACE | Cns.CSI_NAMESPACE | Cns.INDEPENDENT_NAMESPACE | Cns.NAMESPACE_DESCRIPTORS:
-            return _of_namespace(Cns(cns), csi, sqe.nsid, namespaces.get(sqe.nsid), traits.max_nsid)
+            return _of_namespace(Cns(cns), csi, sqe.nsid, namespaces.get(sqe.nsid), traits)
         case Cns.ACTIVE_NAMESPACES | Cns.CSI_ACTIVE_NAMESPACES:
             if sqe.nsid > wire.NSID_MAX:
                 return Completion(Status.INVALID_NAMESPACE)
@@ -39,8 +39,10 @@ def answer(sqe: Sqe, traits: ControllerTraits, namespaces: Mapping[int, Namespac
     return Completion(Status.INVALID_FIELD)
 
 
-def _of_namespace(cns: Cns, csi: int, nsid: int, namespace: Namespace | None, max_nsid: int) -> Completion:
-    if not 1 <= nsid <= max_nsid:
+def _of_namespace(
+    cns: Cns, csi: int, nsid: int, namespace: Namespace | None, controller: ControllerTraits
+) -> Completion:
+    if not 1 <= nsid <= controller.max_nsid:
         return Completion(Status.INVALID_NAMESPACE)
     if namespace is None:
         # The page of an inactive namespace is all zeroes, but an inactive namespace has no descriptors.
@@ -51,11 +53,11 @@ def _of_namespace(cns: Cns, csi: int, nsid: int, namespace: Namespace | None, ma
     match cns:
         case Cns.NAMESPACE:
             allocated = namespace.device.allocated_blocks() if traits.thin else None
-            return Completion(data=identify.build_namespace(traits, allocated))
+            return Completion(data=identify.build_namespace(traits, allocated, fabrics=controller.fabrics))
         case Cns.NAMESPACE_DESCRIPTORS:
             return Completion(data=identify.build_descriptors(traits))
         case Cns.INDEPENDENT_NAMESPACE:
-            return Completion(data=identify.build_independent_namespace(traits))
+            return Completion(data=identify.build_independent_namespace(traits, fabrics=controller.fabrics))
     if csi == wire.CSI_NVM:
         return Completion(data=bytes(wire.PAGE_BYTES))
     if csi == wire.CSI_ZNS and namespace.csi == wire.CSI_ZNS:

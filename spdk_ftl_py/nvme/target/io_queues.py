@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 from ... import _shim
 from ...runtime.reactor import ReactorLoop
@@ -16,6 +16,27 @@ from ..wire import AnaState, Status
 from .connected_hosts import HostKey
 from .namespace import Namespace
 from .subsystem import Subsystem
+
+
+class QueueStats(Protocol):
+    def as_dict(self) -> dict[str, int]: ...
+
+
+class ServedQueue(Protocol):
+    """An I/O queue that the shim serves, of whatever transport: see TargetQpair in _shim.pyi."""
+
+    @property
+    def id(self) -> int: ...
+    @property
+    def aborting(self) -> int: ...
+    def set_namespace(self, nsid: int, device: _shim.BlockDevice | None, bars: tuple[int, int] = ..., /) -> None: ...
+    def set_bars(self, nsid: int, bars: tuple[int, int], /) -> None: ...
+    def abort_io(self, nsid: int, /) -> None: ...
+    def stats(self) -> QueueStats: ...
+    def close(self) -> None: ...
+
+
+QueueT = TypeVar("QueueT", bound=ServedQueue)
 
 
 @dataclass
@@ -35,7 +56,9 @@ class _Counts:
             setattr(self, name, getattr(self, name) + value)
 
 
-class IoQueues:
+class IoQueueSet(Generic[QueueT]):
+    """Of any transport."""
+
     def __init__(
         self,
         reactor: ReactorLoop,
@@ -52,7 +75,7 @@ class IoQueues:
         most: how many it may have. namespaces: those that the host sees. spawn runs what closes a queue that its host
         has left, as long as live() says that the controller is not closing."""
         self.most = most
-        self.qpairs: dict[int, _shim.TargetQpair | None] = {}
+        self.qpairs: dict[int, QueueT | None] = {}
         """By queue id; None while Connect is being answered."""
         self._reactor = reactor
         self._subsystem = subsystem
@@ -67,7 +90,7 @@ class IoQueues:
         """Those of the queues, by NSID."""
 
     @property
-    def _adopted(self) -> list[_shim.TargetQpair]:
+    def _adopted(self) -> list[QueueT]:
         return [qpair for qpair in self.qpairs.values() if qpair is not None]
 
     def describe(self) -> dict[str, Any]:
@@ -115,24 +138,26 @@ class IoQueues:
         """Releases a reservation that was not used."""
         self.qpairs.pop(qid, None)
 
-    def adopt(self, qid: int, qpair: _shim.TargetQpair) -> None:
+    def adopt(self, qid: int, qpair: QueueT) -> None:
         """The queue is closed here from now on. It must have the current devices() and bars()."""
         self.qpairs[qid] = qpair
         self._reactor.subscribe(qpair.id, lambda event: self._on_event(qid, qpair, event))
 
-    def _on_event(self, qid: int, qpair: _shim.TargetQpair, event: _shim.Event) -> None:
-        overflow = event.kind == _shim.EventKind.OVERFLOW
-        if (event.kind == _shim.EventKind.TARGET_QPAIR_COMMAND or overflow) and self._subsystem is not None:
-            self._subsystem.reservation_commands.post(self._host, qpair)
-        closed = event.kind == _shim.EventKind.TARGET_QPAIR_CLOSED or (overflow and not qpair.connected)
-        # A controller that closes calls close(), and nobody would wait for another task.
-        if closed and self._live() and self.qpairs.get(qid) is qpair:
-            self._spawn(self._close(qid, qpair))
+    def _on_event(self, qid: int, qpair: QueueT, event: _shim.Event) -> None:
+        """What the shim tells of a queue."""
 
-    async def _close(self, qid: int, qpair: _shim.TargetQpair) -> None:
+    async def _leave(self, qpair: QueueT) -> None:
+        """Called before a queue is closed."""
+
+    async def close_one(self, qid: int) -> None:
+        """Waits for the queue's last I/O. Idempotent."""
+        qpair = self.qpairs.get(qid)
+        if qpair is not None:
+            await self._close(qid, qpair)
+
+    async def _close(self, qid: int, qpair: QueueT) -> None:
         # The queue id becomes free only when its last command has ended: a host that reconnects must not overtake it.
-        if self._subsystem is not None:
-            await self._subsystem.reservation_commands.leave(self._host, qpair)
+        await self._leave(qpair)
         await _close_qpair(self._reactor, qpair)
         self._reactor.unsubscribe(qpair.id)
         if self.qpairs.get(qid) is qpair:
@@ -165,7 +190,7 @@ class IoQueues:
             for qpair in self._adopted:
                 qpair.set_bars(nsid, bars)
 
-    def abort(self, nsid: int) -> list[_shim.TargetQpair]:
+    def abort(self, nsid: int) -> list[QueueT]:
         """Aborts the I/O that devices have. Returns the queues to wait for."""
         qpairs = self._adopted
         for qpair in qpairs:
@@ -173,7 +198,24 @@ class IoQueues:
         return qpairs
 
 
-async def _close_qpair(reactor: ReactorLoop, qpair: _shim.TargetQpair) -> None:
+class IoQueues(IoQueueSet[_shim.TargetQpair]):
+    """Those of a controller behind NVMe/TCP. A queue ends when its host leaves."""
+
+    def _on_event(self, qid: int, qpair: _shim.TargetQpair, event: _shim.Event) -> None:
+        overflow = event.kind == _shim.EventKind.OVERFLOW
+        if (event.kind == _shim.EventKind.TARGET_QPAIR_COMMAND or overflow) and self._subsystem is not None:
+            self._subsystem.reservation_commands.post(self._host, qpair)
+        closed = event.kind == _shim.EventKind.TARGET_QPAIR_CLOSED or (overflow and not qpair.connected)
+        # A controller that closes calls close(), and nobody would wait for another task.
+        if closed and self._live() and self.qpairs.get(qid) is qpair:
+            self._spawn(self._close(qid, qpair))
+
+    async def _leave(self, qpair: _shim.TargetQpair) -> None:
+        if self._subsystem is not None:
+            await self._subsystem.reservation_commands.leave(self._host, qpair)
+
+
+async def _close_qpair(reactor: ReactorLoop, qpair: ServedQueue) -> None:
     """Waits for the qpair's last I/O without blocking the event loop."""
     if reactor.shim.running:
         await asyncio.shield(asyncio.get_running_loop().run_in_executor(None, qpair.close))

@@ -25,11 +25,12 @@ from .authentication import AuthenticationContext, QueueAuthentication, Unproven
 from .capsule import CapsuleQueue, Command, Completion
 from .connect import ConnectRequest, invalid_in_command, invalid_in_data, parse_connect
 from .connection_log import ConnectionLog
-from .controller import TargetController, TargetLimits
+from .controller import TargetController
 from .discovery import Catalog, Discovery
 from .peers import HalfOpen, PeerLimits, address_of, room_for_controller, room_for_discovery, room_for_io_queue
 from .secure_channel import SecureChannel, SecureChannelError, may_discover, open_secure_channel, refusal_of
 from .subsystem import CONTROLLERS_MAX, ConnectedController, Subsystem
+from .traits import TargetLimits
 
 LISTEN_BACKLOG = 128
 ADMIN_QUEUE_ENTRIES_MAX = 128

@@ -94,7 +94,9 @@ class LogPages:
     def _supported(self) -> tuple[LogPage, ...]:
         if self._subsystem is None:
             return logs.SUPPORTED_DISCOVERY
-        pages = logs.SUPPORTED_ZONED if self._zoned else logs.SUPPORTED_IO
+        pages: tuple[LogPage, ...] = logs.SUPPORTED_ZONED if self._zoned else logs.SUPPORTED_IO
+        if not self._traits().fabrics:
+            pages = tuple(page for page in pages if page != LogPage.RESERVATION)
         return (*pages, LogPage.ANA) if self._subsystem.ana else pages
 
     def _content(self, page: LogPage, csi: int) -> bytes | None:
@@ -118,7 +120,9 @@ class LogPages:
                 if csi == wire.CSI_ZNS and not self._zoned:
                     return None
                 traits = self._traits()
-                return logs.build_command_effects(csi, copy=traits.copy, write_uncorrectable=traits.write_uncorrectable)
+                return logs.build_command_effects(
+                    csi, copy=traits.copy, write_uncorrectable=traits.write_uncorrectable, fabrics=traits.fabrics
+                )
             case LogPage.DISCOVERY:
                 return logs.build_discovery(*self._discovery_log())
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final, Protocol
 
@@ -83,13 +83,20 @@ class ReservedNamespace(Protocol):
     def reservations(self) -> Reservations: ...
 
 
+class ReservedQueue(Protocol):
+    """An I/O queue of whatever transport."""
+
+    @property
+    def aborting(self) -> int: ...
+
+
 class ReservedQueues(Protocol):
     """What this module needs of a controller's I/O queues."""
 
     def bars_changed(self, nsid: int) -> None:
         """They get the current bars; when it returns, the reactor has them."""
 
-    def abort(self, nsid: int) -> list[_shim.TargetQpair]:
+    def abort(self, nsid: int) -> Sequence[ReservedQueue]:
         """Aborts the I/O that devices have. Returns the queues to wait for."""
 
 
@@ -213,7 +220,7 @@ class ReservationCommands:
         controllers = list(self._controllers())
         for controller in controllers:
             controller.io_queues.bars_changed(nsid)
-        aborting: list[_shim.TargetQpair] = []
+        aborting: list[ReservedQueue] = []
         for controller in controllers:
             if controller.host in outcome.aborts:
                 aborting += controller.io_queues.abort(nsid)

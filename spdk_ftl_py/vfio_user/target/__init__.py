@@ -1,0 +1,1 @@
+"""The server side of vfio-user: the process with the controller."""

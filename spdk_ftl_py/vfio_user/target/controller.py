@@ -1,0 +1,342 @@
+"""A controller in the memory of one client: its life, its registers' steps, its queues, and what its next process has
+to know of it. admin.py executes its commands.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+from collections.abc import Callable, Coroutine, Mapping
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, Final, Protocol
+from uuid import UUID
+
+from ...errors import FtlError
+from ...nvme import wire
+from ...nvme.target.connected_hosts import HostKey
+from ...nvme.target.events import AsyncEvents
+from ...nvme.target.namespace import Namespace
+from ...nvme.target.subsystem import Subsystem
+from ...nvme.target.traits import TargetLimits, visible_namespaces
+from ...nvme.wire import Cap
+from ...runtime.reactor import ReactorLoop
+from ...runtime.tasks import end_tasks
+from .admin import AdminCommands
+from .client_state import ClientState, Queue, Region
+from .queues import AdminQueue, QueueMaker, SharedIoQueues
+from .registers import QUEUES_MAX, Registers
+
+ADMIN_QID: Final = 0
+
+log = logging.getLogger(__name__)
+
+
+class Port(Protocol):
+    """The endpoint, as far as a controller acts on it. What it is told here, the next process of the controller gets
+    from it, whenever this one dies."""
+
+    def put_queue(self, queue: Queue) -> None:
+        """The descriptor stays the caller's."""
+
+    def drop_queue(self, qid: int) -> None: ...
+    def keep_note(self, note: dict[str, Any]) -> None: ...
+    def fail(self) -> None:
+        """CSTS.CFS."""
+
+    def drop(self, reason: str) -> None:
+        """Ends the client's connection."""
+
+
+class SharedController:
+    """For one client, from its connection to its end. The endpoint's steps come one at a time."""
+
+    authenticated = True
+    """The permissions of the socket say who may connect."""
+
+    def __init__(
+        self,
+        reactor: ReactorLoop,
+        subsystem: Subsystem,
+        limits: TargetLimits,
+        *,
+        client: ClientState,
+        cntlid: int,
+        host: HostKey,
+        directory: Path,
+        port: Port,
+        maker: QueueMaker,
+        on_change: Callable[[], object],
+    ) -> None:
+        """on_change: called when `enabled` may have changed."""
+        self.reactor = reactor
+        self.subsystem = subsystem
+        self.limits = limits
+        self.cntlid = cntlid
+        self.host = host
+        self.address = str(directory)
+        self.listener = (str(directory), 0)
+        self.connected_since = datetime.now(timezone.utc)
+        self.regions: dict[int, Region] = {}
+        self.port = port
+        self.maker = maker
+        self.memory = maker.memory()
+        self.ended = asyncio.Event()
+        self._began_s = asyncio.get_running_loop().time()
+        self._bar0 = os.dup(client.bar0)
+        self._registers = client.registers
+        self._on_change = on_change
+        self._background: set[asyncio.Task[None]] = set()
+        self._live = True
+        self._admin: AdminQueue | None = None
+        self._completion_queues: dict[int, Queue] = {}
+        """Those that exist, with or without a submission queue."""
+        self.io_queues = SharedIoQueues(
+            reactor, subsystem, host=host, listener=self.listener, most=min(limits.max_io_qpairs, QUEUES_MAX - 1),
+            namespaces=self.visible_namespaces, spawn=self.spawn, live=lambda: self._live,
+        )  # fmt: skip
+        self.io_queues.on_fault = self._faulted
+        self.commands = AdminCommands(self)
+        self.events: AsyncEvents = self.commands.events
+
+    # --- what it is now ---------------------------------------------------------------------------------------------
+
+    @property
+    def hostnqn(self) -> str:
+        return self.host.hostnqn
+
+    @property
+    def hostid(self) -> bytes:
+        return self.host.hostid
+
+    @property
+    def enabled(self) -> bool:
+        return self._live and self._admin is not None
+
+    @property
+    def shut_down(self) -> bool:
+        return self._registers.csts & wire.CSTS_SHST_MASK == wire.CSTS_SHST_COMPLETE
+
+    @property
+    def zoned(self) -> bool:
+        return bool(self._registers.cap & Cap.CSS_IOCS)
+
+    @property
+    def entries_max(self) -> int:
+        return (self._registers.cap & 0xFFFF) + 1
+
+    def visible_namespaces(self) -> Mapping[int, Namespace]:
+        return visible_namespaces(self.subsystem, self._registers.cc)
+
+    def describe(self) -> dict[str, Any]:
+        """Its identity, the time of its connection, and its I/O. Waits for the reactor, a moment for each I/O queue."""
+        return {
+            "cntlid": self.cntlid,
+            "hostnqn": self.hostnqn,
+            "hostid": str(UUID(bytes=self.hostid)),
+            "traddr": self.address,
+            "trsvcid": "0",
+            "connected": self.connected_since.isoformat(timespec="seconds"),
+            "age_s": round(asyncio.get_running_loop().time() - self._began_s, 1),
+            "authentication": None,
+            "tls": None,
+            **self.io_queues.describe(),
+        }
+
+    def namespace_changed(self, nsid: int, namespace: Namespace | None) -> None:
+        """Called by the subsystem after the change."""
+        device = namespace.device if namespace is not None and nsid in self.visible_namespaces() else None
+        self.io_queues.set_device(nsid, device)
+        self.events.zone_log_read(nsid)
+        self.events.namespace_changed(nsid)
+
+    def ana_changed(self) -> None:
+        for nsid in self.visible_namespaces():
+            self.io_queues.bars_changed(nsid)
+        self.commands.log_pages.ana_changes += 1
+        self.events.ana_changed()
+
+    # --- life -------------------------------------------------------------------------------------------------------
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(self._guard(work), name=f"controller at {self.address}")
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    async def _guard(self, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await work
+        except FtlError as error:
+            self._faulted(error.message)
+
+    def _faulted(self, reason: str) -> None:
+        if self._live:
+            log.warning("vfio-user client at %s: %s", self.address, reason)
+            self.port.drop(f"the client was disconnected: {reason}")
+
+    async def close(self, reason: str = "disconnected by the target") -> None:
+        """For the subsystem: ends the client's connection, and waits until nothing of it is in use."""
+        if self._live:
+            self.port.drop(reason)
+        await self.ended.wait()
+
+    async def end(self) -> None:
+        """Its client has gone, or goes on with another process. Idempotent."""
+        if not self._live:
+            return
+        self._live = False
+        await self._close_queues()
+        await end_tasks(self._background)
+        self.memory.clear()
+        os.close(self._bar0)
+        self.ended.set()
+        self._on_change()
+
+    # --- memory -----------------------------------------------------------------------------------------------------
+
+    def map(self, region: Region) -> None:
+        """Raises ValueError, OSError."""
+        self.memory.map(region.iova, region.size, region.descriptor, region.offset, region.writable)
+        self.regions[region.iova] = region
+
+    async def unmap(self, region: Region) -> None:
+        """Waits for the I/O that is in flight. Raises TimeoutError if that takes too long; then nothing has changed."""
+        queues = [queue for queue in self.io_queues.qpairs.values() if queue is not None]
+        try:
+            await asyncio.gather(*(asyncio.to_thread(queue.quiesce) for queue in queues))
+            self.memory.unmap(region.iova, region.size)
+        finally:
+            for queue in queues:
+                with contextlib.suppress(RuntimeError):
+                    queue.resume()
+        del self.regions[region.iova]
+
+    def has_memory(self, iova: int, size: int) -> bool:
+        """All of it is the client's. Regions may follow each other."""
+        at = iova
+        for region in sorted(self.regions.values(), key=lambda region: region.iova):
+            if region.iova <= at < region.end:
+                at = region.end
+        return at >= iova + size
+
+    # --- steps ------------------------------------------------------------------------------------------------------
+
+    async def enable(self, registers: Registers) -> None:
+        """Raises FtlError, ValueError, OSError: the controller fails."""
+        self._registers = registers
+        if self.subsystem.connected_hosts is not None:
+            self.subsystem.connected_hosts.arrived(self.host)
+        queues = registers.admin_queues
+        record = self.maker.record(queues.sq_entries)
+        try:
+            queue = Queue(
+                ADMIN_QID, queues.sq_iova, queues.cq_iova, queues.sq_entries, queues.cq_entries, record
+            )  # fmt: skip
+            self._open_admin(queue)
+            self.port.put_queue(queue)
+        finally:
+            os.close(record)
+        self.keep_note()
+        self._on_change()
+
+    def _open_admin(self, queue: Queue) -> None:
+        admin = self.maker.admin_queue(self.memory, self._bar0, queue)
+        self._admin = admin
+        self.commands.serve(admin)
+
+    async def disable(self) -> None:
+        """Nothing of the queues is in use when it returns, and everything is as it was after the connection."""
+        await self._close_queues()
+        self.commands.reset()
+        self._on_change()
+
+    async def shut_down_in_order(self) -> None:
+        """The registers tell the client when it is done."""
+        await self.io_queues.close()
+        for qid in list(self._completion_queues):
+            self.port.drop_queue(qid)
+        self._completion_queues.clear()
+        self.subsystem.left_in_order(self)
+
+    async def _close_queues(self) -> None:
+        admin, self._admin = self._admin, None
+        if admin is not None:
+            self.commands.leave()
+            await asyncio.to_thread(admin.close)
+        await self.io_queues.close()
+        self._completion_queues.clear()
+
+    # --- take-over --------------------------------------------------------------------------------------------------
+
+    def keep_note(self) -> None:
+        self.port.keep_note({"cntlid": self.cntlid, "commands": self.commands.to_record()})
+
+    def go_on(self, client: ClientState) -> None:
+        """Where another process has left off. Raises FtlError, ValueError, OSError, KeyError or TypeError."""
+        for region in client.regions.values():
+            self.map(region)
+        if not client.registers.ready:
+            return
+        if self.subsystem.connected_hosts is not None and not self.shut_down:
+            self.subsystem.connected_hosts.arrived(self.host)
+        if "commands" in client.note:
+            self.commands.restore(client.note["commands"])
+        for queue in client.queues.values():
+            if queue.qid != ADMIN_QID:
+                self._completion_queues[queue.qid] = queue
+                if queue.sq_entries:
+                    self._open_io(queue)
+        if ADMIN_QID in client.queues:
+            self._open_admin(client.queues[ADMIN_QID])
+        else:
+            # It was enabled while no process was there.
+            queues = client.registers.admin_queues
+            record = self.maker.record(queues.sq_entries)
+            try:
+                queue = Queue(
+                    ADMIN_QID, queues.sq_iova, queues.cq_iova, queues.sq_entries, queues.cq_entries, record
+                )  # fmt: skip
+                self._open_admin(queue)
+                self.port.put_queue(queue)
+            finally:
+                os.close(record)
+            self.keep_note()
+        # Whatever has changed meanwhile, nobody has told the client.
+        for nsid in self.visible_namespaces():
+            self.events.namespace_changed(nsid)
+        self._on_change()
+
+    # --- I/O queues -------------------------------------------------------------------------------------------------
+
+    def completion_queue(self, qid: int) -> Queue | None:
+        return self._completion_queues.get(qid)
+
+    def create_completion_queue(self, queue: Queue) -> None:
+        self._completion_queues[queue.qid] = queue
+        self.port.put_queue(queue)
+
+    def delete_completion_queue(self, qid: int) -> None:
+        del self._completion_queues[qid]
+        self.port.drop_queue(qid)
+
+    def create_io_queue(self, queue: Queue) -> None:
+        """Its completion queue exists. Raises ValueError, OSError."""
+        record = self.maker.record(queue.sq_entries)
+        try:
+            queue = Queue(queue.qid, queue.sq_iova, queue.cq_iova, queue.sq_entries, queue.cq_entries, record)
+            self._open_io(queue)
+            self.port.put_queue(queue)
+        finally:
+            os.close(record)
+        self.commands.io_queue_created()
+
+    def _open_io(self, queue: Queue) -> None:
+        self.io_queues.adopt(queue.qid, self.maker.io_queue(self.memory, self._bar0, queue, self.io_queues))
+
+    async def delete_io_queue(self, qid: int) -> None:
+        await self.io_queues.close_one(qid)
+        completion_queue = self._completion_queues.get(qid)
+        if completion_queue is not None:
+            self.port.put_queue(completion_queue)
