@@ -105,7 +105,9 @@ class Features:
         self._values.update({feature: value for feature, value in values.items() if feature in self._values})
         over, under = record["temperature"]
         self._temperature = {0: int(over), 1: int(under)}
-        self._host_behavior = bytes.fromhex(record["host_behavior"])[:HOST_BEHAVIOR_BYTES].ljust(HOST_BEHAVIOR_BYTES, b"\0")
+        self._host_behavior = bytes.fromhex(record["host_behavior"])[:HOST_BEHAVIOR_BYTES].ljust(
+            HOST_BEHAVIOR_BYTES, b"\0"
+        )
         self.io_queues_created = bool(record["io_queues_created"])
 
     def get(self, sqe: Sqe) -> Completion:

@@ -33,9 +33,7 @@ def visible_namespaces(subsystem: Subsystem | None, cc: int) -> Mapping[int, Nam
         return {}
     all_sets = cc >> wire.CC_CSS_SHIFT & 7 == wire.CSS_ALL
     return {
-        nsid: namespace
-        for nsid, namespace in subsystem.namespaces.items()
-        if all_sets or namespace.csi == wire.CSI_NVM
+        nsid: namespace for nsid, namespace in subsystem.namespaces.items() if all_sets or namespace.csi == wire.CSI_NVM
     }
 
 
