@@ -107,6 +107,10 @@ def _shape(asked: Mapping[str, Any], reported: Mapping[str, Any]) -> Iterator[Di
         has, wanted = bool(reported.get(name, params.get(name))), bool(asked.get(name))
         if has != wanted:
             yield Difference(name, has, wanted)
+    transport = asked.get("transport")
+    # What "auto" led to is as it should be, whatever it is.
+    if transport not in (None, "auto", reported.get("transport", params.get("transport"))):
+        yield Difference("transport", reported.get("transport", params.get("transport")), transport)
     if asked.get("target_psk") != params.get("target_psk"):
         yield Difference("target_psk", params.get("target_psk"), asked.get("target_psk"))
     punits = reported_property(reported, "num_punits")
@@ -128,7 +132,7 @@ def _address(asked: Mapping[str, Any], reported: Mapping[str, Any], params: Mapp
     host, port = split_host(wanted)
     export = reported.get("export")
     has: str | None = params.get("listen_address")
-    if isinstance(export, Mapping):
+    if isinstance(export, Mapping) and export["trsvcid"]:
         traddr, trsvcid = str(export["traddr"]), str(export["trsvcid"])
         has = f"[{traddr}]:{trsvcid}" if ":" in traddr else f"{traddr}:{trsvcid}"
     has_host, has_port = split_host(has or "")

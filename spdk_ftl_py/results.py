@@ -54,11 +54,13 @@ class AllowedHost(_AllowedHost, total=False):
 
 
 class Export(TypedDict):
-    """The address of an FTL for NVMe/TCP hosts."""
+    """The address of an FTL for NVMe/TCP hosts; or, if it has no TCP port, the endpoint of its target."""
 
     trtype: str
+    """TCP; VFIOUSER without a TCP port."""
     traddr: str
     trsvcid: str
+    """Empty without a TCP port."""
     subnqn: str
     nsid: int
 
@@ -99,6 +101,10 @@ class _DeviceInSomeStates(_Device, total=False):
     dependents: Dependents
     progress: str
     waiting_for: str
+    transport: str
+    """How the target reaches the FTL: tcp or vfio-user."""
+    endpoint: str
+    """The directory by which the target reaches it, with vfio-user."""
     export: Export
     listeners: list[Listener]
     block_size: int

@@ -60,6 +60,9 @@ def address_of(device: Mapping[str, Any]) -> str:
     export = device.get("export") or {}
     if not export:
         return ""
+    if not export["trsvcid"]:
+        # No TCP port is open: only the target can reach it.
+        return str(device.get("transport", ""))
     address = f"[{export['traddr']}]" if ":" in export["traddr"] else export["traddr"]
     return f"{address}:{export['trsvcid']}"
 
@@ -71,6 +74,8 @@ def _notes(device: Mapping[str, Any]) -> Iterator[str]:
         yield "any host"
     if device.get("secure_channel"):
         yield "TLS only"
+    if device.get("transport") == "vfio-user" and (device.get("export") or {}).get("trsvcid"):
+        yield "target by vfio-user"
 
 
 def _table(devices: list[dict[str, Any]]) -> Any:

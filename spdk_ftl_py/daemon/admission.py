@@ -78,6 +78,11 @@ class Admission:
         return f"; `spdk-ftl add-host -b {self._name} --host '{host}'` allows it"
 
     @property
+    def admits_hosts(self) -> bool:
+        """Others than the target itself may connect."""
+        return self.allowed.allow_any_host or any(not host.is_target for host in self.allowed.hosts)
+
+    @property
     def target_nqn(self) -> str:
         """The host NQN under which the target attaches the FTL. Valid after settle_target()."""
         assert self.allowed.target is not None

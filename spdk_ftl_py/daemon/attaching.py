@@ -4,13 +4,15 @@ that."""
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable
 from typing import Final
 
 from ..errors import FtlError
 from ..runtime.waiting import Backoff
-from ..spdk.attach import Attachment
+from ..spdk.attach import Attachment, RefusedPathError
+from ..time_limit import time_limit
 from .failed_flushes import RETRY_GROWTH, RETRY_MAX_S, RETRY_MIN_S
 from .front import Front
 from .target_bdev import TargetBdev
@@ -36,13 +38,30 @@ class KeptBdev:
         self._changed = changed
 
     async def attach(self, front: Front) -> None:
-        """Raises TargetError, OSError."""
+        """If the target can't use vfio-user, and the choice is the daemon's: by NVMe/TCP. Raises TargetError,
+        OSError."""
         try:
-            self.now = await self._bdev.attach(front)
+            self.now = await self._attach(front)
         except (FtlError, OSError) as error:
             self.error = f"not attached to the target: {error}"
             raise
         self.error = None
+
+    async def _attach(self, front: Front) -> Attachment:
+        try:
+            return await self._bdev.attach(front)
+        except RefusedPathError as error:
+            if not front.may_fall_back:
+                raise
+            log.warning(
+                "%s: the target can't attach it by vfio-user (%s), so from now on it has to use NVMe/TCP. If the "
+                "target runs in a container, it may not see the endpoint's directory",
+                self._whose,
+                error.message,
+            )
+        await front.fall_back()
+        self._changed()
+        return await self._bdev.attach(front)
 
     async def try_attach(self, front: Front) -> bool:
         before = self.error
@@ -64,23 +83,31 @@ class KeptBdev:
         backoff = Backoff(RETRY_MIN_S, RETRY_MAX_S, RETRY_GROWTH)
         while True:
             if self.now is not None:
-                await asyncio.sleep(LOOK_S)
+                with contextlib.suppress(TimeoutError, asyncio.TimeoutError):
+                    async with time_limit(LOOK_S):
+                        await front.transport.wait_changed()
                 backoff.reset()
             else:
                 await backoff.pause()
             async with self.turn:
                 if self.now is not None:
-                    if await self._stands():
+                    lost = await self._why_lost(front)
+                    if lost is None:
                         continue
-                    log.warning("%s: somebody removed its bdev from the target: attaching it again", self._whose)
-                    self.now, self.error = None, "somebody removed its bdev from the target"
+                    log.warning("%s: %s: attaching it again", self._whose, lost)
+                    self.now, self.error = None, lost
                     await self._bdev.taken_away()
                     self._changed()
                 if await self.try_attach(front):
                     self._changed()
 
-    async def _stands(self) -> bool:
+    async def _why_lost(self, front: Front) -> str | None:
+        """None: the bdev is there, as far as is known."""
         try:
-            return await self._bdev.stands()
+            if not await self._bdev.stands():
+                return "somebody removed its bdev from the target"
         except (FtlError, OSError):
-            return True
+            return None
+        if not front.transport.alive:
+            return "its connection with the target by vfio-user has ended, and the target may not notice that"
+        return None

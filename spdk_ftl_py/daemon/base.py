@@ -55,6 +55,7 @@ from .own_bdevs import OwnBdevs
 from .probing import Prober
 from .requests import FtlOptions
 from .session_keys import POLICY, SessionKeys, psk_path
+from .transports import TransportName
 
 log = logging.getLogger(__name__)
 
@@ -122,6 +123,12 @@ class DaemonIdentity:
     """The exports of all FTLs, for the discovery service; None: there is no such service."""
     discovery: str | None = None
     """The address of the discovery service: ADDRESS:PORT."""
+    transport: TransportName = TransportName.TCP
+    """How targets reach FTLs for which nothing else is asked."""
+    endpoint_dir: Path | None = None
+    """The directory of vfio-user endpoints, which outlive the daemon; None: there is no vfio-user."""
+    listens: bool = False
+    """Every FTL is exported over NVMe/TCP, also if its target uses vfio-user."""
 
     @functools.cached_property
     def prober(self) -> Prober:

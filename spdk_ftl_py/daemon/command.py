@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .saved import SavedFtl
 
 LISTEN_DEFAULT: Final = "127.0.0.1"
+TRANSPORT_DEFAULT: Final = "tcp"
 PEER_TIMEOUT_S: Final = 120.0
 
 log = logging.getLogger(__name__)
@@ -136,10 +137,19 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--listen",
         metavar="ADDRESS[:PORT]",
         type=parsed(_listen, without="listen address "),
-        default=LISTEN_DEFAULT,
         help=(
-            "where to export FTLs over NVMe/TCP unless bdev_ftl_create says otherwise (default: %(default)s, a free "
-            "port for each)"
+            "where to export FTLs over NVMe/TCP unless bdev_ftl_create says otherwise (default: "
+            f"{LISTEN_DEFAULT}, a free port for each, if NVMe/TCP is needed)"
+        ),
+    )
+    parser.add_argument(
+        "--transport",
+        choices=("auto", "tcp", "vfio-user"),
+        default=TRANSPORT_DEFAULT,
+        help=(
+            "how targets reach their FTLs, unless bdev_ftl_create says otherwise. vfio-user is shared memory, for "
+            "targets on this machine; an FTL then has no TCP port unless somebody asks for one (--listen, "
+            "--discovery, hosts). auto: vfio-user if the target can use it, else tcp (default: %(default)s)"
         ),
     )
     parser.add_argument(
@@ -261,7 +271,9 @@ def run(args: argparse.Namespace) -> int:
             serve(
                 SocketOptions(given, args.socket_group, args.monitor_socket, args.monitor_group),
                 args.state_dir,
-                args.listen,
+                args.listen or LISTEN_DEFAULT,
+                listens=args.listen is not None,
+                transport=args.transport,
                 peer_timeout_s=args.peer_timeout,
                 buffer_directory=args.buffer_dir,
                 limits=args.limit,

@@ -6,6 +6,7 @@ from typing import Any
 
 from ..ftl.life import FtlState
 from .device_parts import DeviceParts
+from .front import Export
 from .states import DeviceState
 
 
@@ -40,14 +41,10 @@ def describe(device: DeviceParts) -> dict[str, Any]:
     if device.state in (DeviceState.WAITING, DeviceState.DEFERRED):
         description["waiting_for"] = "; ".join(filter(None, (device.waits_for, *device.search.doubt.values())))
     if device.export is not None:
-        description["export"] = {
-            "trtype": "TCP",
-            "traddr": device.export.traddr,
-            "trsvcid": str(device.export.trsvcid),
-            "subnqn": device.export.nqn,
-            "nsid": device.export.nsid,
-        }
+        description["transport"] = device.front.transport.name.value
+        description["export"] = _export(device, device.export)
         description["listeners"] = _listeners(device)
+        description |= device.front.transport.describe()
     if device.front.gate is not None:
         description["block_size"] = 4096
         description["num_blocks"] = device.front.gate.block_count
@@ -61,16 +58,26 @@ def describe(device: DeviceParts) -> dict[str, Any]:
     return description
 
 
+def _export(device: DeviceParts, export: Export) -> dict[str, Any]:
+    """Where NVMe/TCP hosts find it; the endpoint of vfio-user if only the target can reach it."""
+    where = {"trtype": "TCP", "traddr": export.traddr, "trsvcid": str(export.trsvcid)}
+    if not export.trsvcid:
+        where = {**device.front.transport.path.trid, "trsvcid": ""}
+    return {**where, "subnqn": export.nqn, "nsid": export.nsid}
+
+
 def _listeners(device: DeviceParts) -> list[dict[str, Any]]:
     """The first one first."""
     assert device.export is not None
+    if not device.export.trsvcid:
+        return []
     first = (device.export.traddr, device.export.trsvcid), device.listeners.first
     return [
         {
             "traddr": address[0],
             "trsvcid": str(address[1]),
             "ana_state": state.name.lower(),
-            "listening": address == first[0] or address in device.front.listening,
+            "listening": address == first[0] or address in device.front.tcp.listening,
         }
         for address, state in (first, *device.listeners.more.items())
     ]
@@ -114,6 +121,7 @@ def record(device: DeviceParts) -> dict[str, Any]:
         "params": device.saved_params or device.params,
         "params_are_as_given": True,
         "export": None if export is None else [export.nqn, export.traddr, export.trsvcid],
+        "transport": device.choice.to_record(),
         "allowed": device.admission.to_record(),
         "hosts": device.hosts.to_record(),
         "listeners": device.listeners.to_record(),

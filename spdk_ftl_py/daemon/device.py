@@ -60,7 +60,7 @@ class ManagedDevice(OrderedDevice):
             if self.inherited and isinstance(error, FtlError):
                 error = as_unfit(error) or error
             if self.inherited and isinstance(error, (DeferredError, asyncio.CancelledError, *PASSING)):
-                await to_its_end(self._let_go_here(keep_address=isinstance(error, Exception)))
+                await to_its_end(self._let_go_here(keep=True, keep_address=isinstance(error, Exception)))
                 if isinstance(error, DeferredError | asyncio.CancelledError):
                     raise error
                 raise DeferredError(error.message if isinstance(error, FtlError) else str(error)) from error
@@ -85,8 +85,8 @@ class ManagedDevice(OrderedDevice):
         if port_before:
             # At once, however long the FTL waits for its base: nobody else may get it meanwhile.
             await self.front.start()
-            await self.front.listen(self.listen, port_before)
-            self.front.announce(self.admission.allowed, secure_channel=self.admission.secure_channel)
+            await self.front.tcp.listen(self.listen, port_before)
+            self.front.tcp.announce(self.admission.allowed, secure_channel=self.admission.secure_channel)
         self._restore_reservation()
         await check_name(self.target_rpc, self.name, self.uuid)
         await self.link.claim(again=self.inherited)
@@ -105,7 +105,9 @@ class ManagedDevice(OrderedDevice):
             progress=self._report,
         )
         self.cache_kind = seen.cache_kind
-        await self.front.listen(self.listen, port_before)
+        if self.wants_port:
+            await self.front.tcp.listen(self.listen, port_before)
+        self.front.prepare_endpoint()
         self.ftl = ftl = await (self._reloading.load(media) if self.loads else self._make(media, seen.zones))
         self.loads = not self.no_data
         self.remember(ftl)
@@ -114,7 +116,7 @@ class ManagedDevice(OrderedDevice):
             log.warning("%s: no_data is for benchmarks only: the FTL neither keeps nor verifies what is written", self)
         self.conf = ftl.conf
         await self.admission.settle_target(self.target_rpc, self.uuid)
-        self.front.open(
+        await self.front.open(
             ftl.core, max_io_qpairs=self.conf.max_io_channels, allowed=self.admission.allowed, hosts=self.hosts,
             secure_channel=self.admission.secure_channel, reservations=self.reservations,
         )  # fmt: skip
@@ -255,21 +257,24 @@ class ManagedDevice(OrderedDevice):
             self.progress, self.waits_for = "", "the next daemon"
             # The halt reports a base that does not answer. Connections end before that, and with them held I/O.
             await self.front.emptied(EMPTY_TIMEOUT_S)
-        return await self._let_go_here()
+        return await self._let_go_here(keep=True)
 
-    async def _let_go_here(self, *, keep_address: bool = False) -> list[tuple[str, Exception]]:
-        """Undoes everything except what is in the target. keep_address: keeps the address where hosts look for the FTL,
-        unless hosts have been admitted."""
-        keep = keep_address and self.front.gate is None
+    async def _let_go_here(self, *, keep: bool = False, keep_address: bool = False) -> list[tuple[str, Exception]]:
+        """Undoes everything except what is in the target. keep: what is there stays for the next daemon. keep_address:
+        keeps the address where hosts look for the FTL, unless hosts have been admitted."""
+        keep_address = keep_address and self.front.gate is None
+        exported = self.export
         parts = Steps(self.name)
-        if not keep:
+        if not keep_address:
             parts.on_undo("stop the reactor", self.front.stop)
         parts.on_undo("disconnect from the base", self.link.disconnect)
         parts.on_undo("halt the FTL", self._halt_ftl)
-        if not keep:
-            parts.on_undo("close the export", self.front.close_export)
+        if not keep_address:
+            parts.on_undo("close the export", lambda: self.front.close_export(keep=keep))
         failures = await parts.undo()
-        if not keep:
+        if not keep_address:
+            # It may have got a TCP port since it was opened.
+            self.export_before = exported or self.export_before
             self.front = self.new_front()
         self.ftl = None
         self.kept_bdev.lost()
@@ -302,10 +307,34 @@ class ManagedDevice(OrderedDevice):
         self.admission.remove(nqn)
         await self.front.disconnect_disallowed()
 
+    async def allow_host(self, nqn: str, dhchap_key: str | None, dhchap_ctrlr_key: str | None, psk: str | None) -> None:
+        """Raises what Admission.add() raises, and PathError if the FTL needs a TCP port for hosts, which it can't
+        have; then the host is not allowed."""
+        self.admission.add(nqn, dhchap_key, dhchap_ctrlr_key, psk)
+        try:
+            await self._open_port()
+        except BaseException:
+            self.admission.remove(nqn)
+            raise
+
+    async def _open_port(self) -> None:
+        """An FTL that only the target could reach, by vfio-user, gets a TCP port for other hosts."""
+        if self.export is not None and not self.export.trsvcid:
+            async with self.listener_turn:
+                await self.front.listen_for_hosts()
+            self.on_change_behind()
+
     async def allow_any_host(self, allow: bool) -> None:
         """If allow is False, returns when no I/O of hosts outside the list is outstanding. Raises what
-        Admission.allow_any_host() raises."""
+        Admission.allow_any_host() raises, and PathError as allow_host()."""
+        before = self.admission.allowed.allow_any_host
         self.admission.allow_any_host(allow)
+        if allow:
+            try:
+                await self._open_port()
+            except BaseException:
+                self.admission.allow_any_host(before)
+                raise
         await self.front.disconnect_disallowed()
 
     def tell_hosts(self) -> dict[str, Any]:

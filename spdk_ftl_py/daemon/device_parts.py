@@ -8,6 +8,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -18,6 +19,8 @@ from ..ignored_settings import drop_ignored
 from ..nvme.target.connected_hosts import ConnectedHosts
 from ..nvme.target.reservation_file import ReservationFile
 from ..nvme.target.reservations import Reservations
+from ..nvme.target.subsystem import Subsystem
+from ..runtime.reactor import ReactorLoop
 from ..spdk.attach import Attachment
 from ..text import show_names
 from .admission import Admission
@@ -37,6 +40,8 @@ from .requests import FtlOptions, HostOptions
 from .session_keys import SessionKeys, psk_path
 from .states import DeviceState
 from .target_bdev import TargetBdev
+from .transports import Choice
+from .vfio_user_export import Listener, endpoint_of
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +64,8 @@ class Origin:
     """Objects that are built on the FTL in the target."""
     listeners: object = None
     """Those besides the first one, and ANA states."""
+    transport: object = None
+    """How the target reaches it, if an earlier daemon has chosen that."""
     inherited: bool = False
     """An earlier daemon had this FTL. What that daemon made in the target may still exist."""
     life: int = 0
@@ -98,7 +105,13 @@ class DeviceParts:
         self.listen = split_address(options.listen_address or identity.listen)
         self.nqn = export_nqn(options.nqn or identity.nqn_template, self.name, self.uuid)
         if origin.export is not None:
-            self.listen, self.nqn = (origin.export.traddr, origin.export.trsvcid), origin.export.nqn
+            self.nqn = origin.export.nqn
+            if origin.export.trsvcid:
+                self.listen = origin.export.traddr, origin.export.trsvcid
+        endpoints = identity.endpoint_dir
+        folder = None if endpoints is None else endpoint_of(endpoints, self.uuid)
+        self.choice = Choice(options, identity.transport, folder, origin.transport)
+        """Of the target's transport."""
         self.error: str | None = None
         self.ftl: FtlDevice | None = None
         self.cache_kind: str | None = None
@@ -205,6 +218,19 @@ class DeviceParts:
     def export(self) -> Export | None:
         return self.front.export
 
+    @property
+    def wants_port(self) -> bool:
+        """The FTL is exported over NVMe/TCP: for the target, for hosts, or because somebody asked for it."""
+        return (
+            not self.choice.by_vfio_user
+            or self.options.listen_address is not None
+            or self.identity.listens
+            or self.identity.catalog is not None
+            or self.admission.admits_hosts
+            or bool(self.listeners.more)
+            or (self.export_before is not None and self.export_before.trsvcid != 0)
+        )
+
     def new_front(self) -> Front:
         return Front(
             self.name,
@@ -216,7 +242,13 @@ class DeviceParts:
             sockets=self.identity.sockets,
             catalog=self.identity.catalog,
             listeners=self.listeners,
+            address=self.listen,
+            choice=self.choice,
+            make_listener=self._make_listener,
         )
+
+    def _make_listener(self, reactor: ReactorLoop, subsystem: Subsystem, endpoint: Path) -> Listener:
+        raise NotImplementedError
 
     def set_params(self, params: dict[str, Any]) -> None:
         """Raises ConfError or ParameterError; nothing has changed then."""

@@ -4,22 +4,21 @@ while the base is away. It lives as long as the device."""
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-from collections.abc import Callable, Collection, Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 from uuid import UUID
 
 from .. import _shim
-from ..errors import BusyError, FtlError, PathError
+from ..errors import BusyError, FtlError
 from ..ftl.media.blockdev import BlockPort
 from ..nvme.logs import Smart
 from ..nvme.target.allowed_hosts import AllowedHosts
 from ..nvme.target.connected_hosts import ConnectedHosts, HostKey
 from ..nvme.target.connection_log import ConnectionLog
 from ..nvme.target.discovery import Catalog
-from ..nvme.target.listener import NvmfTarget
 from ..nvme.target.peers import PeerLimits
 from ..nvme.target.reservations import Reservations
 from ..nvme.target.subsystem import Subsystem
@@ -30,10 +29,12 @@ from ..runtime.waiting import until
 from ..spdk.attach import export_nguid
 from ..spdk.exports import EXPORT_MODEL
 from . import host_io
-from .base import DeferredError
 from .export_sockets import ExportSockets
 from .listeners import Listeners
 from .nbd_export import FtlNbd
+from .tcp_export import TcpExport
+from .transports import Choice
+from .vfio_user_export import Listener, VfioUserExport
 
 EXPORT_NSID: Final = 1
 EMPTY_POLL_S: Final = 0.005
@@ -41,7 +42,6 @@ HEALTH_LOOK_S: Final = 5.0
 TRIM_BLOCKS: Final = 1 << 18
 """Blocks in one trim of the daemon itself. Larger trims would make hosts wait."""
 _SERIAL_NUMBER_MAX: Final = 20
-LISTEN_AGAIN_S: Final = 5.0
 
 log = logging.getLogger(__name__)
 
@@ -53,11 +53,13 @@ class Export:
     nqn: str
     traddr: str
     trsvcid: int
+    """0: no TCP port is open."""
     nsid: int = EXPORT_NSID
 
 
 class Front:
-    """Call start(), listen(), open(); then close_export() and stop() for whatever was done.
+    """Call start(), tcp.listen() and prepare_endpoint() for those that are wanted, and open(); then close_export() and
+    stop() for whatever was done.
 
     A target that starts from a saved configuration attaches the FTL before it exports the base, and answers nothing
     until those who examine the new bdev have read from it. If the gate held these reads, they would wait for the base,
@@ -75,35 +77,33 @@ class Front:
         is_own: Callable[[str], bool] = lambda hostnqn: False,
         sockets: ExportSockets | None = None,
         catalog: Catalog | None = None,
-        listeners: Listeners | None = None,
+        listeners: Listeners,
+        address: tuple[str, int],
+        choice: Choice,
+        make_listener: Callable[[ReactorLoop, Subsystem, Path], Listener],
     ) -> None:
         """nqn: of the export. peers: limits on what one host may use. is_own: whether a host NQN is the one of the SPDK
         target itself; no limit keeps the target out. sockets: those that are kept between daemons. catalog: of the
-        discovery service. listeners: besides the first one, and the states of all."""
+        discovery service. listeners: besides the first one, and the states of all. address: where a TCP port is
+        opened later. choice: of the target's transport. make_listener: for vfio-user."""
         self.reactor = ReactorLoop(name)
         self.gate: _shim.Gate | None = None
         self.came_early = False
         """The target connected while the base was away, so its reads failed. For whoever attaches the FTL to handle."""
         self.nbd = FtlNbd(self.reactor)
-        self.export: Export | None = None
+        self.tcp = TcpExport(
+            self.reactor, device, nqn, connections, peers=peers, is_own=is_own, sockets=sockets, catalog=catalog,
+            listeners=listeners,
+        )  # fmt: skip
+        self._shared: VfioUserExport | None = None
+        self._address = address
+        self._choice = choice
+        self._make_listener = make_listener
         self._device = device
         self._nqn = nqn
-        self._connections = connections
-        self._peers = peers
         self._is_own = is_own
-        self._sockets = sockets
-        self._catalog = catalog
-        self._listeners = listeners or Listeners()
-        self._listening: set[tuple[str, int]] = set()
-        """Of the listeners besides the first one."""
-        self._closed = False
-        self._retrying: asyncio.Task[None] | None = None
-        self._secure_channel = False
-        self._nvmf: NvmfTarget | None = None
+        self._is_open = self._closed = False
         self._subsystem: Subsystem | None = None
-        self._announced: Subsystem | None = None
-        """In the catalog until there is a subsystem."""
-        self._address: tuple[str, int] | None = None
         self._refusing: _shim.Gate | None = None
         self._targets: set[bytes] = set()
         """Host identifiers of the target that were connected while the base was there. Each process of a target has its
@@ -118,54 +118,30 @@ class Front:
             self._started = True
             await self.reactor.start()
 
-    async def listen(self, address: tuple[str, int], port_before: int) -> None:
-        """Listens before the FTL is made, because making it erases the base: an address that is in use has to show
-        before that. Hosts that connect are told to try again. Idempotent. port_before: the previous port, where hosts
-        look for the FTL, so no other port will do. Raises PathError, or DeferredError for port_before."""
-        if self._address is not None:
-            return
-        self._nvmf = NvmfTarget(self.reactor, connections=self._connections, peers=self._peers, is_own=self._is_own)
-        traddr, port = address[0], port_before or address[1]
-        kept = None if self._sockets is None else self._sockets.at(self._device, traddr, port)
-        try:
-            self._address = (traddr, await self._nvmf.listen(traddr, port, listening=kept))
-        except PathError as error:
-            if not port_before:
-                raise
-            raise DeferredError(
-                f"port {port_before} of {traddr}, where hosts look for this FTL, is not available ({error.message}): "
-                f"end the program that uses it; or delete the FTL and load it with -u {self._device}, which gives it "
-                "another port"
-            ) from error
-        if self._sockets is not None:
-            self._sockets.keep(self._device, self._nvmf.listening(*self._address))
-        await self._listen_to_more()
+    @property
+    def transport(self) -> TcpExport | VfioUserExport:
+        """How the target reaches the FTL."""
+        return self.tcp if self._shared is None else self._shared
 
-    def announce(self, allowed: AllowedHosts, *, secure_channel: bool) -> None:
-        """The discovery service lists the export from now on, as it did with an earlier daemon: a host that finds it
-        missing takes it for deleted. Until open(), hosts that connect are told to try again. After listen();
-        idempotent. Raises UnsupportedError."""
-        if self._catalog is None or self._address is None or self._announced is not None or self._subsystem is not None:
-            return
-        announced = Subsystem(self._nqn, allowed=allowed)
-        for address in (self._address, *self._listening):
-            announced.add_listener(*address, secure_channel=secure_channel)
-        self._announced = announced
-        self._catalog.add(announced)
+    def prepare_endpoint(self) -> None:
+        """If the target is to use vfio-user: makes the endpoint's directory, before the FTL is made. Idempotent. Raises
+        FtlError."""
+        if self._choice.by_vfio_user and self._shared is None:
+            assert self._choice.folder is not None
+            shared = VfioUserExport(self.reactor, self._choice.folder, self._nqn, self._make_listener)
+            shared.prepare()
+            self._shared = shared
 
-    def open(
+    async def open(
         self, core: _shim.BlockDevice, *, max_io_qpairs: int, allowed: AllowedHosts, hosts: ConnectedHosts,
         secure_channel: bool, reservations: Reservations,
     ) -> None:  # fmt: skip
         """Admits hosts that are allowed, and records them in `hosts`. secure_channel: only with TLS. Raises
         FtlError."""
-        assert self._nvmf is not None
-        assert self._address is not None
         self.gate = _shim.Gate(self.reactor.shim, core, accounts=True)
         self._refusing = _shim.Gate(self.reactor.shim, core)
         # Hosts retry after a path error.
         self._refusing.fail(Status.INVALID_NAMESPACE)
-        traddr, port = self._address
         subsystem = Subsystem(
             self._nqn,
             serial_number=self._device.hex[:_SERIAL_NUMBER_MAX],
@@ -181,94 +157,51 @@ class Front:
         subsystem.connected_hosts = hosts
         self._targets = {host.hostid for host in hosts.known if self._is_own(host.hostnqn)}
         subsystem.stand_in = self._stand_in
-        self._secure_channel = secure_channel
         # bdev_passthru claims to take what its base takes, but fails fused commands. If there are none, SPDK compares
         # and writes under a lock of its own.
         subsystem.hides_fused = self._is_own
-        subsystem.add_listener(traddr, port, secure_channel=secure_channel)
-        self._nvmf.add_subsystem(subsystem)
-        if self._catalog is not None:
-            self._catalog.add(subsystem, instead_of=self._announced)
-        self._announced, self._subsystem = None, subsystem
-        self.export = Export(subsystem.nqn, traddr, port)
-        for address in self._listening:
-            self.show_listener(address)
-        self.apply_ana_states()
-
-    # --- listeners besides the first one
-
-    @property
-    def first_address(self) -> tuple[str, int] | None:
-        """None before listen()."""
-        return self._address
-
-    @property
-    def listening(self) -> Collection[tuple[str, int]]:
-        """The addresses of those that hosts can reach."""
-        return self._listening
-
-    async def listen_also(self, address: tuple[str, int]) -> tuple[str, int]:
-        """The address with its port. Nobody can connect before show_listener(). Raises PathError, ParameterError, and
-        BusyError if the export has ended meanwhile."""
-        assert self._nvmf is not None
-        address = address[0], await self._nvmf.listen(*address)
-        if self._closed:
-            # close_export() has not seen this listener, and nobody else would end it.
-            await self._nvmf.unlisten(*address)
-            raise BusyError(f"{self.reactor.name}: its export has ended: nothing was changed")
-        self._listening.add(address)
-        return address
-
-    def show_listener(self, address: tuple[str, int]) -> None:
-        """Admits hosts at that address, and lists it."""
-        if self._subsystem is not None:
-            self._subsystem.add_listener(*address, secure_channel=self._secure_channel)
-            self.apply_ana_states()
-
-    async def unlisten(self, address: tuple[str, int]) -> None:
-        """Disconnects hosts that came through it. Idempotent."""
-        if address not in self._listening:
-            return
-        self._listening.remove(address)
-        assert self._nvmf is not None
-        if self._subsystem is not None and address in self._subsystem.listeners:
-            await self._subsystem.remove_listener(*address)
-        await self._nvmf.unlisten(*address)
-
-    def apply_ana_states(self) -> None:
-        """Connected hosts are told of what has changed."""
-        if self._subsystem is None or self._address is None:
-            return
-        self._subsystem.set_ana_state(*self._address, self._listeners.first)
-        for address, state in self._listeners.more.items():
-            if address in self._listening:
-                self._subsystem.set_ana_state(*address, state)
-
-    async def _listen_to_more(self) -> None:
-        """An address that is missing now, for example that of an interface that is down, must not keep the FTL from
-        hosts of the others: it is tried again until it is there."""
-        for address in list(self._listeners.more):
+        self.tcp.secure_channel = secure_channel
+        self._subsystem = subsystem
+        await self.tcp.open(subsystem)
+        if self._shared is not None:
             try:
-                await self.listen_also(address)
+                await self._shared.open(subsystem)
             except FtlError as error:
-                log.error("%s: %s; the daemon keeps trying", self.reactor.name, error.message)
-        if self._listening != set(self._listeners.more):
-            self._retrying = asyncio.create_task(self._retry(), name=f"listeners of {self.reactor.name}")
+                if not self.may_fall_back:
+                    raise
+                log.warning("%s: vfio-user is impossible, so the target uses NVMe/TCP: %s", self.reactor.name, error)
+                await self.fall_back()
+        self._is_open = True
 
-    async def _retry(self) -> None:
-        while missing := [each for each in self._listeners.more if each not in self._listening]:
-            await asyncio.sleep(LISTEN_AGAIN_S)
-            for address in missing:
-                with contextlib.suppress(FtlError):
-                    await self.listen_also(address)
-                if address not in self._listening:
-                    continue
-                if address not in self._listeners.more:
-                    # Removed meanwhile.
-                    await self.unlisten(address)
-                    continue
-                self.show_listener(address)
-                log.info("%s: hosts can connect at %s port %d again", self.reactor.name, *address)
+    @property
+    def may_fall_back(self) -> bool:
+        """The target may use NVMe/TCP if it can't use vfio-user."""
+        return self._choice.may_fall_back
+
+    async def fall_back(self) -> None:
+        """The target can't use vfio-user: from now on it has to use NVMe/TCP. Raises PathError."""
+        await self.listen_for_hosts()
+        shared, self._shared = self._shared, None
+        self._choice.fall_back()
+        if shared is not None:
+            await shared.close(keep=False)
+
+    async def listen_for_hosts(self, address: tuple[str, int] | None = None) -> None:
+        """An FTL without a TCP port gets one. Idempotent. Raises PathError, or BusyError if the export has ended
+        meanwhile."""
+        await self.tcp.listen(address or self._address, 0)
+        if self._closed:
+            await self.tcp.close(keep=False)
+            raise BusyError(f"{self.reactor.name}: its export has ended: nothing was changed")
+        if self._subsystem is not None:
+            await self.tcp.open(self._subsystem)
+
+    @property
+    def export(self) -> Export | None:
+        """None before open()."""
+        if not self._is_open:
+            return None
+        return Export(self._nqn, *(self.tcp.address or ("", 0)))
 
     def set_health(self, smart: Callable[[], Smart]) -> None:
         """What hosts read in the SMART log. After open()."""
@@ -359,19 +292,19 @@ class Front:
         """Each association, as TargetController.describe() tells it."""
         return [] if self._subsystem is None else [each.describe() for each in self._subsystem.controllers.values()]
 
-    async def close_export(self) -> None:
-        """Hosts are disconnected. Idempotent."""
+    async def close_export(self, *, keep: bool = False) -> None:
+        """Hosts are disconnected. Idempotent. keep: what is in the target stays for the next daemon, and so does the
+        endpoint of vfio-user."""
         self._closed = True
-        if self._retrying is not None:
-            await end_tasks([self._retrying])
-        listed, self._announced = self._subsystem or self._announced, None
-        if self._catalog is not None and listed is not None:
-            self._catalog.remove(listed)
         try:
             await self.nbd.end("the FTL is being halted")
         finally:
-            if self._nvmf is not None:
-                await self._nvmf.close()
+            try:
+                # First, so that no client of the next daemon is disconnected.
+                if self._shared is not None:
+                    await self._shared.close(keep=keep)
+            finally:
+                await self.tcp.close(keep=keep)
 
     async def stop(self) -> None:
         """Call it after close_export(), when no I/O is left on the reactor. Idempotent."""

@@ -36,7 +36,8 @@ class HostRpcs:
 
     async def add_host(self, request: NewHostRequest) -> bool:
         device = self._find_to_change(request)
-        device.admission.add(request.host, request.dhchap_key, request.dhchap_ctrlr_key, request.psk)
+        # The requester may have disconnected: the host is allowed, or not, and nothing in between.
+        await asyncio.shield(device.allow_host(request.host, request.dhchap_key, request.dhchap_ctrlr_key, request.psk))
         proof = (", with its key" if request.dhchap_key else "") + (", by TLS" if request.psk else "")
         log.info("%s: host %s may connect%s, asked for by %s", device, show_name(request.host), proof, requester())
         return True

@@ -14,6 +14,7 @@ from .listeners import show
 from .requester import requester
 from .requests import AnaStateRequest, FtlRequest, ListenerRequest, NewListenerRequest, takes
 from .server import Method
+from .transports import TransportName
 
 Find = Callable[[FtlRequest], ManagedDevice]
 
@@ -61,24 +62,40 @@ async def _add(device: ManagedDevice, address: tuple[str, int], state: AnaState)
     async with device.listener_turn:
         if front.export is None:
             raise BusyError(f"FTL bdev {device.name} has no export yet: add the listener when it is online")
-        listeners.require_new(address, front.first_address)
-        address = await front.listen_also(address)
+        if front.tcp.address is None:
+            return await _add_first(device, address, state)
+        listeners.require_new(address, front.tcp.address)
+        address = await front.tcp.listen_also(address)
         listeners.more[address] = state
         try:
             # Hosts must find it again after a crash.
             device.on_change()
         except BaseException:
             del listeners.more[address]
-            await front.unlisten(address)
+            await front.tcp.unlisten(address)
             raise
-        front.show_listener(address)
+        front.tcp.show_listener(address)
         return show(address)
+
+
+async def _add_first(device: ManagedDevice, address: tuple[str, int], state: AnaState) -> str:
+    """The target uses vfio-user, and until now nobody could connect by NVMe/TCP."""
+    front = device.front
+    before, device.listeners.first = device.listeners.first, state
+    try:
+        await front.listen_for_hosts(address)
+    except BaseException:
+        device.listeners.first = before
+        raise
+    device.changed()
+    assert front.tcp.address is not None
+    return show(front.tcp.address)
 
 
 async def _remove(device: ManagedDevice, address: tuple[str, int]) -> None:
     listeners, front = device.listeners, device.front
     async with device.listener_turn:
-        if address == front.first_address:
+        if address == front.tcp.address:
             raise ParameterError(
                 f"listener {show(address)} can't be removed: FTL bdev {device.name} was created with it"
             )
@@ -89,13 +106,14 @@ async def _remove(device: ManagedDevice, address: tuple[str, int]) -> None:
         except BaseException:
             listeners.more[address] = state
             raise
-        await front.unlisten(address)
+        await front.tcp.unlisten(address)
 
 
 def _set_ana_state(device: ManagedDevice, address: tuple[str, int], state: AnaState) -> None:
     listeners, front = device.listeners, device.front
-    if address == front.first_address:
-        if state is AnaState.INACCESSIBLE and not device.options.no_attach:
+    if address == front.tcp.address:
+        by_tcp = front.transport.name is TransportName.TCP
+        if state is AnaState.INACCESSIBLE and by_tcp and not device.options.no_attach:
             raise BusyError(
                 f"listener {show(address)} can't become inaccessible: the target has FTL bdev {device.name} attached "
                 "there"
@@ -114,4 +132,4 @@ def _set_ana_state(device: ManagedDevice, address: tuple[str, int], state: AnaSt
         except BaseException:
             listeners.more[address] = before
             raise
-    front.apply_ana_states()
+    front.tcp.apply_ana_states()

@@ -42,6 +42,7 @@ from .scans import Scans
 from .server import Method
 from .session_keys import remove_stray_files
 from .state import StateDirectory
+from .vfio_user_export import remove_stray_endpoints
 
 _DEFAULTS_FILLED_IN: Final = {"overprovisioning": 20, "use_append": False}
 
@@ -124,7 +125,9 @@ class Registry:
         """Takes over from an earlier daemon. FTLs that are on media are loaded as soon as their base bdev exists, under
         the same address and with what is still in the target. Deferred creations keep waiting. Everything else that was
         left in targets is undone. saved: FTLs of a saved configuration; the state file takes precedence."""
-        remove_stray_files(self._identity.key_dir, {UUID(record["uuid"]) for record in self._state.devices})
+        known = {UUID(record["uuid"]) for record in self._state.devices}
+        remove_stray_files(self._identity.key_dir, known)
+        remove_stray_endpoints(self._identity.endpoint_dir, known)
         for record in self._state.devices:
             deferred = record["state"] == DeviceState.DEFERRED.value
             loads = record.get("loads") is True and record["state"] != DeviceState.DELETING.value
@@ -229,6 +232,8 @@ class Registry:
                     dependents=record.get("dependents"),
                     life=int(record.get("life") or 0),
                     listeners=record.get("listeners"),
+                    # Earlier daemons knew only NVMe/TCP.
+                    transport=record.get("transport", "tcp" if export is not None else None),
                 ),
             )
         except (FtlError, KeyError, IndexError, TypeError, ValueError) as error:
@@ -398,7 +403,7 @@ class Registry:
         for each in self._devices.values():
             description = each.describe()
             export = description.get("export")
-            where = f"{export['traddr']} port {export['trsvcid']}" if export else "nowhere yet"
+            where = _where(export) if export else "nowhere yet"
             log.info(
                 "%s: %s since %s, on %s of the target at %s, exported at %s%s",
                 each.name,
@@ -409,6 +414,11 @@ class Registry:
                 where,
                 f": {description['error']}" if description["error"] else "",
             )
+
+
+def _where(export: dict[str, Any]) -> str:
+    port = f" port {export['trsvcid']}" if export["trsvcid"] else f" ({export['trtype']})"
+    return f"{export['traddr']}{port}"
 
 
 def _warn_of_upgrade(device: ManagedDevice) -> None:

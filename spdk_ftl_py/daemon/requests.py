@@ -198,6 +198,8 @@ class FtlOptions:
     listen_address: str | None = None
     nqn: str | None = None
     no_attach: bool = False
+    transport: str | None = None
+    """How the target reaches the FTL: auto, tcp or vfio-user; None: as the daemon's option says."""
     secure_channel: bool = False
     target_psk: str | None = None
     """The path of a key file."""
@@ -224,6 +226,7 @@ class FtlOptions:
             listen_address=params.get("listen_address"),
             nqn=params.get("nqn"),
             no_attach=bool(params.get("no_attach")),
+            transport=params.get("transport"),
             secure_channel=params.get("secure_channel") is True,
             target_psk=params.get("target_psk"),
         )

@@ -85,7 +85,8 @@ def _entries_of(record: Mapping[str, Any]) -> list[Call]:
         params.pop("nqn", None)
         if nqn != export_nqn(None, record["name"], UUID(record["uuid"])):
             params["nqn"] = nqn
-        params["listen_address"] = f"[{traddr}]:{trsvcid}" if ":" in traddr else f"{traddr}:{trsvcid}"
+        if trsvcid:
+            params["listen_address"] = f"[{traddr}]:{trsvcid}" if ":" in traddr else f"{traddr}:{trsvcid}"
     allowed = record["allowed"]
     if allowed["allow_any_host"]:
         params["allow_any_host"] = True
@@ -105,8 +106,8 @@ def _entries_of(record: Mapping[str, Any]) -> list[Call]:
 def _listener_entries(record: Mapping[str, Any]) -> list[Call]:
     listeners = Listeners.from_record(record.get("listeners"))
     entries: list[Call] = []
-    if record["export"] is not None and listeners.first is not AnaState.OPTIMIZED:
-        _, traddr, trsvcid = record["export"]
+    _, traddr, trsvcid = record["export"] or ("", "", 0)
+    if trsvcid and listeners.first is not AnaState.OPTIMIZED:
         params = {"listen_address": show((traddr, trsvcid)), "ana_state": listeners.first.name.lower()}
         entries.append({"method": _SET_ANA_STATE, "params": {"name": record["name"], **params}})
     for address, state in listeners.more.items():
@@ -256,6 +257,8 @@ def _read_create(
         "params": params,
         "params_are_as_given": True,
         "export": export,
+        # Chosen anew: the configuration may be loaded on another machine.
+        "transport": None,
         "allowed": {"allow_any_host": asked.allow_any_host},
         "hosts": None,
     }

@@ -33,6 +33,8 @@ from .registry import Registry
 from .requester import asked_for_by
 from .saved import SavedFtl
 from .state import StateDirectory, make_buffer_directory
+from .transports import TransportName
+from .vfio_user_export import FOLDER
 from .web.page import WebPage
 
 log = logging.getLogger(__name__)
@@ -52,6 +54,8 @@ async def serve(
     state_directory: Path,
     listen: str,
     *,
+    listens: bool = False,
+    transport: str = TransportName.TCP.value,
     peer_timeout_s: float,
     buffer_directory: Path,
     limits: Sequence[str] = (),
@@ -66,8 +70,8 @@ async def serve(
     http: HttpOptions | None = None,
     discovery: str | None = None,
 ) -> None:
-    """Serves until a signal or a halt. saved: FTLs to load. Raises FtlError if the daemon can't start; then nothing
-    that it has made is left."""
+    """Serves until a signal or a halt. listens, transport: as in DaemonIdentity. saved: FTLs to load. Raises
+    FtlError if the daemon can't start; then nothing that it has made is left."""
     # Imported objects stay. Without this, each garbage collection would take some 10 ms to scan them.
     gc.freeze()
     http = http or HttpOptions()
@@ -123,6 +127,9 @@ async def serve(
             state.path / "reservations",
             None if service is None else catalog,
             None if service is None else service.address,
+            TransportName(transport),
+            state.path / FOLDER,
+            listens,
         )
         registry = Registry(state, identity, socket_path=str(sockets.path), logs=logs)
         registry.on_halted = halt.set

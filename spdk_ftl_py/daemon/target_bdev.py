@@ -17,9 +17,9 @@ from .admission import Admission
 from .dependents import Dependents
 from .front import Front
 from .session_keys import SessionKeys
+from .transports import TransportName
 
 _KEYS: Final = "keys for the target"
-_ANY_ADDRESS: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 log = logging.getLogger(__name__)
 
@@ -80,9 +80,8 @@ class TargetBdev:
     async def attach(self, front: Front) -> Attachment:
         """Attaches an export that is open, and takes over what the target still has of it. A bdev that the target
         attached too early is attached again, so that the target examines it again; unless somebody has claimed it
-        meanwhile, who would lose it. Raises TargetError."""
-        export = front.export
-        assert export is not None
+        meanwhile, who would lose it. Raises RefusedPathError and other TargetErrors."""
+        transport = front.transport
         if front.came_early and await detach_unclaimed(self._rpc, name=self.name, device=self._device):
             log.warning(
                 "%s: the target at %s had attached it by itself, before its base existed: the daemon attaches it again",
@@ -95,12 +94,15 @@ class TargetBdev:
             self._steps,
             name=self.name,
             device=self._device,
-            traddr=_ANY_ADDRESS.get(export.traddr, export.traddr),
-            trsvcid=str(export.trsvcid),
-            subnqn=export.nqn,
+            path=transport.path,
+            alive=transport.alive,
             hostnqn=self._admission.target_nqn,
-            share_keys=self._share_keys,
+            share_keys=self._share_keys if transport.name is TransportName.TCP else self._share_none,
         )
+
+    async def _share_none(self) -> None:
+        """Whoever can open the endpoint's socket is the target: only this user and root can."""
+        await self._dependents.attached_anew()
 
     async def _share_keys(self) -> KeyPair | None:
         """Call it before the target is attached. Raises TargetError."""

@@ -72,6 +72,7 @@ class DaemonRpcs(ExportRpcs):
         listen_address: str | None = None,
         nqn: str | None = None,
         no_attach: bool = False,
+        transport: Literal["auto", "tcp", "vfio-user"] | None = None,
         hosts: Sequence[str] | None = None,
         dhchap_key: StrPath | None = None,
         dhchap_ctrlr_key: StrPath | None = None,
@@ -142,6 +143,9 @@ class DaemonRpcs(ExportRpcs):
         nqn: NQN of the export. {name} and {uuid} in it are replaced by those of the FTL, e.g.
             nqn.2026-11.com.example:{name} (default: the daemon's --nqn-template, else nqn.2026-11.io.spdk-ftl:{uuid})
         no_attach: Only export the FTL over NVMe/TCP; do not attach it to the target as a bdev
+        transport: How the target reaches the FTL: by NVMe/TCP, or by vfio-user (shared memory), which needs a target on
+            the daemon's machine. auto: by vfio-user if the target can use it; an FTL that only its target uses then has
+            no TCP port (default: the daemon's transport)
         hosts: NQN of a host that may connect to the export; may be given several times. The target itself may also
             connect, unless no_attach is given
         dhchap_key: File with the DH-HMAC-CHAP key of the hosts given with hosts, as in bdev_ftl_add_host
@@ -205,6 +209,7 @@ class DaemonRpcs(ExportRpcs):
             listen_address=listen_address,
             nqn=nqn,
             no_attach=no_attach or None,
+            transport=transport,
             hosts=hosts,
             dhchap_key=dhchap_key,
             dhchap_ctrlr_key=dhchap_ctrlr_key,

@@ -7,6 +7,7 @@ import asyncio
 import errno
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 from uuid import UUID, uuid4, uuid5
 
@@ -29,6 +30,43 @@ RESIZE_POLL_S: Final = 0.05
 _NSID: Final = 1
 _STAND_IN_BYTES: Final = 4096
 _NGUID_NAMESPACE: Final = UUID("5b1d5a3e-3f0d-5c1a-9c0e-6d5c0f1a7b42")
+
+
+@dataclass(frozen=True)
+class ExportPath:
+    """How a target reaches an export: parameters of bdev_nvme_attach_controller."""
+
+    trid: dict[str, str]
+    """Also members of the controller's trid in bdev_nvme_get_controllers."""
+    loss_options: dict[str, int]
+    """What the target does while the daemon is away."""
+
+
+def by_tcp(traddr: str, trsvcid: str, subnqn: str) -> ExportPath:
+    trid = {
+        "trtype": "TCP",
+        "adrfam": "IPv6" if ":" in traddr else "IPv4",
+        "traddr": traddr,
+        "trsvcid": trsvcid,
+        "subnqn": subnqn,
+    }
+    return ExportPath(
+        trid,
+        {
+            "ctrlr_loss_timeout_sec": CONTROLLER_LOSS_TIMEOUT_S,
+            "reconnect_delay_sec": RECONNECT_DELAY_S,
+            "fast_io_fail_timeout_sec": FAST_IO_FAIL_TIMEOUT_S,
+        },
+    )
+
+
+def by_vfio_user(endpoint: Path, subnqn: str) -> ExportPath:
+    """SPDK connects to an endpoint only once, so there is nothing to set for a loss."""
+    return ExportPath({"trtype": "VFIOUSER", "traddr": str(endpoint), "subnqn": subnqn}, {})
+
+
+class RefusedPathError(TargetError):
+    """The target has answered that it can't attach the export by that path."""
 
 
 @dataclass(frozen=True)
@@ -67,26 +105,19 @@ async def attach(
     *,
     name: str,
     device: UUID,
-    traddr: str,
-    trsvcid: str,
-    subnqn: str,
+    path: ExportPath,
+    alive: bool,
     hostnqn: str,
     share_keys: Callable[[], Awaitable[KeyPair | None]],
 ) -> Attachment:
     """Attaches the export as bdev ``name``; the target connects as hostnqn; steps gets the undos. Objects that the
-    target still has (the export was away for a while) stay as they are, with their users and keys. Otherwise
-    share_keys() makes the keys for mutual authentication. Raises TargetError."""
+    target still has (the export was away for a while) stay as they are, with their users and keys, if a controller at
+    that path may still be alive. Otherwise share_keys() makes the keys for mutual authentication. Raises
+    RefusedPathError and other TargetErrors."""
     controller = controller_name(name, device)
     nvme_bdev = nvme_bdev_name(name, device)
-    path = {
-        "trtype": "TCP",
-        "adrfam": "IPv6" if ":" in traddr else "IPv4",
-        "traddr": traddr,
-        "trsvcid": trsvcid,
-        "subnqn": subnqn,
-    }
     delete_passthru = lambda: _delete_passthru(rpc, name, nvme_bdev)  # noqa: E731
-    if not await _stands(rpc, controller, path, nvme_bdev, hostnqn):
+    if not alive or not await _stands(rpc, controller, path.trid, nvme_bdev, hostnqn):
         # A passthru bdev whose base is gone comes back with its base, under the same name and uuid.
         if await attached_as(rpc, name=name, device=device):
             await _undo(rpc, "bdev_passthru_delete", name)
@@ -100,19 +131,7 @@ async def attach(
             steps.on_undo(f"create passthru bdev {name}", lambda: _delete_unless(lambda: attached, delete_passthru))
         bdevs = await steps.run(
             f"attach controller {controller}",
-            rpc.call(
-                "bdev_nvme_attach_controller",
-                {
-                    "name": controller,
-                    **path,
-                    "hostnqn": hostnqn,
-                    **({} if keys is None else keys.to_params()),
-                    "ctrlr_loss_timeout_sec": CONTROLLER_LOSS_TIMEOUT_S,
-                    "reconnect_delay_sec": RECONNECT_DELAY_S,
-                    "fast_io_fail_timeout_sec": FAST_IO_FAIL_TIMEOUT_S,
-                },
-                timeout_s=ATTACH_TIMEOUT_S,
-            ),
+            _attach_controller(rpc, controller, path, hostnqn, keys),
             lambda: _undo(rpc, "bdev_nvme_detach_controller", controller),
         )
         # SPDK reports success, but no bdevs, if their registration failed, for example because of a duplicate uuid.
@@ -143,6 +162,20 @@ async def attach(
     if await find_bdev(rpc, name) is None:
         raise TargetError(f"SPDK target at {rpc.address} did not create bdev {name}: its bdev {nvme_bdev} is gone")
     return Attachment(controller, nvme_bdev, name)
+
+
+async def _attach_controller(
+    rpc: TargetRpc, controller: str, path: ExportPath, hostnqn: str, keys: KeyPair | None
+) -> Any:
+    """The names of its bdevs."""
+    params: dict[str, Any] = {"name": controller, **path.trid, "hostnqn": hostnqn}
+    params |= ({} if keys is None else keys.to_params()) | path.loss_options
+    try:
+        return await rpc.call("bdev_nvme_attach_controller", params, timeout_s=ATTACH_TIMEOUT_S)
+    except TargetError as error:
+        if error.rpc_code is None:
+            raise
+        raise RefusedPathError(error.message, rpc_code=error.rpc_code, errno=error.errno) from error
 
 
 async def _delete_unless(attached: Callable[[], bool], delete: Callable[[], Awaitable[object]]) -> None:

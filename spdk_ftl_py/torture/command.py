@@ -30,7 +30,8 @@ from the host to the drive, and the connections of host, base and nv cache are l
 With --processes the command uses real processes: `spdk-ftl target` with a drive in a file, and `spdk-ftl serve`, in a
 temporary directory, and NVMe/TCP hosts that stay connected. It kills daemon, target or both with SIGKILL under load,
 sometimes again during the recovery, and starts them again. Hosts repeat outstanding I/O. No I/O may fail, and no
-acknowledged write may be missing, flushed or not.
+acknowledged write may be missing, flushed or not. With --transport vfio-user the target has the FTL by vfio-user, and
+exports it to the hosts.
 
 --seed determines everything: geometry, traffic, order of completions, crashes. After 20 crashes the command takes a new
 drive of another geometry (a "world"). With --processes the seed determines only traffic and moments of crashes.
@@ -67,6 +68,12 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--processes",
         action="store_true",
         help="use real processes and connected hosts, and kill -9 daemon, target or both",
+    )
+    parser.add_argument(
+        "--transport",
+        choices=("tcp", "vfio-user"),
+        default="tcp",
+        help="with --processes: how the target reaches the FTL (default: %(default)s)",
     )
     parser.add_argument(
         "--every",
@@ -132,7 +139,10 @@ def run(args: argparse.Namespace) -> int:
         args.parser.error("--cache vss can't be used with --processes: no bdev with metadata outlives its target there")
     if args.keep and not args.processes:
         args.parser.error("--keep can only be used with --processes")
+    if args.transport != "tcp" and not args.processes:
+        args.parser.error("--transport can only be used with --processes")
     settings = {
+        "transport": args.transport,
         "cache": args.cache,
         "faults": args.faults,
         "processes": args.processes,
@@ -155,7 +165,9 @@ def run(args: argparse.Namespace) -> int:
         chain=args.chain,
         world=args.world,
     )
-    processes = ProcessesOptions(args.seed, crashes, args.use_append, args.cache != NO_CACHE, args.keep)
+    processes = ProcessesOptions(
+        args.seed, crashes, args.use_append, args.cache != NO_CACHE, args.keep, args.transport == "vfio-user"
+    )
     replay = replay_of_processes(processes) if args.processes else options.command()
     try:
         with screen.phase("torture", crashes) as phase:

@@ -8,6 +8,7 @@ import itertools
 import json
 import random
 import shutil
+import socket
 import tempfile
 import time
 from dataclasses import dataclass
@@ -48,6 +49,9 @@ SETTLE_S: Final = 0.2
 HALT_S: Final = (0.0, 0.3)
 """The time from the beginning of a halt to the kill."""
 BACK_TIMEOUT_S: Final = 60.0
+LOOPBACK: Final = "127.0.0.1"
+TARGET_NQN: Final = "nqn.2026-11.io.spdk-ftl:torture"
+"""Of the target's own export of the FTL."""
 
 DAEMON_KILLED: Final = "daemon killed"
 TARGET_KILLED: Final = "target killed"
@@ -67,6 +71,14 @@ class Options:
     """Use an nv cache in a file."""
     keep: bool = False
     """Keep the directory with state, drive and logs."""
+    vfio_user: bool = False
+    """The target reaches the FTL by vfio-user, and hosts reach it through the target."""
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((LOOPBACK, 0))
+        return int(probe.getsockname()[1])
 
 
 class Interrupted(FtlError):
@@ -98,6 +110,7 @@ async def run_processes(options: Options, report: Report, progress: Progress) ->
 def replay(options: Options) -> str:
     """The command that repeats the run, as far as that is possible with processes."""
     more = " --use-append" * options.use_append + " --cache non-vss" * options.cache
+    more += " --transport vfio-user" * options.vfio_user
     return f"spdk-ftl torture --processes --seed {options.seed} --crashes {options.crashes}{more}"
 
 
@@ -143,6 +156,9 @@ class _World:
             *([BUFFER_LOST] if options.cache else []),
         )
         self._turns = itertools.cycle(self._kinds)
+        self._offering: asyncio.Task[None] | None = None
+        """The target offers the FTL to hosts as soon as it has it."""
+        self._port = ""
         self._crashes = 0
         self._last_kind = "no crash yet"
         self._pauses: dict[str, float] = {}
@@ -160,6 +176,7 @@ class _World:
             if not hosts.violations:
                 await self._finish(hosts)
         finally:
+            await self._offer_no_more()
             if hosts is not None:
                 await hosts.close()
                 self._take_stock(hosts)
@@ -171,7 +188,10 @@ class _World:
     async def _create(self) -> None:
         params: dict[str, Any] = {"name": FTL_BDEV, "base_bdev": BASE_BDEV, "target": self._rpc.address}
         params["num_punits"], params["overprovisioning"] = self._rng.choice(SHAPES)
-        params["hosts"] = [HOST_NQN.format(number) for number in range(HOSTS)]
+        if self._options.vfio_user:
+            params["transport"] = "vfio-user"
+        else:
+            params["hosts"] = [HOST_NQN.format(number) for number in range(HOSTS)]
         if self._options.use_append:
             params["use_append"] = True
         if self._options.cache:
@@ -179,14 +199,37 @@ class _World:
         await asyncio.to_thread(DaemonClient(self._daemon_socket).call, "bdev_ftl_create", params)
 
     async def _connect(self, reactor: ReactorLoop) -> Hosts:
-        devices = await asyncio.to_thread(DaemonClient(self._daemon_socket).call, "ftl_get_devices")
-        export = next(device["export"] for device in devices if device["name"] == FTL_BDEV)
+        if self._options.vfio_user:
+            self._port = str(_free_port())
+            await self._offer()
+            traddr, trsvcid, subnqn = LOOPBACK, self._port, TARGET_NQN
+        else:
+            devices = await asyncio.to_thread(DaemonClient(self._daemon_socket).call, "ftl_get_devices")
+            export = next(device["export"] for device in devices if device["name"] == FTL_BDEV)
+            traddr, trsvcid, subnqn = export["traddr"], export["trsvcid"], export["subnqn"]
         hosts = await Hosts.connect(
-            reactor, export["traddr"], export["trsvcid"], export["subnqn"], count=HOSTS, seed=self._options.seed,
-            timeout_s=IO_TIMEOUT_S,
-        )  # fmt: skip
+            reactor, traddr, trsvcid, subnqn, count=HOSTS, seed=self._options.seed, timeout_s=IO_TIMEOUT_S
+        )
         self._report.values |= {"hosts": HOSTS, "capacity_blocks": hosts.block_count}
         return hosts
+
+    async def _offer(self) -> None:
+        """The target exports its bdev of the FTL, as soon as it has that. Raises FtlError."""
+        while FTL_BDEV not in await self._bdevs():  # noqa: ASYNC110 - another process; nothing announces it
+            await asyncio.sleep(POLL_S)
+        address = {"trtype": "TCP", "adrfam": "IPv4", "traddr": LOOPBACK, "trsvcid": self._port}
+        for method, params in (
+            ("nvmf_create_subsystem", {"allow_any_host": True}),
+            ("nvmf_subsystem_add_ns", {"namespace": {"bdev_name": FTL_BDEV}}),
+            ("nvmf_subsystem_add_listener", {"listen_address": address}),
+        ):
+            await self._rpc.call(method, {"nqn": TARGET_NQN, **params})
+
+    async def _offer_no_more(self) -> None:
+        if self._offering is not None:
+            self._offering.cancel()
+            await asyncio.gather(self._offering, return_exceptions=True)
+            self._offering = None
 
     # --- one crash
 
@@ -225,6 +268,8 @@ class _World:
         elif kind == HALT_KILLED:
             self._daemon.ask_to_end()
             await asyncio.sleep(self._rng.uniform(*HALT_S))
+        if self._target in children:
+            await self._offer_no_more()
         for child in children:
             await child.kill()
         if kind == BUFFER_LOST:
@@ -232,6 +277,8 @@ class _World:
         for child in self._rng.sample(children, len(children)):
             await asyncio.sleep(self._rng.uniform(*REST_S))
             await child.start()
+        if self._options.vfio_user and self._target in children:
+            self._offering = asyncio.create_task(self._offer(), name="the target's export")
 
     async def _watched(self, hosts: Hosts, work: Any) -> None:
         """Waits until work is done, a promise is broken, or nothing has moved for too long."""
@@ -241,6 +288,8 @@ class _World:
                 await asyncio.wait([task], timeout=POLL_S)
                 self._daemon.check_alive()
                 self._target.check_alive()
+                if self._offering is not None and self._offering.done():
+                    self._offering.result()
                 if hosts.violations:
                     return
                 if hosts.waiting and hosts.pause_s > IO_TIMEOUT_S + POLL_S:

@@ -43,6 +43,7 @@ NONSENSE: dict[str, tuple[str, ...]] = {
     "[ADDRESS:]PORT": ("x", "no.such:80", "127.0.0.1", "127.0.0.1:70000", "::1:80", "[::1]", ":80"),
     "HOSTNAME": ("a b", "a:80", "http://a", "é", "*"),
     "LISTEN_ADDRESS": ("no.such", "127.0.0.1:70000", "::1", "[::1"),
+    "TRANSPORT": ("x", "TCP", "vfio_user", "rdma"),
     "NAME=VALUE": (
         "x",
         "colour=5",

@@ -17,6 +17,8 @@ from spdk_ftl_py.daemon.native_engine import NativeEngine
 from spdk_ftl_py.daemon.registry import Registry
 from spdk_ftl_py.daemon.requests import FtlRequest
 from spdk_ftl_py.daemon.state import StateDirectory
+from spdk_ftl_py.daemon.transports import TransportName
+from spdk_ftl_py.daemon.vfio_user_export import FOLDER
 from spdk_ftl_py.errors import FtlError
 from spdk_ftl_py.ftl.media.blockdev import BlockPort
 from spdk_ftl_py.nvme.host.controller import Controller
@@ -43,6 +45,8 @@ class Line:
         self.called: list[str] = []
         self.refused: set[str] = set()
         self.answers: dict[str, Any] = {}
+        self.refused_trtypes: set[str] = set()
+        """Transports that this target's bdev_nvme does not know."""
         self._held: set[str] | None = set()
         self._released = asyncio.Event()
         self._server: asyncio.AbstractServer | None = None
@@ -91,7 +95,7 @@ class Line:
         self.called.append(method)
         if self._held is None or method in self._held:
             await self._released.wait()
-        if method in self.refused:
+        if method in self.refused or (request.get("params") or {}).get("trtype") in self.refused_trtypes:
             return {"error": REFUSAL}
         if method in self.answers:
             return {"result": self.answers[method]}
@@ -107,7 +111,7 @@ class Daemon:
 
     def __init__(
         self, folder: Path, listen: str, peers: PeerLimits | None, nqn_template: str | None,
-        catalog: Catalog | None = None,
+        catalog: Catalog | None = None, transport: TransportName = TransportName.TCP,
     ) -> None:  # fmt: skip
         self.state = StateDirectory(folder / "state")
         self.state.open()
@@ -127,6 +131,8 @@ class Daemon:
             nqn_template=nqn_template,
             reservation_dir=self.state.path / "reservations",
             catalog=catalog,
+            transport=transport,
+            endpoint_dir=self.state.path / FOLDER,
         )
         self.registry = Registry(self.state, identity, socket_path="")
         self.methods = NativeEngine(self.registry, identity).route(self.registry.methods)
@@ -172,9 +178,14 @@ class World:
     ) -> Daemon:
         return Daemon(self.folder, listen, peers, nqn_template)
 
-    async def start(self, peers: PeerLimits | None = None, catalog: Catalog | None = None) -> Daemon:
+    async def start(
+        self,
+        peers: PeerLimits | None = None,
+        catalog: Catalog | None = None,
+        transport: TransportName = TransportName.TCP,
+    ) -> Daemon:
         """A daemon that serves, with the devices that the one before it left."""
-        daemon = Daemon(self.folder, "127.0.0.1", peers, None, catalog)
+        daemon = Daemon(self.folder, "127.0.0.1", peers, None, catalog, transport)
         await daemon.registry.start()
         return daemon
 

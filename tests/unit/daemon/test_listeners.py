@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from spdk_ftl_py.daemon import front
+from spdk_ftl_py.daemon import tcp_export
 from spdk_ftl_py.daemon.listeners import MORE_MAX, Listeners
 from spdk_ftl_py.errors import BusyError, ExistsError, FtlError, NotFoundError, ParameterError, PathError
 from spdk_ftl_py.nvme.target import listener
@@ -87,7 +87,7 @@ async def test_they_are_there_again_after_a_crash(here: World) -> None:
 async def test_an_address_that_is_taken_keeps_nobody_from_the_others(
     here: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(front, "LISTEN_AGAIN_S", 0.01)
+    monkeypatch.setattr(tcp_export, "LISTEN_AGAIN_S", 0.01)
     daemon = await here.start()
     await create(here, daemon, allow_any_host=True)
     one, two = await first(daemon), await add(daemon)
@@ -101,7 +101,7 @@ async def test_an_address_that_is_taken_keeps_nobody_from_the_others(
         assert await listeners(daemon) == [(one, "optimized", True), (two, "optimized", False)]
         async with await host(daemon, one) as by_one:
             assert await by_one.write() == 0
-    await until(lambda: bool(daemon.managed().front.listening))
+    await until(lambda: bool(daemon.managed().front.tcp.listening))
     async with await host(daemon, two) as by_two:
         assert await by_two.read() == 0
     await daemon.halt()

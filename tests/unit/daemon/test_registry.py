@@ -231,7 +231,7 @@ async def test_a_port_that_is_held_is_free_again_when_the_device_is_deleted(here
     port = int(daemon.record()["devices"][0]["export"][2])
     await daemon.registry.start()
     # Deferred it is from the start; the port is taken by the first try.
-    await until(lambda: daemon.managed().front._address is not None)
+    await until(lambda: daemon.managed().front.tcp.address is not None)
     assert (await daemon.wait_for("deferred"))["state"] == "deferred"
     with pytest.raises(OSError):
         socket.create_server(("127.0.0.1", port)).close()

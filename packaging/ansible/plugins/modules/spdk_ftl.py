@@ -78,6 +78,10 @@ options:
   attach:
     description: Whether the target gets it as a bdev.
     type: bool
+  transport:
+    description: How the target reaches the FTL. The daemon decides if this is not given.
+    type: str
+    choices: [auto, tcp, vfio-user]
   secure_channel:
     description: Take hosts by TLS alone.
     type: bool
@@ -156,7 +160,7 @@ EXIT_NOT_YET = 3
 ENTRY = (
     *("name", "base", "cache", "uuid", "new_uuid", "overprovisioning", "use_append", "num_punits"),
     *("optimal_open_zones", "zone_capacity", "allow_open_bands", "limits", "limit_thresholds", "conf", "listen"),
-    *("nqn", "attach", "secure_channel", "target_psk", "hosts", "allow_any_host"),
+    *("nqn", "attach", "transport", "secure_channel", "target_psk", "hosts", "allow_any_host"),
 )
 """Options that are keys of a plan's entry, with the same meaning."""
 
@@ -183,6 +187,7 @@ def main() -> None:
             "listen": {"type": "str"},
             "nqn": {"type": "str"},
             "attach": {"type": "bool"},
+            "transport": {"type": "str", "choices": ["auto", "tcp", "vfio-user"]},
             "secure_channel": {"type": "bool"},
             # Paths of key files, and not what is in them.
             "target_psk": {"type": "str", "no_log": False},
