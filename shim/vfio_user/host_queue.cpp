@@ -141,8 +141,8 @@ bool SharedHostQpair::point_to(const Io &io, uint32_t length, uint32_t number, w
             continue;
         }
         const uint64_t iova = ranges_->iova_of(piece.iov_base, bytes, from_controller(io.op));
-        if (iova == MappedRanges::kNone) {
-            if (wanted_ == nullptr && !ranges_->full() && shared_memory::may_hold(piece.iov_base)) {
+        if (iova >= MappedRanges::kForbidden) {
+            if (iova == MappedRanges::kNone && wanted_ == nullptr && !ranges_->full() && shared_memory::may_hold(piece.iov_base)) {
                 wanted_ = piece.iov_base;
                 reactor_->emit(EventKind::shared_memory_wanted, id_);
             }

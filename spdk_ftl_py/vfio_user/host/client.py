@@ -9,7 +9,6 @@ import asyncio
 import errno
 import os
 import socket
-import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -191,7 +190,7 @@ class VfioUserClient:
         while not done:
             # A request is small, so this happens only with a server that does not read.
             writable = loop.create_future()
-            loop.add_writer(self._socket, lambda: writable.done() or writable.set_result(None))  # noqa: B023
+            loop.add_writer(self._socket, _settle, writable)
             try:
                 await writable
             finally:
@@ -216,8 +215,7 @@ class VfioUserClient:
 
     def _on_readable(self) -> None:
         if self._readable is not None:
-            if not self._readable.done():
-                self._readable.set_result(None)
+            _settle(self._readable)
             return
         # Nobody waits for an answer, so this is the end of the connection, or a message that nobody has asked for.
         try:
@@ -250,15 +248,16 @@ class VfioUserClient:
         loop = asyncio.get_running_loop()
         loop.remove_reader(self._socket)
         loop.remove_writer(self._socket)
-        if self._readable is not None and not self._readable.done():
-            self._readable.set_result(None)
+        if self._readable is not None:
+            _settle(self._readable)
         self._reader.close()
         self._socket.close()
 
 
+def _settle(waiting: asyncio.Future[None]) -> None:
+    if not waiting.done():
+        waiting.set_result(None)
+
+
 def close_areas(areas: list[MappableArea]) -> None:
     close_all(area.fd for area in areas)
-
-
-REGISTER_32: Final = struct.Struct("<I")
-REGISTER_64: Final = struct.Struct("<Q")

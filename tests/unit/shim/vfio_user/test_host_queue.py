@@ -158,7 +158,7 @@ def test_a_queue_that_somebody_has_used_goes_on_there(host: Host) -> None:
         host.make(used_entries=DEPTH + 1)
 
 
-# --- memory that the server has mapped ----------------------------------------------------------------------------------
+# --- memory that the server has mapped -------------------------------------------------------------------------------
 
 
 def wanted(host: Host) -> _shim.SharedRange | None:
@@ -176,7 +176,8 @@ def test_mapped_memory_is_used_directly_for_its_direction(host: Host, receives: 
     memory[:] = 7
     assert host.run(Op.WRITE, 0, 3, memory[BLOCK : 4 * BLOCK]).status == 0
     shared = wanted(host)
-    assert shared is not None and (shared.offset, shared.receives) == (0, receives)
+    assert shared is not None
+    assert (shared.offset, shared.receives) == (0, receives)
     assert host.qpair.stats.direct_bytes == 0
     host.server.map(shared)
     host.ranges.add(shared, RANGE_IOVA)
@@ -221,8 +222,11 @@ def test_memory_that_was_given_up_is_never_named_again(host: Host) -> None:
     pages = _shim.SharedPages(64 * BLOCK, True)
     host.run(Op.WRITE, 0, 1, pages.array[:BLOCK])
     shared = wanted(host)
-    assert shared is not None and not shared.gone
+    assert shared is not None
+    assert not shared.gone
     host.ranges.add(shared, RANGE_IOVA)
+    host.port.close()
+    host.port = _shim.IoPort(host.reactor, host.qpair, 32)
     del pages
     assert shared.gone
     # The same addresses may be other memory now.
@@ -233,7 +237,7 @@ def test_memory_that_was_given_up_is_never_named_again(host: Host) -> None:
     assert host.qpair.stats.direct_bytes == 0
 
 
-# --- a server that means no good ----------------------------------------------------------------------------------------
+# --- a server that means no good -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("cid", [1, DEPTH, 0xFFFF])
@@ -338,7 +342,7 @@ def test_impossible_queues_are_refused(host: Host) -> None:
         _shim.Doorbells(host.server.bar0, DOORBELLS, 8192)
 
 
-# --- SPDK's server ------------------------------------------------------------------------------------------------------
+# --- SPDK's server ---------------------------------------------------------------------------------------------------
 
 
 def test_a_server_that_counts_blocks_gets_memory_for_them(host: Host) -> None:
