@@ -25,6 +25,7 @@ BASE: Final = {"version", "errors", "text", "time_limit"}
 CONTROL: Final = {*BASE, "_shim", "access", "runtime"}
 CONF: Final = {"conf", "ignored_settings"}
 NVME: Final = {"nvme", "nvme/auth", "nvme/host", "nvme/target"}
+VFIO_USER: Final = {"vfio_user", "vfio_user/target"}
 FTL: Final = {"ftl/media", "ftl/load", "ftl/cache", "ftl/gc", "ftl"}
 
 ROOMS: Rooms = {
@@ -46,6 +47,8 @@ ROOMS: Rooms = {
     "nvme/auth": BASE,
     "nvme/host": {*CONTROL, "nvme", "nvme/auth"},
     "nvme/target": {*CONTROL, "nvme", "nvme/auth"},
+    "vfio_user": BASE,
+    "vfio_user/target": {*CONTROL, "nvme", "nvme/auth", "nvme/target", "vfio_user"},
     "nbd": CONTROL,
     "ftl/media": {*CONTROL, "conf", "nvme"},
     "ftl/load": {*CONTROL, "conf", "nvme", "ftl/media"},
@@ -58,7 +61,7 @@ ROOMS: Rooms = {
     "rpcs": {"results"},
     "client": {*BASE, "access", "checked_session", "rpcs"},
     "async_client": {"client", "rpcs", "time_limit"},
-    "library": {*CONTROL, "nbd", "conf", "results", "rpcs", *NVME, *FTL},
+    "library": {*CONTROL, "nbd", "conf", "results", "rpcs", *NVME, *VFIO_USER, *FTL},
     "daemon": {
         *CONTROL,
         "usage",
@@ -68,12 +71,13 @@ ROOMS: Rooms = {
         "strict_json",
         "rates",
         *NVME,
+        *VFIO_USER,
         "nbd",
         *FTL,
         "spdk",
         "client",
     },
-    "target": {*CONTROL, "usage", *NVME, "nbd"},
+    "target": {*CONTROL, "usage", *NVME, *VFIO_USER, "nbd"},
     "demo": {*CONTROL, "usage", "conf", *NVME, *FTL, "spdk", "client", "daemon", "target"},
     "torture": {*CONTROL, "usage", "conf", *NVME, *FTL, "spdk", "client", "daemon", "target", "demo"},
     "under_test": {*BASE, "results", "client"},
@@ -158,6 +162,10 @@ def test_the_init_of_a_folder_imports_nothing(package: Tree) -> None:
             ("numpy", "aiohttp", "jsonschema", "requests", "rich", f"{ROOT_NAME}._shim"),
         ),
         (f"{ROOT_NAME}.cli.main", ("numpy", "aiohttp", "jsonschema", "requests", "rich", f"{ROOT_NAME}._shim")),
+        (
+            f"{ROOT_NAME}.vfio_user.target.keeper",
+            ("numpy", "asyncio", "aiohttp", "argparse", "logging", f"{ROOT_NAME}._shim"),
+        ),
         (f"{ROOT_NAME}.ftl.loading", (f"{ROOT_NAME}.daemon", f"{ROOT_NAME}.spdk", "aiohttp", "requests")),
     ],
 )

@@ -163,6 +163,11 @@ class AsyncEvents:
         for sqe in aers:
             await self._complete(sqe, Completion(Status.ABORTED_SQ_DELETED, do_not_retry=False))
 
+    def forget(self) -> None:
+        """The queue of the waiting commands is gone, and nobody expects their completion."""
+        self._waiting_aers.clear()
+        self.clear()
+
     def clear(self) -> None:
         """Returns to the state after Connect."""
         self._events.clear()

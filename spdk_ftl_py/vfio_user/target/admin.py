@@ -4,10 +4,11 @@ NVMe/TCP. Base 2.0 section 5."""
 from __future__ import annotations
 
 import asyncio
+import os
 import struct
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, Protocol
 
 from ... import _shim
 from ...nvme import wire
@@ -17,13 +18,13 @@ from ...nvme.target.capsule import Completion
 from ...nvme.target.events import AsyncEvents
 from ...nvme.target.features import HOST_BEHAVIOR_BYTES, Features
 from ...nvme.target.log_pages import LogPages
-from ...nvme.target.traits import controller_traits, has_volatile_cache
+from ...nvme.target.namespace import Namespace
+from ...nvme.target.subsystem import Subsystem
+from ...nvme.target.traits import TargetLimits, controller_traits, has_volatile_cache
 from ...nvme.wire import AdminOp, Feature, Sqe, Status
+from ...runtime.reactor import ReactorLoop
 from .client_state import Queue
-from .queues import AdminQueue
-
-if TYPE_CHECKING:
-    from .controller import SharedController
+from .queues import QueueMaker, SharedIoQueues, fault_of
 
 TURN_COMMANDS: Final = 32
 """Executed in one go. A client may have thousands, and others wait."""
@@ -58,10 +59,56 @@ class SharedSqe(Sqe):
         return address
 
 
+class Controller(Protocol):
+    """What the commands act on: see SharedController."""
+
+    @property
+    def reactor(self) -> ReactorLoop: ...
+    @property
+    def subsystem(self) -> Subsystem: ...
+    @property
+    def limits(self) -> TargetLimits: ...
+    @property
+    def maker(self) -> QueueMaker: ...
+    @property
+    def cntlid(self) -> int: ...
+    @property
+    def hostnqn(self) -> str: ...
+    @property
+    def hostid(self) -> bytes: ...
+    @property
+    def listener(self) -> tuple[str, int]: ...
+    @property
+    def zoned(self) -> bool: ...
+    @property
+    def entries_max(self) -> int:
+        """Of a queue."""
+
+    @property
+    def iosqes(self) -> int: ...
+    @property
+    def iocqes(self) -> int: ...
+    @property
+    def io_queues(self) -> SharedIoQueues: ...
+    def visible_namespaces(self) -> Mapping[int, Namespace]: ...
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None: ...
+    def faulted(self, reason: str) -> None:
+        """Ends the client's connection."""
+
+    def has_memory(self, iova: int, size: int) -> bool: ...
+    def keep(self, *, queues: Sequence[Queue] = (), dropped: Sequence[int] = ()) -> None:
+        """For the next process: with to_record()."""
+
+    def completion_queue(self, qid: int) -> Queue | None: ...
+    def add_completion_queue(self, queue: Queue) -> None: ...
+    def remove_completion_queue(self, qid: int) -> None: ...
+    def open_io_queue(self, queue: Queue) -> None: ...
+
+
 class AdminCommands:
-    def __init__(self, controller: SharedController) -> None:
+    def __init__(self, controller: Controller) -> None:
         self._controller = controller
-        self._queue: AdminQueue | None = None
+        self._queue: _shim.SharedAdminQueue | None = None
         self._features = self._fresh_features()
         self._journal: tuple[bytes, int, int] | None = None
         """The last command of _JOURNALLED, and the status and result with which it is completed."""
@@ -93,7 +140,7 @@ class AdminCommands:
 
     # --- life -------------------------------------------------------------------------------------------------------
 
-    def serve(self, queue: AdminQueue) -> None:
+    def serve(self, queue: _shim.SharedAdminQueue) -> None:
         self._queue = queue
         self._controller.reactor.subscribe(queue.id, self._on_event)
         # Those that another process has taken, but not completed.
@@ -112,9 +159,6 @@ class AdminCommands:
         self._journal = None
         self._deleting.clear()
 
-    def io_queue_created(self) -> None:
-        self._features.io_queues_created = True
-
     def to_record(self) -> dict[str, Any]:
         record: dict[str, Any] = {"features": self._features.to_record()}
         if self._journal is not None:
@@ -131,11 +175,14 @@ class AdminCommands:
 
     # --- commands ---------------------------------------------------------------------------------------------------
 
-    def _on_event(self, _event: _shim.Event) -> None:
-        if self._queue is not None:
+    def _on_event(self, event: _shim.Event) -> None:
+        reason = fault_of(event)
+        if reason:
+            self._controller.faulted(f"admin queue: {reason}")
+        elif self._queue is not None:
             self._take(self._queue)
 
-    def _take(self, queue: AdminQueue) -> None:
+    def _take(self, queue: _shim.SharedAdminQueue) -> None:
         for _ in range(TURN_COMMANDS):
             if self._queue is not queue:
                 return
@@ -175,21 +222,22 @@ class AdminCommands:
     def _journalled(self, sqe: SharedSqe) -> Completion | None:
         match sqe.opcode:
             case AdminOp.CREATE_IO_CQ:
-                completion = self._create_completion_queue(sqe)
+                return self._create_completion_queue(sqe)
             case AdminOp.CREATE_IO_SQ:
-                completion = self._create_submission_queue(sqe)
+                return self._create_submission_queue(sqe)
             case AdminOp.DELETE_IO_CQ:
-                completion = self._delete_completion_queue(sqe)
+                return self._delete_completion_queue(sqe)
             case AdminOp.DELETE_IO_SQ:
                 return self._delete_submission_queue(sqe)
-            case _:
-                completion = self._set_features(sqe)
-        self._keep(sqe, completion)
-        return completion
+        return self._keep(sqe, self._set_features(sqe))
 
-    def _keep(self, sqe: SharedSqe, completion: Completion) -> None:
+    def _keep(
+        self, sqe: SharedSqe, completion: Completion, *, queues: Sequence[Queue] = (), dropped: Sequence[int] = ()
+    ) -> Completion:
+        """Before the command is completed: what it has changed, and how it is completed."""
         self._journal = sqe.raw, int(completion.status), completion.result
-        self._controller.keep_note()
+        self._controller.keep(queues=queues, dropped=dropped)
+        return completion
 
     async def _complete_later(self, sqe: Sqe, completion: Completion) -> None:
         assert isinstance(sqe, SharedSqe)
@@ -237,56 +285,61 @@ class AdminCommands:
             sqe, exists=controller.completion_queue(qid) is not None, entry_bytes=wire.CQE_BYTES,
             entry_shift=controller.iocqes,
         )  # fmt: skip
+        if not status and (sqe.cdw11 & INTERRUPTS_ENABLED or sqe.cdw11 >> 16):
+            status = Status.INVALID_INTERRUPT_VECTOR
         if status:
-            return Completion(status)
-        if sqe.cdw11 & INTERRUPTS_ENABLED or sqe.cdw11 >> 16:
-            return Completion(Status.INVALID_INTERRUPT_VECTOR)
-        controller.create_completion_queue(Queue(qid, 0, sqe.prp1, 0, (sqe.cdw10 >> 16) + 1))
-        return Completion()
+            return self._keep(sqe, Completion(status))
+        queue = Queue(qid, 0, sqe.prp1, 0, (sqe.cdw10 >> 16) + 1)
+        controller.add_completion_queue(queue)
+        return self._keep(sqe, Completion(), queues=[queue])
 
     def _create_submission_queue(self, sqe: SharedSqe) -> Completion:
         controller, qid, cqid = self._controller, sqe.cdw10 & 0xFFFF, sqe.cdw11 >> 16
         status = self._check_new_queue(
             sqe, exists=qid in controller.io_queues.qpairs, entry_bytes=wire.SQE_BYTES, entry_shift=controller.iosqes
         )
-        if status:
-            return Completion(status)
         completion_queue = controller.completion_queue(cqid)
-        if completion_queue is None or cqid != qid:
+        if not status and (completion_queue is None or cqid != qid):
             # A completion queue belongs to the submission queue with its number.
-            return Completion(Status.COMPLETION_QUEUE_INVALID)
+            status = Status.COMPLETION_QUEUE_INVALID
+        if status or completion_queue is None:
+            return self._keep(sqe, Completion(status))
         entries = (sqe.cdw10 >> 16) + 1
+        record = controller.maker.io_record(entries)
         try:
-            controller.create_io_queue(
-                Queue(qid, sqe.prp1, completion_queue.cq_iova, entries, completion_queue.cq_entries)
-            )
-        except (ValueError, OSError):
-            return Completion(Status.INVALID_FIELD)
-        return Completion()
+            queue = Queue(qid, sqe.prp1, completion_queue.cq_iova, entries, completion_queue.cq_entries, record)
+            try:
+                controller.open_io_queue(queue)
+            except (ValueError, OSError):
+                return self._keep(sqe, Completion(Status.INVALID_FIELD))
+            self._features.io_queues_created = True
+            # The client sends nothing to a queue before it knows that it was created.
+            return self._keep(sqe, Completion(), queues=[queue])
+        finally:
+            os.close(record)
 
     def _delete_completion_queue(self, sqe: SharedSqe) -> Completion:
         controller, qid = self._controller, sqe.cdw10 & 0xFFFF
         if controller.completion_queue(qid) is None:
-            return Completion(Status.INVALID_QUEUE_ID)
+            return self._keep(sqe, Completion(Status.INVALID_QUEUE_ID))
         if qid in controller.io_queues.qpairs:
-            return Completion(Status.INVALID_QUEUE_DELETION)
-        controller.delete_completion_queue(qid)
-        return Completion()
+            return self._keep(sqe, Completion(Status.INVALID_QUEUE_DELETION))
+        controller.remove_completion_queue(qid)
+        return self._keep(sqe, Completion(), dropped=[qid])
 
     def _delete_submission_queue(self, sqe: SharedSqe) -> Completion | None:
         qid = sqe.cdw10 & 0xFFFF
         if qid not in self._controller.io_queues.qpairs or qid in self._deleting:
-            completion = Completion(Status.INVALID_QUEUE_ID)
-            self._keep(sqe, completion)
-            return completion
+            return self._keep(sqe, Completion(Status.INVALID_QUEUE_ID))
         self._deleting.add(qid)
         self._controller.spawn(self._delete(sqe, qid))
         return None
 
     async def _delete(self, sqe: SharedSqe, qid: int) -> None:
+        controller = self._controller
         try:
-            await self._controller.delete_io_queue(qid)
+            await controller.io_queues.close_one(qid)
         finally:
             self._deleting.discard(qid)
-        self._keep(sqe, Completion())
-        self._complete(sqe, Completion())
+        left = controller.completion_queue(qid)
+        self._complete(sqe, self._keep(sqe, Completion(), queues=[] if left is None else [left]))

@@ -6,7 +6,7 @@ import fcntl
 import os
 import stat
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final
 
 from ...nvme.wire import PAGE_BYTES
@@ -70,12 +70,15 @@ class Queue:
         return record
 
     @classmethod
-    def from_record(cls, record: Mapping[str, Any], descriptor: int) -> Queue:
-        """Raises KeyError or ValueError."""
+    def from_record(cls, record: Mapping[str, Any]) -> Queue:
+        """Without its descriptor. Raises KeyError or ValueError."""
         qid, sq_iova, cq_iova, sq_entries, cq_entries = (
             int(record[name]) for name in ("qid", "sq_iova", "cq_iova", "sq_entries", "cq_entries")
         )
-        return cls(qid, sq_iova, cq_iova, sq_entries, cq_entries, descriptor)
+        return cls(qid, sq_iova, cq_iova, sq_entries, cq_entries)
+
+    def with_record(self, descriptor: int) -> Queue:
+        return replace(self, descriptor=descriptor)
 
 
 @dataclass

@@ -5,15 +5,15 @@ to know of it. admin.py executes its commands.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Final, Protocol
 from uuid import UUID
 
+from ... import _shim
 from ...errors import FtlError
 from ...nvme import wire
 from ...nvme.target.connected_hosts import HostKey
@@ -26,7 +26,7 @@ from ...runtime.reactor import ReactorLoop
 from ...runtime.tasks import end_tasks
 from .admin import AdminCommands
 from .client_state import ClientState, Queue, Region
-from .queues import AdminQueue, QueueMaker, SharedIoQueues
+from .queues import QueueMaker, SharedIoQueues
 from .registers import QUEUES_MAX, Registers
 
 ADMIN_QID: Final = 0
@@ -35,14 +35,12 @@ log = logging.getLogger(__name__)
 
 
 class Port(Protocol):
-    """The endpoint, as far as a controller acts on it. What it is told here, the next process of the controller gets
-    from it, whenever this one dies."""
+    """The endpoint, as far as a controller acts on it."""
 
-    def put_queue(self, queue: Queue) -> None:
-        """The descriptor stays the caller's."""
+    def keep(self, note: dict[str, Any], queues: Sequence[Queue], dropped: Sequence[int]) -> None:
+        """For the next process of the controller, whenever this one dies: its note, queues that are new or have
+        changed (their descriptors stay the caller's), and the ids of those that are gone. All of it, or nothing."""
 
-    def drop_queue(self, qid: int) -> None: ...
-    def keep_note(self, note: dict[str, Any]) -> None: ...
     def fail(self) -> None:
         """CSTS.CFS."""
 
@@ -90,14 +88,14 @@ class SharedController:
         self._on_change = on_change
         self._background: set[asyncio.Task[None]] = set()
         self._live = True
-        self._admin: AdminQueue | None = None
+        self._admin: _shim.SharedAdminQueue | None = None
         self._completion_queues: dict[int, Queue] = {}
         """Those that exist, with or without a submission queue."""
         self.io_queues = SharedIoQueues(
             reactor, subsystem, host=host, listener=self.listener, most=min(limits.max_io_qpairs, QUEUES_MAX - 1),
             namespaces=self.visible_namespaces, spawn=self.spawn, live=lambda: self._live,
         )  # fmt: skip
-        self.io_queues.on_fault = self._faulted
+        self.io_queues.on_fault = self.faulted
         self.commands = AdminCommands(self)
         self.events: AsyncEvents = self.commands.events
 
@@ -122,6 +120,15 @@ class SharedController:
     @property
     def zoned(self) -> bool:
         return bool(self._registers.cap & Cap.CSS_IOCS)
+
+    @property
+    def iosqes(self) -> int:
+        """CC.IOSQES."""
+        return self._registers.cc >> wire.CC_IOSQES_SHIFT & 0xF
+
+    @property
+    def iocqes(self) -> int:
+        return self._registers.cc >> wire.CC_IOCQES_SHIFT & 0xF
 
     @property
     def entries_max(self) -> int:
@@ -169,9 +176,9 @@ class SharedController:
         try:
             await work
         except FtlError as error:
-            self._faulted(error.message)
+            self.faulted(error.message)
 
-    def _faulted(self, reason: str) -> None:
+    def faulted(self, reason: str) -> None:
         if self._live:
             log.warning("vfio-user client at %s: %s", self.address, reason)
             self.port.drop(f"the client was disconnected: {reason}")
@@ -189,28 +196,29 @@ class SharedController:
         self._live = False
         await self._close_queues()
         await end_tasks(self._background)
-        self.memory.clear()
+        await asyncio.to_thread(self.memory.clear)
         os.close(self._bar0)
         self.ended.set()
         self._on_change()
 
     # --- memory -----------------------------------------------------------------------------------------------------
 
-    def map(self, region: Region) -> None:
+    async def map(self, region: Region) -> None:
         """Raises ValueError, OSError."""
-        self.memory.map(region.iova, region.size, region.descriptor, region.offset, region.writable)
+        await asyncio.to_thread(
+            self.memory.map, region.iova, region.size, region.descriptor, region.offset, region.writable
+        )
         self.regions[region.iova] = region
 
     async def unmap(self, region: Region) -> None:
-        """Waits for the I/O that is in flight. Raises TimeoutError if that takes too long; then nothing has changed."""
+        """Waits for the I/O that is in flight. Raises RuntimeError if that takes too long; then nothing has changed."""
         queues = [queue for queue in self.io_queues.qpairs.values() if queue is not None]
         try:
             await asyncio.gather(*(asyncio.to_thread(queue.quiesce) for queue in queues))
-            self.memory.unmap(region.iova, region.size)
+            await asyncio.to_thread(self.memory.unmap, region.iova, region.size)
         finally:
             for queue in queues:
-                with contextlib.suppress(RuntimeError):
-                    queue.resume()
+                queue.resume()
         del self.regions[region.iova]
 
     def has_memory(self, iova: int, size: int) -> bool:
@@ -228,18 +236,21 @@ class SharedController:
         self._registers = registers
         if self.subsystem.connected_hosts is not None:
             self.subsystem.connected_hosts.arrived(self.host)
-        queues = registers.admin_queues
-        record = self.maker.record(queues.sq_entries)
+        self._new_admin_queue()
+        self._on_change()
+
+    def _new_admin_queue(self) -> None:
+        queues = self._registers.admin_queues
+        record = self.maker.admin_record(queues.sq_entries)
         try:
             queue = Queue(
                 ADMIN_QID, queues.sq_iova, queues.cq_iova, queues.sq_entries, queues.cq_entries, record
             )  # fmt: skip
+            # Before the first command can come: the next process has to find it.
+            self.keep(queues=[queue])
             self._open_admin(queue)
-            self.port.put_queue(queue)
         finally:
             os.close(record)
-        self.keep_note()
-        self._on_change()
 
     def _open_admin(self, queue: Queue) -> None:
         admin = self.maker.admin_queue(self.memory, self._bar0, queue)
@@ -252,12 +263,13 @@ class SharedController:
         self.commands.reset()
         self._on_change()
 
-    async def shut_down_in_order(self) -> None:
+    async def shut_down_in_order(self, registers: Registers) -> None:
         """The registers tell the client when it is done."""
+        self._registers = registers
         await self.io_queues.close()
-        for qid in list(self._completion_queues):
-            self.port.drop_queue(qid)
+        gone = list(self._completion_queues)
         self._completion_queues.clear()
+        self.keep(dropped=gone)
         self.subsystem.left_in_order(self)
 
     async def _close_queues(self) -> None:
@@ -270,13 +282,13 @@ class SharedController:
 
     # --- take-over --------------------------------------------------------------------------------------------------
 
-    def keep_note(self) -> None:
-        self.port.keep_note({"cntlid": self.cntlid, "commands": self.commands.to_record()})
+    def keep(self, *, queues: Sequence[Queue] = (), dropped: Sequence[int] = ()) -> None:
+        self.port.keep({"cntlid": self.cntlid, "commands": self.commands.to_record()}, queues, dropped)
 
-    def go_on(self, client: ClientState) -> None:
+    async def go_on(self, client: ClientState) -> None:
         """Where another process has left off. Raises FtlError, ValueError, OSError, KeyError or TypeError."""
         for region in client.regions.values():
-            self.map(region)
+            await self.map(region)
         if not client.registers.ready:
             return
         if self.subsystem.connected_hosts is not None and not self.shut_down:
@@ -285,24 +297,14 @@ class SharedController:
             self.commands.restore(client.note["commands"])
         for queue in client.queues.values():
             if queue.qid != ADMIN_QID:
-                self._completion_queues[queue.qid] = queue
+                self.add_completion_queue(Queue(queue.qid, 0, queue.cq_iova, 0, queue.cq_entries))
                 if queue.sq_entries:
-                    self._open_io(queue)
+                    self.open_io_queue(queue)
         if ADMIN_QID in client.queues:
             self._open_admin(client.queues[ADMIN_QID])
         else:
             # It was enabled while no process was there.
-            queues = client.registers.admin_queues
-            record = self.maker.record(queues.sq_entries)
-            try:
-                queue = Queue(
-                    ADMIN_QID, queues.sq_iova, queues.cq_iova, queues.sq_entries, queues.cq_entries, record
-                )  # fmt: skip
-                self._open_admin(queue)
-                self.port.put_queue(queue)
-            finally:
-                os.close(record)
-            self.keep_note()
+            self._new_admin_queue()
         # Whatever has changed meanwhile, nobody has told the client.
         for nsid in self.visible_namespaces():
             self.events.namespace_changed(nsid)
@@ -313,30 +315,12 @@ class SharedController:
     def completion_queue(self, qid: int) -> Queue | None:
         return self._completion_queues.get(qid)
 
-    def create_completion_queue(self, queue: Queue) -> None:
+    def add_completion_queue(self, queue: Queue) -> None:
         self._completion_queues[queue.qid] = queue
-        self.port.put_queue(queue)
 
-    def delete_completion_queue(self, qid: int) -> None:
+    def remove_completion_queue(self, qid: int) -> None:
         del self._completion_queues[qid]
-        self.port.drop_queue(qid)
 
-    def create_io_queue(self, queue: Queue) -> None:
+    def open_io_queue(self, queue: Queue) -> None:
         """Its completion queue exists. Raises ValueError, OSError."""
-        record = self.maker.record(queue.sq_entries)
-        try:
-            queue = Queue(queue.qid, queue.sq_iova, queue.cq_iova, queue.sq_entries, queue.cq_entries, record)
-            self._open_io(queue)
-            self.port.put_queue(queue)
-        finally:
-            os.close(record)
-        self.commands.io_queue_created()
-
-    def _open_io(self, queue: Queue) -> None:
         self.io_queues.adopt(queue.qid, self.maker.io_queue(self.memory, self._bar0, queue, self.io_queues))
-
-    async def delete_io_queue(self, qid: int) -> None:
-        await self.io_queues.close_one(qid)
-        completion_queue = self._completion_queues.get(qid)
-        if completion_queue is not None:
-            self.port.put_queue(completion_queue)

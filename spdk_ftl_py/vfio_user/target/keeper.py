@@ -41,7 +41,7 @@ LINES_KEPT: Final = 16
 """Of the log, for the next daemon."""
 HAND_OVER_VERSION: Final = 1
 """Changes when a daemon can't take over what this keeper has."""
-_BACKLOG: Final = 16
+CLIENT_BACKLOG: Final = 16
 
 
 class _Timer:
@@ -158,7 +158,7 @@ class Keeper:
     def __init__(self, directory: Path, loop: SmallLoop, *, alone_s: float = ALONE_S) -> None:
         """Raises FtlError, such as BusyError if another process listens there."""
         remedy = "give the endpoint another directory"
-        self._sockets = [OwnedSocket(directory / CLIENT_SOCKET, "vfio-user socket", remedy, backlog=_BACKLOG)]
+        self._sockets = [OwnedSocket(directory / CLIENT_SOCKET, "vfio-user socket", remedy, backlog=CLIENT_BACKLOG)]
         try:
             self._listening = _listen_to_daemons(directory, remedy)
         except BaseException:
@@ -247,16 +247,17 @@ class Keeper:
                     self._serve(int(content["cap"]), int(content["version"]))
                 case "done":
                     self._endpoint.done(int(content["ticket"]), int(content["error"]))
-                case "queue" if of_client and client is not None:
-                    queue = Queue.from_record(content, descriptor)
-                    if not 0 <= queue.qid < QUEUES_MAX:
+                case "keep" if of_client and client is not None:
+                    note, queues = dict(content["note"]), [Queue.from_record(each) for each in content["queues"]]
+                    if any(not 0 <= queue.qid < QUEUES_MAX for queue in queues):
                         raise ValueError("queue id")
-                    client.put_queue(queue)
-                    descriptor = -1
-                case "unqueue" if of_client and client is not None:
-                    client.drop_queue(int(content["qid"]))
-                case "note" if of_client and client is not None:
-                    client.note = dict(content["note"])
+                    client.note = note
+                    for qid in content["dropped"]:
+                        client.drop_queue(int(qid))
+                    for queue in queues:
+                        # The descriptor is of the one with a submission queue.
+                        client.put_queue(queue.with_record(descriptor) if queue.sq_entries else queue)
+                        descriptor = -1 if queue.sq_entries else descriptor
                 case "fail" if of_client and client is not None:
                     client.registers.fail()
                 case "drop" if of_client:
@@ -295,7 +296,7 @@ def _listen_to_daemons(directory: Path, remedy: str) -> socket.socket:
             listening.bind(str(path))
         finally:
             os.umask(umask)
-        listening.listen(_BACKLOG)
+        listening.listen(CLIENT_BACKLOG)
         listening.setblocking(False)
     except OSError as error:
         listening.close()

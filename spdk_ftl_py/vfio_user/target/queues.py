@@ -7,75 +7,83 @@ from collections.abc import Callable
 from typing import Protocol
 
 from ... import _shim
-from ...errors import ParameterError
-from ...nvme.target.io_queues import IoQueueSet, ServedQueue
+from ...nvme.target.io_queues import IoQueueSet
 from ...runtime.reactor import ReactorLoop
 from .client_state import Queue
 
 
-class Memory(Protocol):
-    """The client's memory: DmaMap of the shim."""
-
-    def map(self, iova: int, size: int, fd: int, offset: int, writable: bool, /) -> None:
-        """Raises ValueError, OSError."""
-
-    def unmap(self, iova: int, size: int, /) -> None: ...
-    def clear(self) -> None: ...
-
-
-class SharedQueue(ServedQueue, Protocol):
-    """SharedTargetQpair of the shim."""
-
-    def quiesce(self) -> None: ...
-    def resume(self) -> None: ...
-
-
-class TakenCommand(Protocol):
-    """AdminCommand of the shim."""
-
-    @property
-    def token(self) -> int: ...
-    @property
-    def sqe(self) -> bytes: ...
-
-
-class AdminQueue(Protocol):
-    """SharedAdminQueue of the shim."""
-
-    @property
-    def id(self) -> int: ...
-    def take(self) -> TakenCommand | None: ...
-    def read_data(self, token: int, length: int, /) -> bytes | None: ...
-    def complete(self, token: int, status: int, result: int, data: bytes = ..., /) -> bool: ...
-    def close(self) -> None: ...
-
-
-class QueueMaker(Protocol):
-    """Makes what the shim serves. Everything raises ValueError or OSError for a client's impossible addresses."""
-
-    def memory(self) -> Memory: ...
-    def record(self, sq_entries: int) -> int:
-        """A memfd of zeroes for a queue's record; the caller's."""
-
-    def admin_queue(self, memory: Memory, bar0: int, queue: Queue) -> AdminQueue: ...
-    def io_queue(self, memory: Memory, bar0: int, queue: Queue, queues: SharedIoQueues) -> SharedQueue: ...
-
-
-class SharedIoQueues(IoQueueSet[SharedQueue]):
-    """on_fault: called with a reason when a queue has ended by itself: its client's memory is broken, or a doorbell has
-    an impossible value."""
-
+class SharedIoQueues(IoQueueSet[_shim.SharedTargetQpair]):
     on_fault: Callable[[str], object] = staticmethod(lambda reason: None)
-    is_fault: Callable[[_shim.Event, SharedQueue], str] = staticmethod(lambda event, queue: "")
-    """The reason if the event says that a queue has ended; otherwise empty."""
+    """Called with a reason when a queue has ended by itself: its client's memory is broken, or a doorbell has an
+    impossible value."""
 
-    def _on_event(self, qid: int, qpair: SharedQueue, event: _shim.Event) -> None:
-        reason = self.is_fault(event, qpair)
-        if reason:
+    def _on_event(self, qid: int, qpair: _shim.SharedTargetQpair, event: _shim.Event) -> None:
+        reason = fault_of(event)
+        if event.kind == _shim.EventKind.OVERFLOW and not qpair.connected:
+            reason = "it has ended"
+        if reason and self._live():
             self.on_fault(f"I/O queue {qid}: {reason}")
 
 
-def record_memfd(size: int) -> int:
+def fault_of(event: _shim.Event) -> str:
+    """Empty: the event says nothing about a fault."""
+    if event.kind != _shim.EventKind.SHARED_QPAIR_CLOSED:
+        return ""
+    if event.fault == _shim.SharedFault.INVALID_DOORBELL:
+        return f"a doorbell has the impossible value {event.detail}"
+    return "a file with memory of the client was made shorter"
+
+
+class QueueMaker(Protocol):
+    """Makes what the shim serves. Methods with addresses of the client raise ValueError or OSError for impossible
+    ones."""
+
+    def memory(self) -> _shim.DmaMap: ...
+    def admin_record(self, sq_entries: int) -> int:
+        """A memfd for the record of a new queue; it is the caller's."""
+
+    def io_record(self, sq_entries: int) -> int: ...
+    def admin_queue(self, memory: _shim.DmaMap, bar0: int, queue: Queue) -> _shim.SharedAdminQueue: ...
+    def io_queue(
+        self, memory: _shim.DmaMap, bar0: int, queue: Queue, queues: SharedIoQueues
+    ) -> _shim.SharedTargetQpair: ...
+
+
+class ShimQueues:
+    """The QueueMaker of the product."""
+
+    def __init__(self, reactor: ReactorLoop, max_io_bytes: int) -> None:
+        self._reactor = reactor
+        self._max_io_bytes = max_io_bytes
+
+    def memory(self) -> _shim.DmaMap:
+        return _shim.DmaMap()
+
+    def admin_record(self, sq_entries: int) -> int:
+        return _record(_shim.SharedAdminQueue.record_bytes(sq_entries))
+
+    def io_record(self, sq_entries: int) -> int:
+        return _record(_shim.SharedTargetQpair.record_bytes(sq_entries))
+
+    def admin_queue(self, memory: _shim.DmaMap, bar0: int, queue: Queue) -> _shim.SharedAdminQueue:
+        return _shim.SharedAdminQueue(
+            self._reactor.shim, memory, bar0, queue.descriptor, queue.sq_iova, queue.cq_iova, queue.sq_entries,
+            queue.cq_entries,
+        )  # fmt: skip
+
+    def io_queue(
+        self, memory: _shim.DmaMap, bar0: int, queue: Queue, queues: SharedIoQueues
+    ) -> _shim.SharedTargetQpair:
+        config = _shim.SharedQpairConfig(
+            qid=queue.qid, sq_iova=queue.sq_iova, cq_iova=queue.cq_iova, sq_entries=queue.sq_entries,
+            cq_entries=queue.cq_entries, max_io_bytes=self._max_io_bytes, flush_alarm=queues.flush_alarm,
+        )  # fmt: skip
+        return _shim.SharedTargetQpair(
+            self._reactor.shim, memory, bar0, queue.descriptor, config, queues.devices(), queues.bars()
+        )
+
+
+def _record(size: int) -> int:
     descriptor = os.memfd_create("vfio-user queue", os.MFD_CLOEXEC)
     try:
         os.ftruncate(descriptor, size)
@@ -83,9 +91,3 @@ def record_memfd(size: int) -> int:
         os.close(descriptor)
         raise
     return descriptor
-
-
-def require_reactor(reactor: ReactorLoop) -> None:
-    """Raises ParameterError if it has no thread: clients wait for it."""
-    if not reactor.shim.running:
-        raise ParameterError(f"reactor {reactor.name} does not run")

@@ -1,0 +1,166 @@
+"""Does what an endpoint asks for, one thing after the other: the clients' controllers come and go here."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any, Protocol
+
+from ...errors import FtlError
+from ...nvme.target.connected_hosts import HostKey
+from ...nvme.target.subsystem import Subsystem
+from ...nvme.target.traits import TargetLimits
+from ...runtime.reactor import ReactorLoop
+from ...runtime.tasks import end_tasks, to_its_end
+from .client_state import ClientState, Region
+from .controller import Port, SharedController
+from .queues import QueueMaker
+from .registers import Registers, Step
+
+log = logging.getLogger(__name__)
+
+
+class EndpointPort(Port, Protocol):
+    """The endpoint, wherever it is."""
+
+    def done(self, ticket: int, error: int = 0) -> None: ...
+
+
+class Serving:
+    """The controllers of one endpoint, one at a time. Methods return at once; the work follows in its order."""
+
+    def __init__(
+        self,
+        reactor: ReactorLoop,
+        subsystem: Subsystem,
+        limits: TargetLimits,
+        *,
+        host: HostKey,
+        directory: Path,
+        port: EndpointPort,
+        maker: QueueMaker,
+        on_change: Callable[[], object],
+    ) -> None:
+        """host: what clients count as. on_change: called when `connected` may have changed."""
+        self.controller: SharedController | None = None
+        self._reactor = reactor
+        self._subsystem = subsystem
+        self._limits = limits
+        self._host = host
+        self._directory = directory
+        self._port = port
+        self._maker = maker
+        self._on_change = on_change
+        self._work: asyncio.Queue[Coroutine[Any, Any, None]] = asyncio.Queue()
+        self._task = asyncio.get_running_loop().create_task(self._run(), name=f"vfio-user endpoint {directory}")
+
+    @property
+    def connected(self) -> bool:
+        return self.controller is not None and self.controller.enabled
+
+    async def close(self) -> None:
+        """What is begun is finished. The client's queues are served no longer; its commands in flight stay recorded.
+        Idempotent."""
+        await end_tasks([self._task])
+        while not self._work.empty():
+            self._work.get_nowait().close()
+        await self._end_controller()
+
+    async def _run(self) -> None:
+        while True:
+            work = await self._work.get()
+            await to_its_end(work)
+
+    # --- the endpoint -----------------------------------------------------------------------------------------------
+
+    def came(self, client: ClientState, *, release: Callable[[], object] = lambda: None) -> None:
+        """A client has connected, or goes on with us. release: called when client is not used any more."""
+        self._work.put_nowait(self._begin(client, release))
+
+    def map(self, ticket: int, region: Region, *, release: Callable[[], object] = lambda: None) -> None:
+        self._work.put_nowait(self._map(ticket, region, release))
+
+    def unmap(self, ticket: int, region: Region) -> None:
+        self._work.put_nowait(self._unmap(ticket, region))
+
+    def step(self, ticket: int, step: Step, registers: Registers) -> None:
+        self._work.put_nowait(self._step(ticket, step, registers))
+
+    def gone(self, ticket: int) -> None:
+        self._work.put_nowait(self._gone(ticket))
+
+    # --- the work ---------------------------------------------------------------------------------------------------
+
+    async def _begin(self, client: ClientState, release: Callable[[], object]) -> None:
+        try:
+            controllers = self._subsystem.controllers
+            known = client.note.get("cntlid")
+            cntlid = known if isinstance(known, int) and known not in controllers else self._subsystem.allocate_cntlid()
+            if cntlid is None:
+                self._port.drop("the client was disconnected: the subsystem has no controller id left")
+                return
+            controller = SharedController(
+                self._reactor, self._subsystem, self._limits, client=client, cntlid=cntlid, host=self._host,
+                directory=self._directory, port=self._port, maker=self._maker, on_change=self._on_change,
+            )  # fmt: skip
+            self.controller = controllers[cntlid] = controller
+            try:
+                await controller.go_on(client)
+            except (FtlError, ValueError, OSError, KeyError, TypeError) as error:
+                log.error("vfio-user client at %s can't go on: %s", self._directory, error)
+                self._port.drop(f"the client was disconnected: it can't go on: {error}")
+        finally:
+            release()
+
+    async def _map(self, ticket: int, region: Region, release: Callable[[], object]) -> None:
+        failed = 0
+        try:
+            if self.controller is not None:
+                await self.controller.map(region)
+        except OSError as error:
+            failed = error.errno or errno.EIO
+        except ValueError:
+            failed = errno.EINVAL
+        finally:
+            release()
+        self._port.done(ticket, failed)
+
+    async def _unmap(self, ticket: int, region: Region) -> None:
+        failed = 0
+        try:
+            if self.controller is not None:
+                await self.controller.unmap(region)
+        except RuntimeError as error:
+            log.warning("vfio-user client at %s: memory stays mapped: %s", self._directory, error)
+            failed = errno.EBUSY
+        self._port.done(ticket, failed)
+
+    async def _step(self, ticket: int, step: Step, registers: Registers) -> None:
+        controller, failed = self.controller, 0
+        if controller is not None:
+            try:
+                if step is Step.ENABLE:
+                    await controller.enable(registers)
+                elif step is Step.DISABLE:
+                    await controller.disable()
+                else:
+                    await controller.shut_down_in_order(registers)
+            except (FtlError, ValueError, OSError) as error:
+                log.warning("vfio-user client at %s: its controller failed: %s", self._directory, error)
+                failed = errno.EIO
+        self._port.done(ticket, failed)
+
+    async def _gone(self, ticket: int) -> None:
+        await self._end_controller()
+        self._port.done(ticket)
+
+    async def _end_controller(self) -> None:
+        controller, self.controller = self.controller, None
+        if controller is not None:
+            await controller.end()
+            self._subsystem.controllers.pop(controller.cntlid, None)
+            if not self._subsystem.controllers:
+                await self._subsystem.reservation_commands.close()
