@@ -9,20 +9,22 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 from uuid import UUID, uuid4
 
 from ..conf import FtlConf
 from ..errors import FlushDoubtError, FtlError, ParameterError
 from ..ftl.device import FtlDevice
 from ..ignored_settings import drop_ignored
-from ..nvme.target.connected_hosts import ConnectedHosts
+from ..nvme.target.connected_hosts import ConnectedHosts, HostKey
 from ..nvme.target.reservation_file import ReservationFile
 from ..nvme.target.reservations import Reservations
 from ..nvme.target.subsystem import Subsystem
+from ..nvme.target.traits import TargetLimits
 from ..runtime.reactor import ReactorLoop
 from ..spdk.attach import Attachment
 from ..text import show_names
+from ..vfio_user.target.listener import VfioUserListener
 from .admission import Admission
 from .attaching import KeptBdev
 from .base import BaseLink, DaemonIdentity, DeferredError
@@ -42,6 +44,9 @@ from .states import DeviceState
 from .target_bdev import TargetBdev
 from .transports import Choice
 from .vfio_user_export import Listener, endpoint_of
+
+VFIO_USER_LIMITS: Final = TargetLimits(max_io_bytes=131072, in_capsule_bytes=0, max_queue_depth=256, max_io_qpairs=127)
+"""Of the controller at an endpoint. 256 is the depth that SPDK's bdev_nvme asks for."""
 
 log = logging.getLogger(__name__)
 
@@ -248,7 +253,8 @@ class DeviceParts:
         )
 
     def _make_listener(self, reactor: ReactorLoop, subsystem: Subsystem, endpoint: Path) -> Listener:
-        raise NotImplementedError
+        host = HostKey(self.admission.target_nqn, self.uuid.bytes)
+        return VfioUserListener(reactor, subsystem, endpoint, VFIO_USER_LIMITS, keeper=True, host=host)
 
     def set_params(self, params: dict[str, Any]) -> None:
         """Raises ConfError or ParameterError; nothing has changed then."""

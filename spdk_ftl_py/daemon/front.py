@@ -128,7 +128,9 @@ class Front:
         FtlError."""
         if self._choice.by_vfio_user and self._shared is None:
             assert self._choice.folder is not None
-            shared = VfioUserExport(self.reactor, self._choice.folder, self._nqn, self._make_listener)
+            shared = VfioUserExport(
+                self.reactor, self._choice.folder, self._nqn, self._make_listener, self._client_changed
+            )
             shared.prepare()
             self._shared = shared
 
@@ -237,6 +239,12 @@ class Front:
             self.came_early = True
             return self._refusing
         return None
+
+    def _client_changed(self) -> None:
+        """Every client of the endpoint has the same name. The next one may be another process of the target, which
+        can't wait for a base that it has yet to export."""
+        if self._shared is not None and not self._shared.alive:
+            self._targets.discard(self._device.bytes)
 
     def hold(self) -> None:
         """Holds I/O from now on."""

@@ -17,7 +17,7 @@ from .admission import Admission
 from .dependents import Dependents
 from .front import Front
 from .session_keys import SessionKeys
-from .transports import TransportName
+from .transports import Transport, TransportName
 
 _KEYS: Final = "keys for the target"
 
@@ -97,12 +97,17 @@ class TargetBdev:
             path=transport.path,
             alive=transport.alive,
             hostnqn=self._admission.target_nqn,
-            share_keys=self._share_keys if transport.name is TransportName.TCP else self._share_none,
+            share_keys=lambda: self._share_keys() if transport.name is TransportName.TCP else self._renew(transport),
         )
 
-    async def _share_none(self) -> None:
-        """Whoever can open the endpoint's socket is the target: only this user and root can."""
+    async def _renew(self, transport: Transport) -> None:
+        """There are no keys: whoever can open the endpoint's socket is the target, because only this user and root
+        can."""
         await self._dependents.attached_anew()
+        try:
+            await transport.renew()
+        except FtlError as error:
+            raise TargetError(f"{self.name} is not attached: {error.message}", errno=error.errno) from error
 
     async def _share_keys(self) -> KeyPair | None:
         """Call it before the target is attached. Raises TargetError."""

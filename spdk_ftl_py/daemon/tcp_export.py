@@ -133,6 +133,9 @@ class TcpExport:
             self.show_listener(address)
         self.apply_ana_states()
 
+    async def renew(self) -> None:
+        """Nothing to do."""
+
     async def wait_changed(self) -> None:
         """Never returns: `alive` does not change."""
         await asyncio.get_running_loop().create_future()

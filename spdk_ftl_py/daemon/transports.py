@@ -47,6 +47,9 @@ class Transport(Protocol):
     async def open(self, subsystem: Subsystem) -> None:
         """The target can connect from now on. Raises FtlError."""
 
+    async def renew(self) -> None:
+        """The target has nothing of the FTL now, and is about to attach it. Raises FtlError."""
+
     async def wait_changed(self) -> None:
         """Until `alive` may have changed since the last call."""
 

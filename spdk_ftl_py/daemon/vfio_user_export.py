@@ -40,6 +40,10 @@ class Listener(Protocol):
     async def stop(self, *, keep: bool = False) -> None: ...
     @property
     def connected(self) -> bool: ...
+    @property
+    def alive(self) -> bool:
+        """Its keeper is there."""
+
     def describe(self) -> dict[str, Any]: ...
 
 
@@ -49,14 +53,22 @@ class VfioUserExport:
     name = TransportName.VFIO_USER
 
     def __init__(
-        self, reactor: ReactorLoop, folder: Path, nqn: str, listen: Callable[[ReactorLoop, Subsystem, Path], Listener]
+        self,
+        reactor: ReactorLoop,
+        folder: Path,
+        nqn: str,
+        listen: Callable[[ReactorLoop, Subsystem, Path], Listener],
+        changed: Callable[[], object],
     ) -> None:
-        """folder: the endpoint. listen: makes the listener, which was not started."""
+        """folder: the endpoint. listen: makes the listener, which was not started. changed: called when `alive` may
+        have changed."""
         self.folder = folder
         self._reactor = reactor
         self._nqn = nqn
         self._listen = listen
+        self._subsystem: Subsystem | None = None
         self._listener: Listener | None = None
+        self._on_change = changed
         self._changed = asyncio.Event()
 
     def prepare(self) -> None:
@@ -76,11 +88,27 @@ class VfioUserExport:
         """If a keeper holds the endpoint, its client goes on. Raises FtlError."""
         if self._listener is not None:
             return
+        self._subsystem = subsystem
         self.prepare()
         listener = self._listen(self._reactor, subsystem, self.folder)
-        listener.changed = self._changed.set
         await listener.start()
         self._listener = listener
+        listener.changed = self._tell
+
+    def _tell(self) -> None:
+        self._changed.set()
+        self._on_change()
+
+    async def renew(self) -> None:
+        """If the keeper is gone, another one is started."""
+        listener = self._listener
+        if listener is None or listener.alive:
+            return
+        assert self._subsystem is not None
+        log.warning("vfio-user endpoint %s: its keeper has ended: starting another one", self.folder)
+        self._listener = None
+        await listener.stop()
+        await self.open(self._subsystem)
 
     async def wait_changed(self) -> None:
         """Until `alive` may have changed since the last call."""

@@ -97,6 +97,8 @@ class VfioUserListener:
         try:
             if isinstance(endpoint, KeptEndpoint):
                 await endpoint.begin(serving)
+                # From now on `connected` tells of a client that was taken over.
+                await serving.settled()
             else:
                 endpoint.begin(serving)
         except BaseException:
