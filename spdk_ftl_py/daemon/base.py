@@ -49,6 +49,7 @@ from ..spdk.exports import (
 from ..spdk.rpc import TargetRpc
 from ..spdk.shared_export import EndpointRefusedError, offers_vfio_user, usable
 from ..vfio_user.host.controller import VfioUserController
+from .base_endpoints import base_endpoint
 from .checks import check_base, check_cache_is_nobodys, find_cache
 from .export_sockets import ExportSockets
 from .own_bdevs import OwnBdevs
@@ -327,9 +328,7 @@ class BaseLink:
         return usable(self._rpc, endpoint) and await offers_vfio_user(self._rpc)
 
     def _endpoint(self, role: str) -> Path | None:
-        """In a file system in memory: the target puts the controller's doorbells there."""
-        directory = self._identity.buffer_dir
-        return None if directory is None else directory / f"{self._device}.{role}"
+        return base_endpoint(self._identity.buffer_dir, self._device, role)
 
     def _nqn(self, role: str) -> str:
         return bdev_nqn(role, self._device)
