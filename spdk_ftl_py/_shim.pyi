@@ -901,9 +901,8 @@ class SharedQueueMemory:
     def sq_offset(self) -> int: ...
     @property
     def cq_offset(self) -> int: ...
-    def list_offset(self, slot: int, /) -> int:
-        """Of the page for the slot's PRP list. IndexError."""
-    def buffer_offset(self, slot: int, /) -> int: ...
+    def buffer_offset(self, slot: int, /) -> int:
+        """Of the slot's data. IndexError."""
 
 class Doorbells:
     """The doorbells of a controller, mapped from the file of its BAR0."""
@@ -953,11 +952,10 @@ class SharedHostQpair(BlockDevice):
         max_open_zones: int = 0,
         max_active_zones: int = 0,
         io_timeout_ms: int = 0,
-        block_sized: bool = False,
     ) -> None:
         """The server has mapped `memory` at memory_iova, and created the queues in it. The doorbells are offsets in
-        bytes. used_entries: commands that were executed in the queues before. block_sized: the server takes CDW12
-        of any command for a number of blocks. The rest is as for HostQpair. ValueError."""
+        bytes. used_entries: commands that were executed in the queues before. The rest is as for HostQpair.
+        ValueError."""
 
     @property
     def id(self) -> int: ...

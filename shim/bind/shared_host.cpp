@@ -59,8 +59,6 @@ void bind_memory(nb::module_ &m) {
         .def_prop_ro("entries", &SharedQueueMemory::entries)
         .def_prop_ro("sq_offset", &SharedQueueMemory::sq_offset)
         .def_prop_ro("cq_offset", &SharedQueueMemory::cq_offset)
-        .def("list_offset",
-             [](const SharedQueueMemory &self, uint32_t slot) { return self.list_offset(within(self, slot)); })
         .def("buffer_offset",
              [](const SharedQueueMemory &self, uint32_t slot) { return self.buffer_offset(within(self, slot)); });
     nb::class_<Doorbells>(m, "Doorbells")
@@ -94,7 +92,7 @@ void bind_shared_host(nb::module_ &m) {
                          uint64_t memory_iova, uint64_t sq_doorbell, uint64_t cq_doorbell, uint32_t used_entries,
                          uint64_t block_count, uint32_t block_bytes, uint32_t metadata_bytes, uint32_t max_append_bytes,
                          bool volatile_cache, bool zoned, uint64_t zone_size, uint64_t zone_capacity,
-                         uint32_t max_open_zones, uint32_t max_active_zones, uint32_t io_timeout_ms, bool block_sized) {
+                         uint32_t max_open_zones, uint32_t max_active_zones, uint32_t io_timeout_ms) {
                  SharedHostQpairConfig config;
                  config.nsid = nsid;
                  config.memory_iova = memory_iova;
@@ -103,7 +101,6 @@ void bind_shared_host(nb::module_ &m) {
                  config.used_entries = used_entries;
                  config.max_append_bytes = max_append_bytes;
                  config.io_timeout_ns = uint64_t{io_timeout_ms} * 1'000'000;
-                 config.block_sized = block_sized;
                  BlockDeviceInfo info;
                  info.block_count = block_count;
                  info.block_bytes = block_bytes + metadata_bytes;
@@ -122,8 +119,7 @@ void bind_shared_host(nb::module_ &m) {
              nb::arg("used_entries") = 0, nb::arg("block_count"), nb::arg("block_bytes") = kBlockSize,
              nb::arg("metadata_bytes") = 0, nb::arg("max_append_bytes") = 0, nb::arg("volatile_cache"),
              nb::arg("zoned") = false, nb::arg("zone_size") = 0, nb::arg("zone_capacity") = 0,
-             nb::arg("max_open_zones") = 0, nb::arg("max_active_zones") = 0, nb::arg("io_timeout_ms") = 0,
-             nb::arg("block_sized") = false)
+             nb::arg("max_open_zones") = 0, nb::arg("max_active_zones") = 0, nb::arg("io_timeout_ms") = 0)
         .def_prop_ro("id", &SharedHostQpair::id)
         .def_prop_ro("connected", &SharedHostQpair::connected)
         .def("take_wanted",

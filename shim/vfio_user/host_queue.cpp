@@ -105,9 +105,7 @@ void SharedHostQpair::start(Io &io) noexcept {
     }
     wire::Sqe sqe = encode_io(io, config_.nsid, static_cast<uint16_t>(number), slot.length);
     slot.bounced = false;
-    if (config_.block_sized && (io.op == Op::zone_report || io.op == Op::zone_send)) {
-        size_in_blocks(slot, number, sqe);
-    } else if (slot.length > 0) {
+    if (slot.length > 0) {
         slot.bounced = io.op == Op::deallocate || !point_to(io, slot.length, number, sqe);
         if (slot.bounced) {
             point_to_buffer(slot.length, number, sqe);
@@ -142,7 +140,8 @@ bool SharedHostQpair::point_to(const Io &io, uint32_t length, uint32_t number, w
         }
         const uint64_t iova = ranges_->iova_of(piece.iov_base, bytes, from_controller(io.op));
         if (iova >= MappedRanges::kForbidden) {
-            if (iova == MappedRanges::kNone && wanted_ == nullptr && !ranges_->full() && shared_memory::may_hold(piece.iov_base)) {
+            if (iova == MappedRanges::kNone && wanted_ == nullptr && !ranges_->full() &&
+                shared_memory::may_hold(piece.iov_base)) {
                 wanted_ = piece.iov_base;
                 reactor_->emit(EventKind::shared_memory_wanted, id_);
             }
@@ -182,18 +181,6 @@ void SharedHostQpair::point_to_buffer(uint32_t length, uint32_t number, wire::Sq
     }
     sqe.sgl.address = first;
     std::memcpy(reinterpret_cast<uint8_t *>(&sqe.sgl) + sizeof first, &prp2, sizeof prp2);
-}
-
-// The report becomes so short that there is memory for as many blocks as it has dwords.
-void SharedHostQpair::size_in_blocks(Slot &slot, uint32_t number, wire::Sqe &sqe) noexcept {
-    uint32_t blocks = 1;
-    if (slot.io->op == Op::zone_report) {
-        blocks = std::min(slot.length / 4, info_.max_io_blocks);
-        slot.length = blocks * 4;
-        slot.bounced = true;
-        sqe.cdw12 = blocks - 1;
-    }
-    point_to_buffer(blocks * info_.block_bytes, number, sqe);
 }
 
 // --- completions ------------------------------------------------------------------------------------------------
@@ -261,9 +248,7 @@ bool SharedHostQpair::complete(const wire::Cqe &cqe) noexcept {
             io.status = status::internal_error;
         }
         if (slot.bounced && from_controller(io.op)) {
-            IovCursor target(io.memory());
-            target.write(memory_->at(memory_->buffer_offset(cqe.cid)), slot.length);
-            target.write_zeroes(static_cast<uint32_t>(io.device_data[0]) - slot.length);
+            IovCursor(io.memory()).write(memory_->at(memory_->buffer_offset(cqe.cid)), slot.length);
         }
     } else {
         io.do_not_retry = wire::dnr_from_wire(cqe.status);

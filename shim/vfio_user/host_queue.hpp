@@ -31,9 +31,6 @@ struct SharedHostQpairConfig {
     uint32_t used_entries = 0;      // commands that somebody has executed in the queues before; below `entries`
     uint32_t max_append_bytes = 0;  // ZASL
     uint64_t io_timeout_ns = 0;     // a command without an answer for that long ends the connection; 0: no limit
-    // SPDK's server (v26.05) takes CDW12 of any command for a number of blocks, and wants memory for them: also for
-    // that of a zone report, which has a number of dwords there, and for commands to zones, which have no data.
-    bool block_sized = false;
 };
 
 struct SharedHostQpairStats {
@@ -77,8 +74,8 @@ private:
     static constexpr uint64_t kNapMaxNs = 1'000'000;
 
     struct Slot {
-        Io *io = nullptr;     // null: the slot is free
-        uint32_t length = 0;  // of the data
+        Io *io = nullptr;  // null: the slot is free
+        uint32_t length = 0;
         bool bounced = false;
         uint64_t started_ns = 0;
         uint32_t next_free = 0;
@@ -87,7 +84,6 @@ private:
     void start(Io &io) noexcept;
     bool point_to(const Io &io, uint32_t length, uint32_t number, wire::Sqe &sqe) noexcept;
     void point_to_buffer(uint32_t length, uint32_t number, wire::Sqe &sqe) noexcept;
-    void size_in_blocks(Slot &slot, uint32_t number, wire::Sqe &sqe) noexcept;
     uint32_t reap(uint64_t now_ns) noexcept;
     bool complete(const wire::Cqe &cqe) noexcept;
     uint32_t run_done() noexcept;

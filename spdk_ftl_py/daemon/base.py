@@ -4,6 +4,7 @@ After a loss both are made again."""
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import logging
 from collections.abc import Callable, Coroutine
@@ -22,6 +23,7 @@ from ..errors import (
     PathError,
     ProtocolError,
     TargetError,
+    UnsupportedError,
 )
 from ..ftl.cache.nv_cache import NvCache
 from ..ftl.media.blockdev import BlockPort
@@ -45,9 +47,10 @@ from ..spdk.exports import (
     export_bdev,
     remove_export,
     require_tcp_transport,
+    stands_by_tcp,
 )
 from ..spdk.rpc import TargetRpc
-from ..spdk.shared_export import EndpointRefusedError, offers_vfio_user, usable
+from ..spdk.shared_export import EndpointRefusedError, offers_vfio_user, remove_endpoint, usable
 from ..vfio_user.host.controller import VfioUserController
 from .base_endpoints import base_endpoint
 from .checks import check_base, check_cache_is_nobodys, find_cache
@@ -308,7 +311,7 @@ class BaseLink:
             hostnqn=self._identity.hostnqn,
             keys=pair,
         )
-        if await self._by_vfio_user():
+        if await self._by_vfio_user() and not (again and await stands_by_tcp(self._rpc, self._nqn(role))):
             try:
                 return await export(take_over=again, endpoint=self._endpoint(role))
             except EndpointRefusedError as error:
@@ -316,7 +319,12 @@ class BaseLink:
                 self._refused = True
                 await require_tcp_transport(self._rpc)
                 again = True
-        return await export(take_over=again)
+        exported = await export(take_over=again)
+        endpoint = self._endpoint(role)
+        if endpoint is not None:
+            with contextlib.suppress(OSError):
+                remove_endpoint(endpoint)  # of an export that came to nothing
+        return exported
 
     async def _by_vfio_user(self) -> bool:
         """Whether the target serves the bdevs in shared memory, if it may."""
@@ -369,9 +377,18 @@ class BaseLink:
         controller.on_event = lambda event: self._base_event(None, event)
         namespace = _namespace(await controller.namespaces(), self._exported)
         controller.on_event = lambda event: self._base_event(namespace, event)
-        media: _shim.BlockDevice = await controller.create_io_qpair(
-            reactor, namespace, queue_depth=QUEUE_DEPTH, io_timeout_s=IO_TIMEOUT_S
-        )
+        try:
+            media: _shim.BlockDevice = await controller.create_io_qpair(
+                reactor, namespace, queue_depth=QUEUE_DEPTH, io_timeout_s=IO_TIMEOUT_S
+            )
+        except UnsupportedError as error:
+            if self._exported.endpoint is None or self.bdev is None:
+                raise
+            log.info("%s: reaches its base bdev by NVMe/TCP: %s", self._options().name, error.message)
+            self._refused = True
+            await self.disconnect()
+            self._exported = await self._export(self.bdev, "base", True)
+            return await self.connect(reactor)
         self.raw = media
         capacity = self._options().zone_capacity
         if capacity is not None:

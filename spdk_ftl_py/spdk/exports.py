@@ -188,6 +188,11 @@ async def _take_over(rpc: TargetRpc, bdev: Bdev, nqn: str, hostnqn: str, keys: K
     return BdevExport(bdev.name, nqn, rpc.host, listeners[0])
 
 
+async def stands_by_tcp(rpc: TargetRpc, nqn: str) -> bool:
+    """There is an export with that NQN, and it is not by vfio-user."""
+    return any(each.get("nqn") == nqn and not endpoints_of(each) for each in await get_subsystems(rpc))
+
+
 async def _take_over_endpoint(rpc: TargetRpc, bdev: Bdev, nqn: str, endpoint: Path) -> BdevExport | None:
     """As _take_over(), for an export by vfio-user."""
     subsystem = next((entry for entry in await get_subsystems(rpc) if entry.get("nqn") == nqn), None)

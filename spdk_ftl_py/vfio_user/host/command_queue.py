@@ -6,7 +6,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import mmap
-import struct
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final
@@ -21,7 +20,6 @@ DATA_BYTES_MAX: Final = wire.PAGE_BYTES
 """The maximum data of one command."""
 SQE_BYTES: Final = 64
 CQE_BYTES: Final = 16
-PRP2_AT: Final = 32
 SPINS: Final = 200
 """The number of turns of the event loop that a command is waited for without a pause."""
 PAUSE_MIN_S: Final = 0.001
@@ -69,10 +67,10 @@ class SharedCommandQueue:
         self._submitted = asyncio.Event()
 
     async def submit(
-        self, sqe: Sqe, data: bytes = b"", receive_bytes: int = 0, *, prp: int = 0, room_bytes: int = 0
+        self, sqe: Sqe, data: bytes = b"", receive_bytes: int = 0, *, prp: int = 0
     ) -> tuple[Cqe, bytearray]:
         """Sends a command with data, or with room for receive_bytes, or with the address of something else (prp).
-        Returns the completion, whatever its status. room_bytes: the command names that much memory, at least.
+        Returns the completion, whatever its status.
 
         Waits for a free slot. If it is cancelled, the command's id stays taken until the controller answers.
         """
@@ -89,23 +87,11 @@ class SharedCommandQueue:
         pending = _Pending(sqe, asyncio.get_running_loop().create_future(), receive_bytes)
         self._pending[cid] = pending
         place = self._memory.sq_offset + self._tail * SQE_BYTES
-        entry = bytearray(sqe.pack())
-        entry[PRP2_AT : PRP2_AT + 8] = self._second_prp(cid, room_bytes).to_bytes(8, "little")
-        self._map[place : place + SQE_BYTES] = bytes(entry)
+        self._map[place : place + SQE_BYTES] = sqe.pack()
         self._tail = (self._tail + 1) % self._entries
         self._ring_sq(self._tail)
         self._submitted.set()
         return await pending.done
-
-    def _second_prp(self, cid: int, room_bytes: int) -> int:
-        """For the slot's buffer. More than two pages need a list."""
-        first = self._iova + self._memory.buffer_offset(cid)
-        pages = range(first + wire.PAGE_BYTES, first + room_bytes, wire.PAGE_BYTES)
-        if len(pages) < 2:
-            return pages[0] if pages else 0
-        at = self._memory.list_offset(cid)
-        self._map[at : at + 8 * len(pages)] = struct.pack(f"<{len(pages)}Q", *pages)
-        return self._iova + at
 
     async def pump(self) -> None:
         """Polls for completions, until it is cancelled. Raises ProtocolError."""

@@ -17,7 +17,7 @@ from ... import _shim
 from ...errors import FtlError, PathError, ProtocolError, UnsupportedError
 from ...nvme import wire as nvme
 from ...nvme.host.base_controller import BaseController
-from ...nvme.host.io_queues import ZONE_REPORT_BYTES, IoQpair, first_zone_capacity
+from ...nvme.host.io_queues import IoQpair, first_zone_capacity
 from ...nvme.host.namespaces import NamespaceInfo
 from ...nvme.wire import CommandError, Property, Sqe
 from ...runtime.reactor import ReactorLoop
@@ -66,8 +66,6 @@ class VfioUserController(BaseController):
         self._memories: dict[int, tuple[_shim.SharedQueueMemory, int]] = {}
         """By queue id: the memory, and its IOVA."""
         self._next_iova = IOVA_STEP
-        self._block_sized = False
-        """The server takes the length of any I/O command for blocks: SPDK v26.05 does."""
 
     @property
     def _admin(self) -> SharedCommandQueue | None:
@@ -262,31 +260,20 @@ class VfioUserController(BaseController):
                 max_open_zones=namespace.max_open_zones,
                 max_active_zones=namespace.max_active_zones,
                 io_timeout_ms=int(io_timeout_s * 1000),
-                block_sized=self._block_sized,
             )
         except BaseException:
             await to_its_end(self._drop_queues(qid, created))
             raise
 
     async def _first_zone_capacity(self, queue: SharedCommandQueue, namespace: NamespaceInfo) -> int:
-        """Also finds out what zone commands have to look like for this server."""
-        command = functools.partial(_one_command, queue)
-        if not self._block_sized:
-            try:
-                return await first_zone_capacity(command, namespace, self.subnqn)
-            except CommandError as error:
-                if error.status != nvme.Status.INTERNAL_ERROR:
-                    raise
-        room_bytes = ZONE_REPORT_BYTES // 4 * namespace.block_bytes
-        if room_bytes > self.max_io_bytes:
+        try:
+            return await first_zone_capacity(functools.partial(_one_command, queue), namespace, self.subnqn)
+        except CommandError as error:
+            # SPDK's server (v26.05) takes CDW12 of any command for a number of blocks, and wants memory for them. A
+            # zone report has a number of dwords there.
             raise UnsupportedError(
-                f"{self.subnqn}: the server can't report zones of blocks of {namespace.block_bytes} bytes: reach the "
-                "bdev by NVMe/TCP"
-            )
-        command = functools.partial(_one_command, queue, room_bytes=room_bytes)
-        capacity = await first_zone_capacity(command, namespace, self.subnqn)
-        self._block_sized = True
-        return capacity
+                f"{self.subnqn}: the server can't report zones by vfio-user: {error.message}"
+            ) from error
 
     async def _queue_command(self, sqe: Sqe, address: int, what: str) -> None:
         admin = self._queue
@@ -345,11 +332,9 @@ class VfioUserController(BaseController):
             self._client.close()
 
 
-async def _one_command(
-    queue: SharedCommandQueue, sqe: Sqe, data: bytes = b"", receive_bytes: int = 0, *, room_bytes: int = 0
-) -> Any:
+async def _one_command(queue: SharedCommandQueue, sqe: Sqe, data: bytes = b"", receive_bytes: int = 0) -> Any:
     pump = asyncio.ensure_future(queue.pump())
-    command = asyncio.ensure_future(queue.submit(sqe, data, receive_bytes, room_bytes=room_bytes))
+    command = asyncio.ensure_future(queue.submit(sqe, data, receive_bytes))
     try:
         await asyncio.wait((pump, command), return_when=asyncio.FIRST_COMPLETED)
         return await (pump if pump.done() else command)

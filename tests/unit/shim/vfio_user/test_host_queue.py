@@ -340,24 +340,3 @@ def test_impossible_queues_are_refused(host: Host) -> None:
             _shim.SharedQueueMemory(depth, io_bytes)
     with pytest.raises(ValueError, match="8192 bytes"):
         _shim.Doorbells(host.server.bar0, DOORBELLS, 8192)
-
-
-# --- SPDK's server ---------------------------------------------------------------------------------------------------
-
-
-def test_a_server_that_counts_blocks_gets_memory_for_them(host: Host) -> None:
-    host.use(block_sized=True)
-    host.server.head = host.server.tail = 0
-    report = bytearray(b"x" * 256)
-    ticket = host.submit(Op.ZONE_REPORT, 0, 0, report, zone_all=True)
-    command = host.sent()
-    assert command.blocks == 16, "as many dwords as the queue has blocks of memory"
-    host.server.send(command, b"r" * 64 + bytes(15 * BLOCK))
-    host.server.complete(command.cid)
-    assert host.finished(ticket).status == 0
-    assert report == b"r" * 64 + bytes(192)
-    ticket = host.submit(Op.ZONE_SEND, 0, zone_action=4)
-    command = host.sent()
-    assert command.prp1
-    host.server.complete(command.cid)
-    assert host.finished(ticket).status == 0
