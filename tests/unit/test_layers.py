@@ -77,6 +77,7 @@ ROOMS: Rooms = {
     "demo": {*CONTROL, "usage", "conf", *NVME, *FTL, "spdk", "client", "daemon", "target"},
     "torture": {*CONTROL, "usage", "conf", *NVME, *FTL, "spdk", "client", "daemon", "target", "demo"},
     "under_test": {*BASE, "results", "client"},
+    "bench": {*CONTROL, "usage", "client", "nvme", "nvme/host", "results", "under_test"},
     "testing": {*BASE, "under_test"},
     "plugin": {*BASE, "client", "schema"},
     "plan": {*BASE, "agreement", "schema", "client"},
