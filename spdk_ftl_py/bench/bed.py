@@ -78,6 +78,7 @@ class Bed:
         self._stack = contextlib.ExitStack()
         self._variant = Variant()
         self._written = 0
+        self._qpairs = 1
         self.touched = False
         """Whether every block of the bdevs has been written."""
         try:
@@ -130,10 +131,19 @@ class Bed:
         if variant.cache:
             params["cache"] = CACHE
         self.daemon_client.call("bdev_ftl_create", params)
-        self.client.connect("ftl", self.ftl, digests=variant.digests)
-        self.client.connect("raw", self.raw, digests=variant.digests)
         self._variant = variant
         self._written = 0
+        self._connect()
+
+    def _connect(self) -> None:
+        for side, address in (("raw", self.raw), ("ftl", self.ftl)):
+            self.client.connect(side, address, qpairs=self._qpairs, digests=self._variant.digests)
+
+    def want_qpairs(self, count: int) -> None:
+        """Connects with so many qpairs, and no more: idle ones cost time at both ends."""
+        if count != self._qpairs:
+            self._qpairs = count
+            self._connect()
 
     def _delete(self) -> None:
         if self.devices():

@@ -22,8 +22,6 @@ from .workloads import Workload
 STOP_S: Final = 10.0
 REQUEST_S: Final = 60.0
 """For what a request may take beyond its own time."""
-QPAIRS: Final = 5
-"""Four, and one for writes beside reads."""
 _BLOCKS_MIB: Final = 256
 
 
@@ -82,7 +80,7 @@ class Client:
         return self._process.pid
 
     def connect(
-        self, device: str, address: Address, *, qpairs: int = QPAIRS, digests: bool = False, verify: str = "whole"
+        self, device: str, address: Address, *, qpairs: int = 1, digests: bool = False, verify: str = "whole"
     ) -> int:
         """Returns the number of blocks. Raises FtlError."""
         answer = self._ask(

@@ -24,16 +24,18 @@ QUEUE_DEPTH_MAX: Final = 128
 IO_BLOCKS_MAX: Final = 32
 SEED: Final = 1
 """One for all, so that each generator recognizes what another one wrote."""
+KATO_MS: Final = 60_000
 END_S: Final = 30.0
 """A window that takes so much longer than planned is stuck."""
 
 
 class Device:
-    """One namespace, with a queue and generators for each of its qpairs."""
+    """One namespace, with a queue and generators for each of its qpairs. Its reactor is its own: what idles on another
+    device costs nothing here."""
 
     def __init__(self, reactor: ReactorLoop, controller: Controller, block_count: int) -> None:
         self.block_count = block_count
-        self._reactor = reactor
+        self.reactor = reactor
         self._controller = controller
         self._qpairs: list[_shim.BlockDevice] = []
         self._generators: dict[tuple[int, int, int], _shim.LoadGenerator] = {}
@@ -41,19 +43,20 @@ class Device:
 
     @classmethod
     async def connect(
-        cls, reactor: ReactorLoop, *, traddr: str, trsvcid: str, subnqn: str, qpairs: int, verify: str, hostnqn: str,
+        cls, *, traddr: str, trsvcid: str, subnqn: str, qpairs: int, verify: str, hostnqn: str,
         header_digest: bool, data_digest: bool,
     ) -> Device:  # fmt: skip
         """Raises FtlError."""
-        controller = await Controller.connect(
-            traddr,
-            trsvcid,
-            subnqn,
-            hostnqn=hostnqn,
-            header_digest=header_digest,
-            data_digest=data_digest,
-            kato_ms=60_000,
-        )
+        reactor = ReactorLoop("bench client")
+        await reactor.start()
+        try:
+            controller = await Controller.connect(
+                traddr, trsvcid, subnqn, hostnqn=hostnqn, header_digest=header_digest, data_digest=data_digest,
+                kato_ms=KATO_MS,
+            )  # fmt: skip
+        except BaseException:
+            await reactor.stop()
+            raise
         try:
             namespaces = await controller.namespaces()
             if not namespaces:
@@ -66,6 +69,7 @@ class Device:
                 self._qpairs.append(qpair)
         except BaseException:
             await controller.close()
+            await reactor.stop()
             raise
         return self
 
@@ -75,6 +79,7 @@ class Device:
                 generator.close()
         self._generators.clear()
         await self._controller.close()
+        await self.reactor.stop()
 
     def generators(self, qpairs: int, blocks: int, spare: int = 0) -> list[_shim.LoadGenerator]:
         """One for each qpair, for equal parts of the first blocks. spare: leaves out so many qpairs."""
@@ -86,7 +91,7 @@ class Device:
             key = (index + spare, index * part, part)
             if key not in self._generators:
                 self._generators[key] = _shim.LoadGenerator(
-                    self._reactor.shim, self._qpairs[index + spare], first_lba=index * part, lba_count=part, seed=SEED,
+                    self.reactor.shim, self._qpairs[index + spare], first_lba=index * part, lba_count=part, seed=SEED,
                     max_queue_depth=QUEUE_DEPTH_MAX, max_io_blocks=IO_BLOCKS_MAX, verify=self._verify,  # type: ignore[arg-type]
                 )  # fmt: skip
             found.append(self._generators[key])
@@ -94,8 +99,7 @@ class Device:
 
 
 class Bench:
-    def __init__(self, reactor: ReactorLoop) -> None:
-        self._reactor = reactor
+    def __init__(self) -> None:
         self._devices: dict[str, Device] = {}
 
     async def close(self) -> None:
@@ -119,7 +123,7 @@ class Bench:
     async def _connect(self, device: str, **how: Any) -> dict[str, Any]:
         if device in self._devices:
             await self._devices.pop(device).close()
-        self._devices[device] = found = await Device.connect(self._reactor, **how)
+        self._devices[device] = found = await Device.connect(**how)
         return {"block_count": found.block_count}
 
     async def _run(
@@ -139,10 +143,11 @@ class Bench:
         try:
             warm_blocks = 0
             if warm_s:
-                warm_blocks = _sum(await self._window(generators, seconds=warm_s, run=run, limit=limit), "done_blocks")
+                warm = await self._window(found, generators, seconds=warm_s, run=run, limit=limit)
+                warm_blocks = _sum(warm, "done_blocks")
             busy_before = {name: cpu_ns(pid) for name, pid in pids.items()}
             beside_before = [other.progress().done_blocks for other in others]
-            results = await self._window(generators, seconds=seconds, run=run, limit=limit)
+            results = await self._window(found, generators, seconds=seconds, run=run, limit=limit)
             busy_after = {name: cpu_ns(pid) for name, pid in pids.items()}
             beside_blocks = sum(
                 other.progress().done_blocks - before for other, before in zip(others, beside_before, strict=True)
@@ -161,11 +166,12 @@ class Bench:
         }
 
     async def _window(
-        self, generators: list[_shim.LoadGenerator], *, seconds: float, run: dict[str, Any], limit: dict[str, Any]
-    ) -> list[_shim.LoadProgress]:
+        self, device: Device, generators: list[_shim.LoadGenerator], *, seconds: float, run: dict[str, Any],
+        limit: dict[str, Any],
+    ) -> list[_shim.LoadProgress]:  # fmt: skip
         ended = {generator.id: asyncio.Event() for generator in generators}
         for generator in generators:
-            self._subscribe(generator, ended[generator.id])
+            self._subscribe(device.reactor, generator, ended[generator.id])
         try:
             for generator in generators:
                 generator.start(**run, **limit, time_limit_s=seconds)
@@ -176,11 +182,12 @@ class Bench:
                 raise MediaError(f"{run['kind']}: outstanding I/O has not completed for {END_S:g} s")
         finally:
             for generator in generators:
-                self._reactor.unsubscribe(generator.id)
+                device.reactor.unsubscribe(generator.id)
         return [_checked(run["kind"], generator.progress()) for generator in generators]
 
-    def _subscribe(self, generator: _shim.LoadGenerator, ended: asyncio.Event) -> None:
-        self._reactor.subscribe(generator.id, lambda event: ended.set() if load_ended(event, generator) else None)
+    @staticmethod
+    def _subscribe(reactor: ReactorLoop, generator: _shim.LoadGenerator, ended: asyncio.Event) -> None:
+        reactor.subscribe(generator.id, lambda event: ended.set() if load_ended(event, generator) else None)
 
     async def _stop(self, generators: list[_shim.LoadGenerator]) -> None:
         for generator in generators:
@@ -229,9 +236,7 @@ def _merged(results: list[_shim.LoadProgress]) -> dict[str, Any]:
 async def serve() -> None:
     """Answers requests until standard input ends."""
     loop = asyncio.get_running_loop()
-    reactor = ReactorLoop("bench client")
-    await reactor.start()
-    bench = Bench(reactor)
+    bench = Bench()
     try:
         while line := await loop.run_in_executor(None, sys.stdin.readline):
             try:
@@ -243,7 +248,6 @@ async def serve() -> None:
             print(json.dumps(answer), flush=True)
     finally:
         await bench.close()
-        await reactor.stop()
 
 
 if __name__ == "__main__":

@@ -53,6 +53,7 @@ def measure(bed: Bed, section: Section, timing: Timing, tell: Told) -> dict[str,
     found = {}
     for workload in section.workloads:
         state.prepare(workload)
+        bed.want_qpairs(workload.all_qpairs)
         measured = found[workload.name] = Measured(workload)
         for repeat in range(timing.repeats):
             # Neither side is always the first.

@@ -34,6 +34,11 @@ class Workload:
         return self.kind != "read" or self.beside_writes
 
     @property
+    def all_qpairs(self) -> int:
+        """Also that of the writes beside reads."""
+        return self.qpairs + self.beside_writes
+
+    @property
     def metric(self) -> str:
         """The unit in which the workload is compared."""
         return "mib_s" if self.io_blocks > 1 else "iops"
