@@ -16,8 +16,7 @@ from typing import Any, Final
 
 from ..errors import FtlError, PathError
 from .cpu import pinned
-from .generator import HOST_NQN
-from .workloads import Workload
+from .workloads import HOST_NQN, Workload
 
 STOP_S: Final = 10.0
 REQUEST_S: Final = 60.0

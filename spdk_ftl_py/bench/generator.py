@@ -19,9 +19,10 @@ from ..nvme.wire import status_text
 from ..runtime.reactor import ReactorLoop, load_ended
 from .cpu import cpu_ns
 
-HOST_NQN: Final = "nqn.2014-08.org.nvmexpress:uuid:5f1d2c3e-0000-4000-8000-0000000be4c4"
 QUEUE_DEPTH_MAX: Final = 128
 IO_BLOCKS_MAX: Final = 32
+BLOCKS_MAX: Final = 1 << 32
+"""Of one generator."""
 SEED: Final = 1
 """One for all, so that each generator recognizes what another one wrote."""
 KATO_MS: Final = 60_000
@@ -85,7 +86,7 @@ class Device:
         """One for each qpair, for equal parts of the first blocks. spare: leaves out so many qpairs."""
         if not 1 <= qpairs + spare <= len(self._qpairs):
             raise ParameterError(f"qpairs {qpairs + spare}: the device has {len(self._qpairs)}")
-        part = min(blocks or self.block_count, self.block_count) // qpairs
+        part = min(min(blocks or self.block_count, self.block_count) // qpairs, BLOCKS_MAX)
         found = []
         for index in range(qpairs):
             key = (index + spare, index * part, part)

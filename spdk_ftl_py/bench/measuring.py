@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 from .bed import VARIANTS, Bed, settled
 from .client import Window
-from .plan import Section, State
+from .measured import Measured, Timing, Told, written
+from .plan import Section
 from .workloads import WORKLOADS, Workload
 
 SHARE: Final = 0.4
@@ -21,27 +20,6 @@ WARM_BLOCKS: Final = 40_000
 RENEW_EMPTY: Final = 0.5
 RENEW_FILLED: Final = 0.25
 """A fresh FTL is made anew when less than this part of its budget is left."""
-
-Told = Callable[[str], None]
-"""What is going on now, for a progress bar."""
-
-
-@dataclass
-class Measured:
-    """All windows of one workload: raw[i] and ftl[i] are neighbours."""
-
-    workload: Workload
-    raw: list[Window] = field(default_factory=list)
-    ftl: list[Window] = field(default_factory=list)
-    write_amplification: list[float] = field(default_factory=list)
-    """Of the windows of the FTL, with their warm-ups."""
-
-
-@dataclass(frozen=True)
-class Timing:
-    seconds: float
-    repeats: int
-    warm_s: float = 0.15
 
 
 def measure(bed: Bed, section: Section, timing: Timing, tell: Told) -> dict[str, Measured]:
@@ -121,9 +99,9 @@ class _Fresh:
         before = bed.stats()
         window = _run(bed, "ftl", workload, timing, blocks=self.blocks, **limits)
         after = bed.stats()
-        bed.wrote(_difference(before, after, "host_written_blocks"))
+        bed.wrote(written(before, after))
         measured.ftl.append(window)
-        _amplified(measured, before, after)
+        measured.amplified(before, after)
 
 
 class _Gc:
@@ -146,22 +124,9 @@ class _Gc:
     def window(self, measured: Measured, timing: Timing) -> None:
         before = self._bed.stats()
         measured.ftl.append(_run(self._bed, "ftl", measured.workload, timing))
-        _amplified(measured, before, self._bed.stats())
-
-
-def _difference(before: dict[str, Any], after: dict[str, Any], key: str) -> int:
-    return int(after[key]) - int(before[key])
-
-
-def _amplified(measured: Measured, before: dict[str, Any], after: dict[str, Any]) -> None:
-    host = _difference(before, after, "host_written_blocks")
-    if host:
-        measured.write_amplification.append(_difference(before, after, "media_written_blocks") / host)
+        measured.amplified(before, self._bed.stats())
 
 
 def windows(sections: list[Section], timing: Timing) -> int:
     """How many windows measure() tells of."""
     return sum(2 * timing.repeats * len(section.workloads) + 1 for section in sections)
-
-
-__all__ = ["Measured", "State", "Timing", "measure", "windows"]

@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from .client import Window
-from .measuring import Measured
+from .measured import Measured
 from .plan import GC_MEDIA_WRITES, GC_READS, GC_TAIL, RATIO_GOALS, Section
 from .rows import Goal, Row, row
 from .statistics import Sample, ratios
 
+CPU: Final = "cpu_us_"
 METRICS: Final[dict[str, Callable[[Window], float]]] = {
     "iops": lambda window: window.iops,
     "mib_s": lambda window: window.mib_s,
@@ -30,11 +31,15 @@ def rows_of(prefix: str, section: Section, measured: dict[str, Measured], *, goa
     for name, each in measured.items():
         full = f"{prefix}/{section.name}/{name}"
         judged = goals and section.name == "fresh" and each.workload.qpairs == 1
-        yield from _compared(full, each, RATIO_GOALS.get(name) if judged else None)
+        yield from compared(full, each, RATIO_GOALS.get(name) if judged else None)
 
 
-def _compared(name: str, measured: Measured, goal: Goal | None) -> Iterator[Row]:
+def compared(name: str, measured: Measured, goal: Goal | None = None) -> Iterator[Row]:
+    """A row for each metric. goal: of the one by which the workload is judged."""
+    processes = set().union(*(window.cpu_us for window in measured.ftl))
     for metric, value in METRICS.items():
+        if metric.startswith(CPU) and metric.removeprefix(CPU) not in processes:
+            continue
         yield _pair(name, metric, measured, value, goal if metric == measured.workload.metric else None)
     if measured.write_amplification:
         yield row(name, "write_amplification", None, Sample.of(measured.write_amplification), None)

@@ -8,21 +8,21 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Final
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from ..errors import FtlError, ParameterError
 from ..under_test.programs import ProgramError
 from ..under_test.spdk_tgt import SpdkTargetError
 from .bed import Bed, Options
-from .measuring import Measured, Timing, measure, windows
+from .measured import Measured, Timing
+from .measuring import measure, windows
 from .plan import FULL, QUICK, Section, selected
+from .progress import progress
 from .results import gc_rows, rows_of
 from .rows import Row, save
 from .table import lines_of
@@ -179,20 +179,3 @@ def _measure(bed: Bed, prefix: str, sections: list[Section], timing: Timing, tel
         found.setdefault(section.name, {}).update(measured)
         rows += rows_of(prefix, section, measured)
     return rows + list(gc_rows(prefix, found.get("fresh", {}), found.get("gc", {})))
-
-
-@contextmanager
-def progress(console: Console, total: int) -> Iterator[Callable[[str, int], None]]:
-    """A bar on a terminal, which is redrawn seldom: it must not cost what is measured."""
-    if not console.is_terminal:
-        yield lambda what, done: None
-        return
-    columns = (BarColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=console, auto_refresh=False, transient=True) as bar:
-        task = bar.add_task("starting", total=total)
-
-        def tell(what: str, done: int) -> None:
-            bar.update(task, description=what, advance=done)
-            bar.refresh()
-
-        yield tell

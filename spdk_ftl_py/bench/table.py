@@ -85,9 +85,12 @@ def _short(value: float | None) -> str:
 
 
 def markdown(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """A table with columns of equal width, so that it can be read as it is."""
+    """A table with columns of equal width, so that it can be read as it is. Columns with nothing in them are left
+    out."""
     cells = [list(headings), *map(list, rows)]
-    widths = [max(len(line[column]) for line in cells) for column in range(len(headings))]
+    used = [column for column in range(len(headings)) if any(line[column] for line in cells[1:])]
+    cells = [[line[column] for column in used] for line in cells]
+    widths = [max(len(line[column]) for line in cells) for column in range(len(used))]
     lines = [
         "| " + " | ".join(
             each.ljust(width) if column == 0 else each.rjust(width)

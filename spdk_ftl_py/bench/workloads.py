@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 Kind = Literal["write", "read", "mixed", "trim"]
+HOST_NQN: Final = "nqn.2014-08.org.nvmexpress:uuid:5f1d2c3e-0000-4000-8000-0000000be4c4"
+"""Of the host that does the I/O."""
 LARGE_BLOCKS: Final = 32
 """128 KiB."""
 LARGE_DEPTH: Final = 16

@@ -90,6 +90,7 @@ ROOMS: Rooms = {
         "schema",
         "plugin",
         "plan",
+        "bench",
         "daemon",
         "target",
         "demo",
