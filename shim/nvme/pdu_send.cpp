@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "base/crc32c.hpp"
+#include "base/fault_in.hpp"
 #include "base/iov_cursor.hpp"
 #include "nvme/pdu_stream.hpp"
 
@@ -139,6 +140,10 @@ uint32_t PduStream::flush() noexcept {
             tls_ ? tls_->write(iov.data(), count) : sendmsg(fd_, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
         if (taken < 0) {
             if (errno == EINTR) {
+                continue;
+            }
+            if (errno == EFAULT) {
+                fault_in({iov.data(), count});
                 continue;
             }
             if (errno == EAGAIN || errno == EWOULDBLOCK) {

@@ -14,6 +14,7 @@
 #include <system_error>
 
 #include "base/crc32c.hpp"
+#include "base/fault_in.hpp"
 
 namespace ftl {
 
@@ -119,7 +120,12 @@ ssize_t PduStream::read_socket(iovec *iov, uint32_t iov_count) noexcept {
     msghdr message{};
     message.msg_iov = iov;
     message.msg_iovlen = iov_count;
-    return recvmsg(fd_, &message, MSG_DONTWAIT);
+    ssize_t got = recvmsg(fd_, &message, MSG_DONTWAIT);
+    if (got < 0 && errno == EFAULT) [[unlikely]] {
+        fault_in({iov, iov_count});
+        got = recvmsg(fd_, &message, MSG_DONTWAIT);
+    }
+    return got;
 }
 
 ssize_t PduStream::receive_some(size_t &asked) noexcept {

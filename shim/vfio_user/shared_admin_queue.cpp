@@ -15,6 +15,7 @@ SharedAdminQueue::SharedAdminQueue(std::shared_ptr<Reactor> reactor, std::shared
       memory_(std::move(memory)),
       queue_(*memory_, bar0_fd, record_fd, config),
       command_memory_(*memory_),
+      naps_(queue_.doorbells(), *reactor_),
       slots_(queue_.slot_count()),
       waiting_(queue_.slot_count()) {
     memory_->attach(reactor_);
@@ -33,6 +34,7 @@ uint32_t SharedAdminQueue::poll(uint64_t now_ns) noexcept {
     }
     if (!queue_.look()) {
         dead_ = true;
+        naps_.end();
         reactor_->emit(EventKind::shared_qpair_closed, id_, static_cast<uint64_t>(queue_.fault()),
                        queue_.fault_detail());
         return 1;
@@ -44,7 +46,7 @@ uint32_t SharedAdminQueue::poll(uint64_t now_ns) noexcept {
     for (uint32_t number; (number = queue_.fetch()) != SharedQueue::kNone; ++work) {
         give(number);
     }
-    naps_.polled(now_ns, work > 0);
+    naps_.polled(now_ns, work > 0, queue_.seen());
     return work;
 }
 
@@ -142,6 +144,7 @@ void SharedAdminQueue::close() {
     }
     reactor_->call([this] {
         dead_ = true;
+        naps_.end();
         reactor_->remove(id_);
     });
     memory_->detach(reactor_);

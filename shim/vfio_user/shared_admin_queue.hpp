@@ -33,7 +33,7 @@ public:
     ~SharedAdminQueue() override;
 
     uint32_t poll(uint64_t now_ns) noexcept override;
-    [[nodiscard]] uint64_t deadline_ns() const noexcept override { return dead_ ? ~uint64_t{0} : naps_.next_ns(); }
+    [[nodiscard]] uint64_t deadline_ns() const noexcept override { return naps_.next_ns(); }
 
     [[nodiscard]] uint32_t id() const noexcept { return id_; }
 
@@ -63,6 +63,7 @@ private:
     std::shared_ptr<DmaMap> memory_;
     SharedQueue queue_;
     CommandMemory command_memory_;
+    IdleNaps naps_;
     std::vector<Slot> slots_;
     std::vector<uint32_t> waiting_;  // a ring of commands that Python has not taken yet
     uint32_t waiting_head_ = 0;
@@ -72,7 +73,6 @@ private:
     uint32_t id_ = 0;
     bool dead_ = false;
     size_t replayed_ = 0;
-    IdleNaps naps_;
     std::mutex control_mutex_;
     bool removed_from_reactor_ = false;
 };

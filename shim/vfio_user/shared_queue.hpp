@@ -49,6 +49,10 @@ public:
     [[nodiscard]] uint32_t slot_count() const noexcept { return config_.sq_entries; }
     [[nodiscard]] uint32_t in_flight() const noexcept { return in_flight_; }
 
+    // Both, side by side; and their values at the last look().
+    [[nodiscard]] uint64_t *doorbells() const noexcept { return reinterpret_cast<uint64_t *>(sq_doorbell_); }
+    [[nodiscard]] uint64_t seen() const noexcept { return uint64_t{cq_head_} << 32 | sq_tail_; }
+
     // Reactor thread. Reads the doorbells. False: fault() has the reason, and nothing more may be done.
     [[nodiscard]] bool look() noexcept;
     // The next command; kNone: there is none, or no room for its completion.

@@ -55,6 +55,7 @@ SharedTargetQpair::SharedTargetQpair(std::shared_ptr<Reactor> reactor, std::shar
       config_(checked_shared(config)),
       queue_(*memory_, bar0_fd, record_fd, config_.queue),
       command_memory_(*memory_),
+      naps_(queue_.doorbells(), *reactor_),
       namespaces_(std::move(namespaces), bars, config_.max_io_bytes),
       slots_(queue_.slot_count()),
       iov_per_slot_(config_.max_io_bytes / kBlockSize + 1),
@@ -192,7 +193,7 @@ uint32_t SharedTargetQpair::poll(uint64_t now_ns) noexcept {
             ++work;
         }
     }
-    naps_.polled(now_ns, work > 0);
+    naps_.polled(now_ns, work > 0, queue_.seen());
     return work;
 }
 
@@ -336,6 +337,7 @@ void SharedTargetQpair::answer(Slot &slot, Status status) noexcept {
 
 void SharedTargetQpair::die(bool tell) noexcept {
     dead_ = true;
+    naps_.end();
     for (Slot &slot : slots_) {
         if (slot.at_device) {
             slot.ns->device->cancel(slot.io);

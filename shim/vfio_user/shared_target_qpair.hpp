@@ -43,7 +43,7 @@ public:
     ~SharedTargetQpair() override;
 
     uint32_t poll(uint64_t now_ns) noexcept override;
-    [[nodiscard]] uint64_t deadline_ns() const noexcept override { return dead_ ? ~uint64_t{0} : naps_.next_ns(); }
+    [[nodiscard]] uint64_t deadline_ns() const noexcept override { return naps_.next_ns(); }
 
     [[nodiscard]] uint32_t id() const noexcept { return id_; }
 
@@ -94,6 +94,7 @@ private:
     const SharedQpairConfig config_;
     SharedQueue queue_;
     CommandMemory command_memory_;
+    IdleNaps naps_;
     NamespaceTable namespaces_;
     std::vector<Slot> slots_;
     uint32_t iov_per_slot_;
@@ -105,7 +106,6 @@ private:
     size_t replayed_ = 0;       // of queue_.unfinished()
     uint32_t outstanding_ = 0;  // Ios at devices
     uint32_t answered_ = 0;     // since the last poll
-    IdleNaps naps_;
     TargetQpairStats stats_;
     std::atomic<uint32_t> aborting_{0};
     std::atomic<bool> drained_{false};  // dead, and every Io is back

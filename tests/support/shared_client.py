@@ -228,8 +228,8 @@ class SharedClient:
 
 
 @contextmanager
-def shared_client(**options: int) -> Iterator[SharedClient]:
-    client = SharedClient(_shim.Reactor("test"), **options)
+def shared_client(reactor: _shim.Reactor | None = None, **options: int) -> Iterator[SharedClient]:
+    client = SharedClient(reactor or _shim.Reactor("test"), **options)
     try:
         yield client
     finally:

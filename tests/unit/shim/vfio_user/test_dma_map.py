@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import pytest
 
 from spdk_ftl_py import _shim
+from support.qpair_rig import joined
 from support.shared_client import BASE, FLUSH, PAGE, READ, WRITE, entry, memfd, shared_client
 
 TOP = 2**64
@@ -99,8 +100,7 @@ def test_only_files_in_memory() -> None:
 @pytest.mark.parametrize("what", ["data", "list", "queues", "all"])
 @pytest.mark.parametrize("opcode", [READ, WRITE])
 def test_a_file_that_shrinks_ends_the_queue_and_nothing_else(opcode: int, what: str) -> None:
-    with shared_client() as client, shared_client() as other:
-        other.reactor = client.reactor
+    with shared_client() as client, shared_client(client.reactor) as other:
         device = _shim.EmulatedMedia.conventional(client.reactor, 1024)
         qpair, healthy = client.serve({1: device}), other.serve({1: device})
         lists = client.prp_list([client.iova(1), client.iova(2)], 100)
@@ -127,6 +127,29 @@ def test_a_file_that_shrinks_ends_the_queue_and_nothing_else(opcode: int, what: 
         qpair.close()
         healthy.close()
         os.ftruncate(client.fd, client.size)  # for the test's own mapping
+
+
+@pytest.mark.parametrize("opcode", [READ, WRITE])
+def test_a_connection_to_a_drive_outlives_a_client_that_shrinks_its_file(opcode: int) -> None:
+    """There system calls find the memory missing: no signal is raised."""
+
+    def drive(reactor: _shim.Reactor) -> _shim.EmulatedMedia:
+        return _shim.EmulatedMedia.conventional(reactor, 64)
+
+    with joined(drive) as (rig, _), shared_client(rig.reactor) as client:
+        qpair = client.serve({1: rig.host})
+        command = entry(opcode, 1, prps=client.prps(range(20), list_page=100), cdw12=19)
+        assert client.status(command) == 0
+        client.push(command)
+        client.step()
+        os.ftruncate(client.fd, (client.first_data + 5) * PAGE)
+        client.step(20)
+        os.ftruncate(client.fd, client.size)
+        assert client.map.broken
+        assert not qpair.connected
+        assert rig.host.connected
+        assert rig.read(3, 1)
+        qpair.close()
 
 
 def test_bar0_may_shrink_too() -> None:

@@ -7,6 +7,7 @@ import struct
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -414,21 +415,39 @@ def test_quiesce_waits_for_devices_and_then_fetches_nothing(client: SharedClient
     qpair.close()
 
 
-def test_an_idle_queue_sleeps_and_wakes(client: SharedClient) -> None:
-    qpair = client.serve({1: media(client)})
-    client.reactor.start()
-    for pause in (0.0, 0.001, 0.05, 0.3):
-        time.sleep(pause)
-        used, start = time.thread_time(), client.reactor.rounds
-        time.sleep(0.1)
-        assert client.reactor.rounds - start < 6000  # it does not spin
-        client.push(read(client, 9, 0, 0))
+@pytest.mark.parametrize("queues", [1, 8])
+def test_idle_queues_sleep_and_wake(queues: int) -> None:
+    """First in naps, then another thread looks for all of them."""
+    with ExitStack() as stack:
+        reactor = _shim.Reactor("idle")
+        clients = [stack.enter_context(shared_client(reactor)) for _ in range(queues)]
+        qpairs = [client.serve({1: media(client)}) for client in clients]
+        reactor.start()
+        for pause, rounds in ((0.0, 6000), (0.001, 6000), (0.1, 10), (0.3, 10)):
+            time.sleep(pause)
+            start = reactor.rounds
+            time.sleep(0.05)
+            assert reactor.rounds - start < rounds
+            for client in clients:
+                client.push(read(client, 9, 0, 0))
+                began = time.monotonic()
+                while not client.pop():
+                    assert time.monotonic() - began < 5
+        # A client that makes room for completions wakes it, too.
+        client = clients[0]
+        client.push(*(entry(READ, cid, prps=(client.iova(0), 0)) for cid in range(15)))
+        time.sleep(0.05)
+        assert len(client.pop(ring=False)) == 15
+        client.push(*(entry(READ, cid, prps=(client.iova(0), 0)) for cid in range(9)))
+        time.sleep(0.05)
+        assert not client.pop(ring=False)
+        client.doorbell(1, client.head)
         began = time.monotonic()
         while not client.pop():
             assert time.monotonic() - began < 5
-        assert time.thread_time() >= used
-    client.reactor.stop()
-    qpair.close()
+        reactor.stop()
+        for qpair in qpairs:
+            qpair.close()
 
 
 def test_regions_change_under_load(client: SharedClient) -> None:
