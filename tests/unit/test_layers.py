@@ -110,12 +110,13 @@ SHIM_ROOMS: Rooms = {
     "nvme/zns": set(),
     "nvme": {"base", "reactor", "nvme/zns"},
     "nbd": {"base", "reactor"},
+    "vfio_user": {"base", "reactor", "nvme"},
     "media": {"base", "reactor", "nvme/zns"},
     "virtual": {"base", "reactor"},
     "ftl": {"base", "reactor", "nvme/zns"},
     "load": {"base", "reactor"},
-    "bind": {"base", "reactor", "nvme/zns", "nvme", "nbd", "media", "virtual", "ftl", "load"},
-    "fuzz": {"base", "reactor", "nvme", "nbd", "media", "ftl"},
+    "bind": {"base", "reactor", "nvme/zns", "nvme", "nbd", "vfio_user", "media", "virtual", "ftl", "load"},
+    "fuzz": {"base", "reactor", "nvme", "nbd", "vfio_user", "media", "ftl"},
 }
 """Of shim/ and fuzz/. Neither the media nor the FTL knows what carries an Io; what zones look like all do."""
 
