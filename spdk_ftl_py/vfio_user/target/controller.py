@@ -82,6 +82,8 @@ class SharedController:
         self.maker = maker
         self.memory = maker.memory()
         self.ended = asyncio.Event()
+        self.shut_down = client.registers.csts & wire.CSTS_SHST_MASK == wire.CSTS_SHST_COMPLETE
+        """The client has shut down in order, and has not enabled the controller again."""
         self._began_s = asyncio.get_running_loop().time()
         self._bar0 = os.dup(client.bar0)
         self._registers = client.registers
@@ -112,10 +114,6 @@ class SharedController:
     @property
     def enabled(self) -> bool:
         return self._live and self._admin is not None
-
-    @property
-    def shut_down(self) -> bool:
-        return self._registers.csts & wire.CSTS_SHST_MASK == wire.CSTS_SHST_COMPLETE
 
     @property
     def zoned(self) -> bool:
@@ -236,6 +234,7 @@ class SharedController:
         self._registers = registers
         if self.subsystem.connected_hosts is not None:
             self.subsystem.connected_hosts.arrived(self.host)
+        self.shut_down = False
         self._new_admin_queue()
         self._on_change()
 
@@ -270,6 +269,7 @@ class SharedController:
         gone = list(self._completion_queues)
         self._completion_queues.clear()
         self.keep(dropped=gone)
+        self.shut_down = True
         self.subsystem.left_in_order(self)
 
     async def _close_queues(self) -> None:
@@ -300,11 +300,7 @@ class SharedController:
                 self.add_completion_queue(Queue(queue.qid, 0, queue.cq_iova, 0, queue.cq_entries))
                 if queue.sq_entries:
                     self.open_io_queue(queue)
-        if ADMIN_QID in client.queues:
-            self._open_admin(client.queues[ADMIN_QID])
-        else:
-            # It was enabled while no process was there.
-            self._new_admin_queue()
+        self._open_admin(client.queues[ADMIN_QID])
         # Whatever has changed meanwhile, nobody has told the client.
         for nsid in self.visible_namespaces():
             self.events.namespace_changed(nsid)
