@@ -42,6 +42,8 @@ class EventKind(IntEnum):
     """fault, detail (the value of an invalid doorbell). Of a SharedTargetQpair, or a SharedAdminQueue."""
     ADMIN_COMMAND = 7
     """A SharedAdminQueue may have commands: take() until it returns None."""
+    SHARED_MEMORY_WANTED = 8
+    """Of a SharedHostQpair: take_wanted()."""
     BAND_NEXT_NEEDED = 10
     """stream, filling_band. An FtlCore's, as all that follow but LOAD_DONE and OVERFLOW."""
     BAND_CLOSED = 11
@@ -843,6 +845,128 @@ class HostQpair(BlockDevice):
     def connected(self) -> bool: ...
     def close(self) -> None:
         """Closes the socket; outstanding I/O fails with path_error. Idempotent."""
+
+class SharedRange:
+    """Memory of this process that another one may map, from a file."""
+
+    @property
+    def fd(self) -> int:
+        """The range's own; do not close it."""
+    @property
+    def offset(self) -> int:
+        """In the file."""
+    @property
+    def bytes(self) -> int: ...
+    @property
+    def receives(self) -> bool:
+        """The other process may also write into it."""
+    @property
+    def gone(self) -> bool:
+        """Its owner has given it up."""
+
+class SharedPages:
+    """Memory that servers of this process's host queues may map."""
+
+    def __init__(self, bytes: int, receives: bool) -> None:
+        """receives: they may write into it as well. OSError."""
+    @property
+    def array(self) -> NDArray[np.uint8]:
+        """It, in units of 2 MiB."""
+
+class MappedRanges:
+    """The ranges of this process's memory that one server has mapped. The queues of a connection share it."""
+
+    def __init__(self) -> None: ...
+    def add(self, range: SharedRange, iova: int) -> None:
+        """ValueError: full."""
+    @property
+    def full(self) -> bool: ...
+
+class SharedQueueMemory:
+    """A sealed memfd with the submission and completion queue of a host, its PRP lists, and a buffer for each
+    command."""
+
+    def __init__(self, queue_depth: int, max_io_bytes: int) -> None:
+        """max_io_bytes: at most 1 MiB. ValueError, OSError."""
+    @property
+    def fd(self) -> int:
+        """The object's own; do not close it."""
+    @property
+    def bytes(self) -> int:
+        """A multiple of 2 MiB."""
+    @property
+    def entries(self) -> int:
+        """Of each queue: queue_depth + 1."""
+    @property
+    def sq_offset(self) -> int: ...
+    @property
+    def cq_offset(self) -> int: ...
+    def buffer_offset(self, slot: int, /) -> int:
+        """Of the slot's data. IndexError."""
+
+class Doorbells:
+    """The doorbells of a controller, mapped from the file of its BAR0."""
+
+    def __init__(self, fd: int, offset: int, bytes: int) -> None:
+        """ValueError if the file is smaller, OSError. The caller closes fd."""
+    @property
+    def bytes(self) -> int: ...
+    @property
+    def broken(self) -> bool:
+        """The server has shrunk the file."""
+    def ring(self, at: int, value: int) -> None:
+        """at: in bytes from the first doorbell. IndexError: there is no such doorbell."""
+
+class SharedHostQpairStats:
+    """direct_bytes: moved by the server from or to the memory of I/Os. bounced_bytes: copied here."""
+
+    commands: int
+    direct_bytes: int
+    bounced_bytes: int
+
+    def as_dict(self) -> dict[str, Any]: ...
+
+class SharedHostQpair(BlockDevice):
+    """The host side of one I/O queue in shared memory: a remote namespace as a BlockDevice."""
+
+    def __init__(
+        self,
+        reactor: Reactor,
+        memory: SharedQueueMemory,
+        ranges: MappedRanges,
+        doorbells: Doorbells,
+        *,
+        nsid: int,
+        memory_iova: int,
+        sq_doorbell: int,
+        cq_doorbell: int,
+        used_entries: int = 0,
+        block_count: int,
+        block_bytes: int = 4096,
+        metadata_bytes: int = 0,
+        max_append_bytes: int = 0,
+        volatile_cache: bool,
+        zoned: bool = False,
+        zone_size: int = 0,
+        zone_capacity: int = 0,
+        max_open_zones: int = 0,
+        max_active_zones: int = 0,
+        io_timeout_ms: int = 0,
+    ) -> None:
+        """The server has mapped `memory` at memory_iova, and created the queues in it. The doorbells are offsets in
+        bytes. used_entries: commands that were executed in the queues before. The rest is as for HostQpair.
+        ValueError."""
+
+    @property
+    def id(self) -> int: ...
+    @property
+    def connected(self) -> bool: ...
+    def take_wanted(self) -> SharedRange | None:
+        """Memory that had to be copied because the server has not mapped it yet."""
+    @property
+    def stats(self) -> SharedHostQpairStats: ...
+    def close(self) -> None:
+        """Outstanding I/O fails with path_error. Idempotent."""
 
 class FlushAlarm:
     """One for each host whose next Flush must fail with Write Fault (and DNR), once, on whichever of its queues."""

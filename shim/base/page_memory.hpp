@@ -1,16 +1,21 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Whole pages of memory from the kernel: anonymous and zeroed, which cost nothing until they are touched, or mapped
-// from a file.
+// Whole pages of memory from the kernel: zeroed, which cost nothing until they are touched, or mapped from a file.
+// Memory that another process may map lies in a file, and is registered as such (base/shared_memory.hpp).
 #pragma once
 
 #include <sys/mman.h>
 
+#include <unistd.h>
+
 #include <cerrno>
 #include <cstdint>
+#include <memory>
 #include <new>
 #include <string>
 #include <system_error>
 #include <utility>
+
+#include "base/shared_memory.hpp"
 
 namespace ftl {
 
@@ -41,7 +46,32 @@ public:
     // Maps the first `bytes` bytes of a file, which must be at least that large. Writes go to the file. Throws
     // std::system_error.
     static PageMemory of_file(int fd, uint64_t bytes) { return PageMemory(bytes, MAP_SHARED, fd); }
+    // Pages that another process may map, from `offset` on. Throws std::system_error.
+    static PageMemory shared(uint64_t bytes, Sharing sharing, uint64_t offset = 0) {
+        constexpr uint64_t unit = uint64_t{2} << 20;  // SPDK registers memory for DMA in units of 2 MiB
+        const uint64_t whole = (bytes + unit - 1) / unit * unit;
+        const int fd = shared_memory::sealed_file("spdk-ftl", whole);
+        try {
+            PageMemory memory = of_file(fd, whole);
+            memory.share(fd, offset, sharing);
+            ::close(fd);
+            return memory;
+        } catch (...) {
+            ::close(fd);
+            throw;
+        }
+    }
+    static PageMemory shared_or_bad_alloc(uint64_t bytes, Sharing sharing) {
+        try {
+            return shared(bytes, sharing);
+        } catch (const std::system_error &) {
+            throw std::bad_alloc();
+        }
+    }
     ~PageMemory() {
+        if (shared_) {
+            shared_memory::remove(shared_);
+        }
         if (data_ != nullptr) {
             ::munmap(data_, bytes_);
         }
@@ -53,6 +83,12 @@ public:
     }
     PageMemory(const PageMemory &) = delete;
     PageMemory &operator=(const PageMemory &) = delete;
+
+    // Another process may map this memory from `offset` on. fd: the file that it is mapped from, at offset 0. Once.
+    // Throws std::system_error.
+    void share(int fd, uint64_t offset, Sharing sharing) {
+        shared_ = shared_memory::add(data_ + offset, bytes_ - offset, fd, offset, sharing);
+    }
 
     [[nodiscard]] uint8_t *data() const noexcept { return data_; }
     [[nodiscard]] uint64_t bytes() const noexcept { return bytes_; }
@@ -69,10 +105,12 @@ private:
     void swap(PageMemory &other) noexcept {
         std::swap(data_, other.data_);
         std::swap(bytes_, other.bytes_);
+        std::swap(shared_, other.shared_);
     }
 
     uint8_t *data_ = nullptr;
     uint64_t bytes_ = 0;
+    std::shared_ptr<SharedRange> shared_;
 };
 
 }  // namespace ftl

@@ -12,6 +12,7 @@ void bind_reactor(nanobind::module_ &m);       // crc32c, build_info, error clas
 void bind_media(nanobind::module_ &m);         // EmulatedMedia, ZonedOverlay
 void bind_virtual(nanobind::module_ &m);       // Meter, Split, Delay, ErrorInjector, Striped, Mirror
 void bind_qpair(nanobind::module_ &m);         // HostQpair, TargetQpair
+void bind_shared_host(nanobind::module_ &m);   // SharedHostQpair, and the memory it shares with a server
 void bind_tls(nanobind::module_ &m);           // TlsSession
 void bind_core_config(nanobind::module_ &m);   // CoreConfig, NvCacheConfig
 void bind_core_account(nanobind::module_ &m);  // BandInfo, CoreStats, NvCacheStats, ScrubStatus

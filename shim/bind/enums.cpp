@@ -41,6 +41,7 @@ void bind_io_enums(nb::module_ &m) {
                              {"IO_DONE", EventKind::io_done},
                              {"TARGET_QPAIR_CLOSED", EventKind::target_qpair_closed},
                              {"HOST_QPAIR_LOST", EventKind::host_qpair_lost},
+                             {"SHARED_MEMORY_WANTED", EventKind::shared_memory_wanted},
                              {"TARGET_QPAIR_COMMAND", EventKind::target_qpair_command},
                              {"NBD_CLOSED", EventKind::nbd_closed},
                              {"SHARED_QPAIR_CLOSED", EventKind::shared_qpair_closed},

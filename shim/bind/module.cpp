@@ -12,6 +12,7 @@ NB_MODULE(_shim, m) {
     ftl::bind_virtual(m);
     ftl::bind_tls(m);
     ftl::bind_qpair(m);
+    ftl::bind_shared_host(m);
     ftl::bind_core_config(m);
     ftl::bind_core_account(m);
     ftl::bind_core(m);

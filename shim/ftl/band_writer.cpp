@@ -21,8 +21,8 @@ BandWriter::BandWriter(CoreState &state, Copied copied, void *context)
       context_(context),
       open_(state.config.shared_stream ? kOpenBandsShared : kOpenBandsSplit) {
     scratch_blocks_ = std::min({state.summary_area, state.max_io, kSummaryScratchBlocks});
-    scratch_ =
-        PageMemory::or_bad_alloc(size_t{scratch_blocks_} * kBlockSize * state.punits * open_.size(), Pages::counted);
+    scratch_ = PageMemory::shared_or_bad_alloc(size_t{scratch_blocks_} * kBlockSize * state.punits * open_.size(),
+                                               Sharing::sends);
     uint8_t *scratch = scratch_.data();
     for (OpenBand &open : open_) {
         open.writer = this;

@@ -46,12 +46,15 @@ private:
     int fd_;
 };
 
-PageMemory memory_at(const std::optional<std::string> &path, size_t bytes) {
+// The data from data_offset on are shared with the base's server. The records before them are not mapped there.
+PageMemory memory_at(const std::optional<std::string> &path, size_t bytes, size_t data_offset) {
     if (!path) {
-        return PageMemory(bytes, Pages::counted);
+        return PageMemory::shared(bytes, Sharing::sends, data_offset);
     }
     const File file(*path, bytes);
-    return PageMemory::of_file(file.fd(), bytes);
+    PageMemory memory = PageMemory::of_file(file.fd(), bytes);
+    memory.share(file.fd(), data_offset, Sharing::sends);
+    return memory;
 }
 
 }  // namespace
@@ -69,7 +72,7 @@ BufferMapping::BufferMapping(uint32_t slot_count, uint32_t record_count, uint64_
     header.data_offset = header.records_offset + round_up(sizeof(PendingRecord) * record_count);
     header.block_count = block_count;
     header.crc = crc32c(0, &header, sizeof(header));
-    memory_ = memory_at(path, header.data_offset + size_t{slot_count} * kBlockSize);
+    memory_ = memory_at(path, header.data_offset + size_t{slot_count} * kBlockSize, header.data_offset);
     uint8_t *base = memory_.data();
     slots_ = reinterpret_cast<SlotRecord *>(base + header.slots_offset);
     records_ = reinterpret_cast<PendingRecord *>(base + header.records_offset);

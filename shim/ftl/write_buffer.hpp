@@ -258,7 +258,7 @@ class RelocBuffer {
 public:
     // Throws std::system_error.
     explicit RelocBuffer(uint32_t slots)
-        : memory(size_t{slots} * kBlockSize, Pages::counted),
+        : memory(PageMemory::shared(size_t{slots} * kBlockSize, Sharing::receives)),
           slot_count(slots),
           free(slots),
           next(slots, kNoSlot),

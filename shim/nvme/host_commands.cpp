@@ -2,58 +2,19 @@
 // HostQpair's commands: turns an Io into a command, sends its data PDUs and completes it.
 #include <algorithm>
 
-#include "base/iov_cursor.hpp"
+#include "nvme/host_encoding.hpp"
 #include "nvme/host_qpair.hpp"
-#include "nvme/zns.hpp"
 
 namespace ftl {
 
 using wire::PduType;
-
-Status HostQpair::check(const Io &io, uint32_t &length) const noexcept {
-    length = 0;
-    switch (io.op) {
-        case Op::flush:
-        case Op::zone_send:
-            return status::ok;
-        case Op::deallocate:
-            length = sizeof(wire::DsmRange);
-            return io.block_count > 0 ? status::ok : status::invalid_field;
-        case Op::write_zeroes:
-            return io.block_count > 0 && io.block_count <= kNlbMax ? status::ok : status::invalid_field;
-        case Op::zone_report: {
-            const uint64_t bytes = iov_bytes(io.memory());
-            if (bytes == 0 || bytes % 4 != 0 || bytes > config_.max_io_bytes) {
-                return status::invalid_field;
-            }
-            length = static_cast<uint32_t>(bytes);
-            return status::ok;
-        }
-        case Op::append:
-            if (io.block_count > info_.max_append_blocks) {
-                return status::invalid_field;
-            }
-            [[fallthrough]];
-        case Op::read:
-        case Op::write:
-            if (io.block_count == 0 || io.block_count > info_.max_io_blocks) {
-                return status::invalid_field;
-            }
-            length = io.block_count * info_.block_bytes;
-            return iov_bytes(io.memory()) >= length ? status::ok : status::invalid_field;
-        case Op::compare_write:
-        case Op::write_uncorrectable:
-            break;
-    }
-    return status::invalid_opcode;
-}
 
 void HostQpair::submit(Io &io) noexcept {
     io.status = status::ok;
     io.do_not_retry = false;
     io.result = 0;
     uint32_t length = 0;
-    const Status refused = connected_ ? check(io, length) : status::path_error;
+    const Status refused = connected_ ? check_io(io, info_, config_.max_io_bytes, length) : status::path_error;
     if (refused != status::ok) {
         io.status = refused;
         io.do_not_retry = dnr(refused);
@@ -92,58 +53,17 @@ void HostQpair::encode(Slot &slot, uint16_t cid) noexcept {
     pdu.ch.type = PduType::capsule_cmd;
     pdu.ch.hlen = sizeof pdu;
     wire::Sqe &sqe = pdu.sqe;
+    sqe = encode_io(io, config_.nsid, cid, slot.length);
     sqe.flags = wire::kFlagsPsdtSgl;
-    sqe.cid = cid;
-    sqe.nsid = config_.nsid;
     sqe.sgl.type = wire::kSglTransport;
     sqe.sgl.length = slot.length;
-    sqe.slba = io.lba;
-    const uint32_t nlb = io.block_count - 1;
-    const uint32_t fua = io.fua ? wire::kCdw12Fua : 0;
     const iovec *data = io.iov;
     uint32_t data_count = io.iov_count;
-    switch (io.op) {
-        case Op::read:
-            sqe.opcode = wire::opcode::read;
-            sqe.cdw12 = nlb | fua;
-            break;
-        case Op::write:
-            sqe.opcode = wire::opcode::write;
-            sqe.cdw12 = nlb | fua;
-            break;
-        case Op::append:
-            sqe.opcode = wire::opcode::zone_append;
-            sqe.cdw12 = nlb | fua;
-            break;
-        case Op::flush:
-            sqe.opcode = wire::opcode::flush;
-            sqe.slba = 0;
-            break;
-        case Op::write_zeroes:
-            sqe.opcode = wire::opcode::write_zeroes;
-            sqe.cdw12 = nlb | fua;
-            break;
-        case Op::deallocate:
-            sqe.opcode = wire::opcode::dataset_management;
-            sqe.slba = uint64_t{wire::kCdw11Deallocate} << 32;  // cdw10 NR = 0: one range
-            slot.range = {0, io.block_count, io.lba};
-            slot.range_iov = {&slot.range, sizeof slot.range};
-            data = &slot.range_iov;
-            data_count = 1;
-            break;
-        case Op::zone_send:
-            sqe.opcode = wire::opcode::zone_mgmt_send;
-            sqe.cdw13 = io.zone_action | (io.zone_all ? zns::kCdw13SelectAll : 0);
-            break;
-        case Op::zone_report:
-            sqe.opcode = wire::opcode::zone_mgmt_recv;
-            sqe.cdw12 = slot.length / 4 - 1;
-            sqe.cdw13 = io.zone_action | (uint32_t{io.zone_filter} << zns::kCdw13FilterShift) |
-                        (io.zone_all ? zns::kCdw13Partial : 0);
-            break;
-        case Op::compare_write:
-        case Op::write_uncorrectable:
-            break;  // check() has refused them
+    if (io.op == Op::deallocate) {
+        slot.range = dsm_range(io);
+        slot.range_iov = {&slot.range, sizeof slot.range};
+        data = &slot.range_iov;
+        data_count = 1;
     }
     slot.writes = to_controller(io.op);
     slot.data.data = data;

@@ -9,6 +9,7 @@
 #include <string>
 
 #include "base/mutation.hpp"
+#include "nvme/host_encoding.hpp"
 
 namespace ftl {
 
@@ -45,15 +46,7 @@ HostQpair::HostQpair(std::shared_ptr<Reactor> reactor, int fd, const HostQpairCo
                      const BlockDeviceInfo &info)
     : reactor_(std::move(reactor)), config_(checked(config, info)), info_(info), slots_(config_.queue_depth) {
     info_.deallocated_reads_zeroes = false;  // unknown: the controller decides that
-    info_.max_io_blocks = std::min(config_.max_io_bytes / info_.block_bytes, kNlbMax);
-    if (info_.zoned) {
-        const uint32_t append_bytes = config_.max_append_bytes > 0
-                                          ? std::min(config_.max_append_bytes, config_.max_io_bytes)
-                                          : config_.max_io_bytes;  // ZASL 0: same as MDTS
-        info_.max_append_blocks = std::min(append_bytes / info_.block_bytes, kNlbMax);
-    } else {
-        info_.max_append_blocks = 0;
-    }
+    set_limits(info_, config_.max_io_bytes, config_.max_append_bytes);
     for (uint32_t i = 0; i < slots_.size(); ++i) {
         slots_[i].command.slot = i;
         slots_[i].data.slot = i;
@@ -136,14 +129,9 @@ bool HostQpair::on_response(const wire::CapsuleResp &pdu) noexcept {
             status = status::data_transfer_error;  // success, but data is missing
         }
         if (io.op == Op::append) {
-            // SPDK returns only DW0. A zone has fewer than 2^32 blocks, so ZSLBA gives the high half.
-            uint64_t alba = (io.lba & ~uint64_t{0xFFFFFFFF}) | (pdu.cqe.result & 0xFFFFFFFF);
-            if (alba < io.lba) {
-                alba += uint64_t{1} << 32;
-            }
-            slot->result = alba;
-            if (alba - io.lba + io.block_count > info_.zone_size && status == status::ok) {
-                status = status::internal_error;  // not in the zone that the append addressed
+            slot->result = pdu.cqe.result;
+            if (!append_address(io, info_, slot->result) && status == status::ok) {
+                status = status::internal_error;
             }
         } else {
             slot->result = pdu.cqe.result;

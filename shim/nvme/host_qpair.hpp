@@ -57,12 +57,6 @@ public:
 
 private:
     static constexpr uint32_t kNoSlot = ~uint32_t{0};
-    static constexpr uint32_t kNlbMax = 65536;  // NLB is 16 bits, 0-based
-
-    static constexpr bool to_controller(Op op) noexcept {
-        return op == Op::write || op == Op::append || op == Op::deallocate;
-    }
-    static constexpr bool from_controller(Op op) noexcept { return op == Op::read || op == Op::zone_report; }
 
     struct Slot {
         Io *io = nullptr;  // null: the slot is free
@@ -95,7 +89,6 @@ private:
     bool on_c2h_data(const wire::C2hData &pdu, uint8_t flags, uint32_t data_length, DataSink &sink) noexcept;
     Slot *slot_of(uint16_t cid) noexcept;
 
-    [[nodiscard]] Status check(const Io &io, uint32_t &length) const noexcept;
     void start(Io &io) noexcept;
     void encode(Slot &slot, uint16_t cid) noexcept;
     void queue_h2c(Slot &slot) noexcept;

@@ -14,6 +14,7 @@ enum class EventKind : uint32_t {
     nbd_closed = 5,            // NbdConnection
     shared_qpair_closed = 6,   // SharedTargetQpair, SharedAdminQueue
     admin_command = 7,         // SharedAdminQueue: commands for Python, until take() returns none
+    shared_memory_wanted = 8,  // SharedHostQpair: take_wanted()
     // FtlCore, from here on
     band_next_needed = 10,
     band_closed = 11,

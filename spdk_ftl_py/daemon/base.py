@@ -4,6 +4,7 @@ After a loss both are made again."""
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import logging
 from collections.abc import Callable, Coroutine
@@ -22,10 +23,12 @@ from ..errors import (
     PathError,
     ProtocolError,
     TargetError,
+    UnsupportedError,
 )
 from ..ftl.cache.nv_cache import NvCache
 from ..ftl.media.blockdev import BlockPort
 from ..nvme.auth.response import Policy
+from ..nvme.host.base_controller import BaseController
 from ..nvme.host.controller import Controller
 from ..nvme.host.events import AsyncEvent
 from ..nvme.host.namespaces import NamespaceInfo
@@ -42,10 +45,14 @@ from ..spdk.exports import (
     TransportMissingError,
     bdev_nqn,
     export_bdev,
-    remove_subsystem,
+    remove_export,
     require_tcp_transport,
+    stands_by_tcp,
 )
 from ..spdk.rpc import TargetRpc
+from ..spdk.shared_export import EndpointRefusedError, offers_vfio_user, remove_endpoint, usable
+from ..vfio_user.host.controller import VfioUserController
+from .base_endpoints import base_endpoint
 from .checks import check_base, check_cache_is_nobodys, find_cache
 from .export_sockets import ExportSockets
 from .own_bdevs import OwnBdevs
@@ -164,7 +171,9 @@ class BaseLink:
         self._cache_exported: BdevExport | None = None
         self._cache_stands = False
         """The target may hold a claim on a cache."""
-        self._controller: Controller | None = None
+        self._controller: BaseController | None = None
+        self._refused = False
+        """The target could not serve the bdevs in shared memory."""
         psk = psk_path(options().target_psk)
         self._keys = {role: SessionKeys(rpc, identity.key_dir, device, role, psk) for role in ("base", "cache")}
         self._changed = asyncio.Event()
@@ -191,7 +200,8 @@ class BaseLink:
         """
         ours = {role: self._nqn(role) if again else None for role in ("base", "cache")}
         try:
-            await require_tcp_transport(self._rpc)
+            if not await self._by_vfio_user():
+                await require_tcp_transport(self._rpc)
             base = await find_bdev(self._rpc, self.base_name)
             if base is not None:
                 await self._check_base(base, ours["base"])
@@ -214,7 +224,7 @@ class BaseLink:
         """Releases the cache that the FTL had before. What can't be undone now is undone at the end."""
         if self._cache_stands:
             try:
-                await remove_subsystem(self._rpc, self._nqn("cache"))
+                await remove_export(self._rpc, self._nqn("cache"), self._endpoint("cache"))
                 await self._keys["cache"].drop()
             except FtlError as error:
                 log.warning("%s: can't release its cache bdev yet: %s", self._options().name, error.message)
@@ -292,15 +302,41 @@ class BaseLink:
         keys = self._keys[role]
         self._cache_stands = self._cache_stands or role == "cache"
         pair = await self._claims.run(f"keys for the {role}", keys.share(), keys.drop)
-        return await export_bdev(
+        export = functools.partial(
+            export_bdev,
             self._rpc,
             self._claims,
             bdev,
             nqn=self._nqn(role),
             hostnqn=self._identity.hostnqn,
             keys=pair,
-            take_over=again,
         )
+        if await self._by_vfio_user() and not (again and await stands_by_tcp(self._rpc, self._nqn(role))):
+            try:
+                return await export(take_over=again, endpoint=self._endpoint(role))
+            except EndpointRefusedError as error:
+                log.warning("%s: reaches its %s bdev by NVMe/TCP: %s", self._options().name, role, error.message)
+                self._refused = True
+                await require_tcp_transport(self._rpc)
+                again = True
+        exported = await export(take_over=again)
+        endpoint = self._endpoint(role)
+        if endpoint is not None:
+            with contextlib.suppress(OSError):
+                remove_endpoint(endpoint)  # of an export that came to nothing
+        return exported
+
+    async def _by_vfio_user(self) -> bool:
+        """Whether the target serves the bdevs in shared memory, if it may."""
+        endpoint = self._endpoint("base")
+        if endpoint is None or self._refused or self._options().target_psk is not None:
+            return False
+        if (self._options().transport or self._identity.transport) == "tcp":
+            return False
+        return usable(self._rpc, endpoint) and await offers_vfio_user(self._rpc)
+
+    def _endpoint(self, role: str) -> Path | None:
+        return base_endpoint(self._identity.buffer_dir, self._device, role)
 
     def _nqn(self, role: str) -> str:
         return bdev_nqn(role, self._device)
@@ -311,7 +347,8 @@ class BaseLink:
         for role in ("base", "cache"):
             nqn = self._nqn(role)
             self._claims.on_undo(f"keys for the {role}", self._keys[role].drop)
-            self._claims.on_undo(f"the export {nqn}", functools.partial(remove_subsystem, self._rpc, nqn))
+            remove = functools.partial(remove_export, self._rpc, nqn, self._endpoint(role))
+            self._claims.on_undo(f"the export {nqn}", remove)
 
     @property
     def claimed(self) -> bool:
@@ -340,9 +377,18 @@ class BaseLink:
         controller.on_event = lambda event: self._base_event(None, event)
         namespace = _namespace(await controller.namespaces(), self._exported)
         controller.on_event = lambda event: self._base_event(namespace, event)
-        media: _shim.BlockDevice = await controller.create_io_qpair(
-            reactor, namespace, queue_depth=QUEUE_DEPTH, io_timeout_s=IO_TIMEOUT_S
-        )
+        try:
+            media: _shim.BlockDevice = await controller.create_io_qpair(
+                reactor, namespace, queue_depth=QUEUE_DEPTH, io_timeout_s=IO_TIMEOUT_S
+            )
+        except UnsupportedError as error:
+            if self._exported.endpoint is None or self.bdev is None:
+                raise
+            log.info("%s: reaches its base bdev by NVMe/TCP: %s", self._options().name, error.message)
+            self._refused = True
+            await self.disconnect()
+            self._exported = await self._export(self.bdev, "base", True)
+            return await self.connect(reactor)
         self.raw = media
         capacity = self._options().zone_capacity
         if capacity is not None:
@@ -381,12 +427,14 @@ class BaseLink:
         namespace = _namespace(await controller.namespaces(), exported)
         return await controller.create_io_qpair(reactor, namespace, queue_depth=QUEUE_DEPTH, io_timeout_s=IO_TIMEOUT_S)
 
-    async def _reach(self, exported: BdevExport, role: str, *, what: str = "") -> Controller:
+    async def _reach(self, exported: BdevExport, role: str, *, what: str = "") -> BaseController:
         """what: a name for this connection, if there may be another one in the same role."""
         session = self._keys[role]
         keys = session.shared
 
-        async def connect(policy: Policy | None) -> Controller:
+        async def connect(policy: Policy | None) -> BaseController:
+            if exported.endpoint is not None:
+                return await VfioUserController.connect(exported.endpoint, subnqn=exported.nqn)
             return await Controller.connect(
                 exported.traddr,
                 exported.trsvcid,

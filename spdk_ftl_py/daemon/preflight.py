@@ -147,6 +147,12 @@ def check_buffer_directory(path: Path) -> None:
         os.close(folder)
 
 
+def is_in_memory(directory: Path) -> bool:
+    with contextlib.suppress(OSError):
+        return _file_system(directory.stat().st_dev) in IN_MEMORY
+    return False
+
+
 def _file_system(device: int) -> str:
     """Its type; empty if the kernel does not tell."""
     wanted = f"{os.major(device)}:{os.minor(device)}"

@@ -13,6 +13,7 @@ from .._shim import BLOCK_BYTES
 from ..errors import FtlError, MediaError
 from ..ftl.media.blockdev import BlockPort
 from ..nvme.host.controller import Controller
+from ..nvme.host.io_queues import IoQpair
 from ..nvme.host.namespaces import NamespaceInfo
 from ..nvme.wire import status_text
 from ..runtime.reactor import ReactorLoop, load_ended
@@ -57,7 +58,7 @@ class Host:
         self.namespace = namespace
         self._reactor = reactor
         self._controller = controller
-        self._qpair: _shim.HostQpair | None = None
+        self._qpair: IoQpair | None = None
         self._load: _shim.LoadGenerator | None = None
         self._done = asyncio.Event()
 

@@ -6,9 +6,9 @@ import os
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from .. import _shim
 from ..errors import NotFoundError
 from ..nvme.host.controller import Controller as HostController
+from ..nvme.host.io_queues import IoQpair
 from ..nvme.host.namespaces import NamespaceInfo
 from ..nvme.target.allowed_hosts import usable_keys, usable_psk
 from ..runtime.reactor import ReactorLoop
@@ -26,9 +26,7 @@ class Namespace(BlockDevice):
     If the connection is lost, every I/O fails with MediaError or PathError: connect again.
     """
 
-    def __init__(
-        self, controller: HostController, reactor: ReactorLoop, info: NamespaceInfo, qpair: _shim.HostQpair
-    ) -> None:
+    def __init__(self, controller: HostController, reactor: ReactorLoop, info: NamespaceInfo, qpair: IoQpair) -> None:
         """For this package."""
         super().__init__(reactor, qpair, name=f"{controller.subnqn} namespace {info.nsid}")
         self.info = info

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import socket
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 from uuid import UUID
 
@@ -17,6 +18,7 @@ from ..runtime.steps import Steps
 from .bdevs import Bdev
 from .keyring import KeyPair
 from .rpc import TargetRpc
+from .shared_export import endpoints_of, listen, listen_again, remove_endpoint
 
 NQN_PREFIX: Final = "nqn.2026-11.io.spdk-ftl:"
 EXPORT_MODEL: Final = "spdk-ftl-py FTL"
@@ -42,6 +44,8 @@ class BdevExport:
     traddr: str
     trsvcid: str
     nsid: int = NSID
+    endpoint: Path | None = None
+    """Of vfio-user; None: NVMe/TCP, at traddr and trsvcid."""
 
 
 def host_nqn(host_id: UUID) -> str:
@@ -79,16 +83,25 @@ async def export_bdev(
     hostnqn: str,
     keys: KeyPair | None = None,
     take_over: bool = False,
+    endpoint: Path | None = None,
 ) -> BdevExport:
     """Claims bdev and exports it to hostnqn only, which must authenticate with keys, and must use TLS if they include a
     PSK; steps gets the undo. take_over: an existing export with that NQN, of an earlier connection, is used if it is as
-    required, otherwise it is replaced.
+    required, otherwise it is replaced. endpoint: the export is by vfio-user there, instead of by NVMe/TCP; hostnqn and
+    keys have no meaning then.
 
-    Raises ClaimedError if somebody else claims the bdev first, TargetError if the target refuses.
+    Raises EndpointRefusedError if that is impossible, ClaimedError if somebody else claims the bdev first, TargetError
+    if the target refuses.
     """
 
     async def create() -> BdevExport:
-        standing = await _take_over(rpc, bdev, nqn, hostnqn, keys) if take_over else None
+        standing = None
+        if take_over:
+            standing = await (
+                _take_over(rpc, bdev, nqn, hostnqn, keys)
+                if endpoint is None
+                else _take_over_endpoint(rpc, bdev, nqn, endpoint)
+            )
         if standing is not None:
             return standing
         await rpc.call(
@@ -97,11 +110,12 @@ async def export_bdev(
                 "nqn": nqn,
                 "serial_number": nqn.rpartition(":")[2].replace("-", "")[:_SERIAL_NUMBER_MAX],
                 "model_number": "spdk-ftl private",
-                "allow_any_host": False,
+                "allow_any_host": endpoint is not None,
                 "max_namespaces": 1,
             },
         )
-        await _add_host(rpc, nqn, hostnqn, keys)
+        if endpoint is None:
+            await _add_host(rpc, nqn, hostnqn, keys)
         try:
             await rpc.call("nvmf_subsystem_add_ns", {"nqn": nqn, "namespace": {"bdev_name": bdev.name, "nsid": NSID}})
         except TargetError as error:
@@ -111,9 +125,12 @@ async def export_bdev(
                 f"bdev {bdev.name} can't be claimed: the SPDK target at {rpc.address} refuses to add it to a "
                 f"subsystem ({error.message}): somebody else may just have claimed it"
             ) from error
+        if endpoint is not None:
+            await listen(rpc, nqn, endpoint)
+            return BdevExport(bdev.name, nqn, "", "", endpoint=endpoint)
         return BdevExport(bdev.name, nqn, rpc.host, await _listen(rpc, nqn, secure_channel=_by_tls(keys)))
 
-    return await steps.run(f"export {bdev.name} as {nqn}", create(), lambda: remove_subsystem(rpc, nqn))
+    return await steps.run(f"export {bdev.name} as {nqn}", create(), lambda: remove_export(rpc, nqn, endpoint))
 
 
 def _by_tls(keys: KeyPair | None) -> bool:
@@ -171,8 +188,41 @@ async def _take_over(rpc: TargetRpc, bdev: Bdev, nqn: str, hostnqn: str, keys: K
     return BdevExport(bdev.name, nqn, rpc.host, listeners[0])
 
 
+async def stands_by_tcp(rpc: TargetRpc, nqn: str) -> bool:
+    """There is an export with that NQN, and it is not by vfio-user."""
+    return any(each.get("nqn") == nqn and not endpoints_of(each) for each in await get_subsystems(rpc))
+
+
+async def _take_over_endpoint(rpc: TargetRpc, bdev: Bdev, nqn: str, endpoint: Path) -> BdevExport | None:
+    """As _take_over(), for an export by vfio-user."""
+    subsystem = next((entry for entry in await get_subsystems(rpc) if entry.get("nqn") == nqn), None)
+    if subsystem is None:
+        return None
+    others = [each for each in endpoints_of(subsystem) if each != str(endpoint)]
+    if others:
+        raise ClaimedError(
+            f"bdev {bdev.name} of the SPDK target at {rpc.address}: {nqn} belongs to another daemon, at {others[0]}: "
+            "delete the FTL there first"
+        )
+    namespaces = [(entry.get("nsid"), entry.get("bdev_name")) for entry in subsystem.get("namespaces") or ()]
+    whole = len(namespaces) == 1 and namespaces[0][0] == NSID and namespaces[0][1] in bdev.names
+    listeners = subsystem.get("listen_addresses") or ()
+    if not whole or len(listeners) != 1 or not endpoints_of(subsystem) or not subsystem.get("allow_any_host"):
+        await remove_subsystem(rpc, nqn)
+        return None
+    await listen_again(rpc, nqn, endpoint)
+    return BdevExport(bdev.name, nqn, "", "", endpoint=endpoint)
+
+
+async def remove_export(rpc: TargetRpc, nqn: str, endpoint: Path | None) -> None:
+    """Undoes export_bdev(); no error if there is nothing to undo. endpoint: also of an earlier export."""
+    await remove_subsystem(rpc, nqn)
+    if endpoint is not None:
+        remove_endpoint(endpoint)
+
+
 async def remove_subsystem(rpc: TargetRpc, nqn: str) -> None:
-    """Undoes export_bdev(); no error if there is nothing to undo."""
+    """No error if there is none."""
     subsystem = next((entry for entry in await get_subsystems(rpc) if entry.get("nqn") == nqn), None)
     if subsystem is None:
         return

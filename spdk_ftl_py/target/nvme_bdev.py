@@ -1,4 +1,4 @@
-"""bdev_nvme: namespaces of remote NVMe/TCP controllers as bdevs NAMEnNSID, with reconnects by SPDK's options."""
+"""bdev_nvme: namespaces of remote controllers as bdevs NAMEnNSID. They reconnect by SPDK's options."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import errno
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -16,18 +17,23 @@ from ..errors import ExistsError, FtlError
 from ..nvme import wire
 from ..nvme.auth.key import HostKeys
 from ..nvme.auth.psk import PskSource
+from ..nvme.host.base_controller import BaseController
 from ..nvme.host.controller import Controller
 from ..nvme.host.events import AsyncEvent
+from ..nvme.host.io_queues import IoQpair
 from ..nvme.host.namespaces import NamespaceInfo
 from ..runtime.reactor import ReactorLoop
 from ..runtime.tasks import end_tasks, to_its_end
 from ..runtime.waiting import until
+from ..vfio_user.host.controller import VfioUserController
 from .bdevs import NVME_IO_TYPES, ZONED_IO_TYPES, Bdev, BdevLayer
 from .decode import Params
 from .refusals import EIO, failed
 
 logger = logging.getLogger(__name__)
 
+TCP = "TCP"
+VFIO_USER = "VFIOUSER"
 BDEVS_DEFAULT = 128
 CONNECT_TIMEOUT_S = 10.0
 QUEUE_DEPTH = 128
@@ -69,7 +75,7 @@ class RemoteNamespace:
     bdev: Bdev
     gate: _shim.Gate
     """The bdev's I/O goes through this gate, and waits there while the controller is away."""
-    qpair: _shim.HostQpair
+    qpair: IoQpair
 
 
 class AttachedController:
@@ -99,7 +105,7 @@ class AttachedController:
         self.psk = psk
         self.state = State.RESETTING
         self.namespaces: dict[int, RemoteNamespace] = {}
-        self.controller: Controller | None = None
+        self.controller: BaseController | None = None
         self._reactor = reactor
         self._bdevs = bdevs
         self._lock = lock
@@ -113,6 +119,8 @@ class AttachedController:
 
     @property
     def trid(self) -> dict[str, str]:
+        if self.params["trtype"] == VFIO_USER:
+            return {"trtype": VFIO_USER, "traddr": self.params["traddr"], "subnqn": self.params["subnqn"]}
         return {
             "trtype": "TCP", "adrfam": self.params["adrfam"], "traddr": self.params["traddr"],
             "trsvcid": self.params["trsvcid"], "subnqn": self.params["subnqn"],
@@ -120,10 +128,20 @@ class AttachedController:
 
     # --- connecting --------------------------------------------------------------------------------------------------
 
-    async def connect(self) -> Controller:
+    async def connect(self) -> BaseController:
         """Raises FtlError or OSError."""
         timeout_us = self.params.get("fabrics_connect_timeout_us", 0)
-        controller = await Controller.connect(
+        timeout_s = timeout_us / 1e6 if timeout_us else CONNECT_TIMEOUT_S
+        controller = await self._connect(timeout_s)
+        controller.on_event = self._event
+        return controller
+
+    async def _connect(self, timeout_s: float) -> BaseController:
+        if self.params["trtype"] == VFIO_USER:
+            return await VfioUserController.connect(
+                Path(self.params["traddr"]), subnqn=self.params["subnqn"], timeout_s=timeout_s
+            )
+        return await Controller.connect(
             self.params["traddr"],
             self.params["trsvcid"],
             self.params["subnqn"],
@@ -131,12 +149,10 @@ class AttachedController:
             hostid=self.hostid,
             header_digest=self.params.get("hdgst", False),
             data_digest=self.params.get("ddgst", False),
-            timeout_s=timeout_us / 1e6 if timeout_us else CONNECT_TIMEOUT_S,
+            timeout_s=timeout_s,
             keys=self.keys,
             psk=self.psk,
         )
-        controller.on_event = self._event
-        return controller
 
     def _event(self, event: AsyncEvent) -> None:
         if not event.of_zones:
@@ -146,7 +162,7 @@ class AttachedController:
         if namespace is not None:
             namespace.bdev.zones_changed(namespace.info.zones_at(event.changed_zones))
 
-    async def adopt(self, controller: Controller) -> list[str]:
+    async def adopt(self, controller: BaseController) -> list[str]:
         """Makes the bdevs of a new connection. Returns the names of new bdevs. The caller holds the target's lock."""
         self.controller = controller
         names = await self._scan(controller, fresh=True)
@@ -158,7 +174,7 @@ class AttachedController:
             self._supervise(), name=f"NVMe controller {self.name}"
         )
 
-    async def _scan(self, controller: Controller, *, fresh: bool) -> list[str]:
+    async def _scan(self, controller: BaseController, *, fresh: bool) -> list[str]:
         """Registers, renews and unregisters bdevs until they match the controller's namespaces."""
         infos = {info.nsid: info for info in await controller.namespaces()}
         new: list[str] = []
@@ -256,7 +272,7 @@ class AttachedController:
             except (FtlError, OSError) as error:
                 logger.warning("reading the namespaces of controller %s again failed: %s", self.name, error)
 
-    async def _recover(self, lost: Controller) -> bool:
+    async def _recover(self, lost: BaseController) -> bool:
         """Reconnects. I/O waits meanwhile, for at most fast_io_fail_timeout. Returns False if it has given up: with a
         loss timeout it has removed the bdevs then; without one they stay and fail I/O."""
         for namespace in self.namespaces.values():
@@ -273,7 +289,7 @@ class AttachedController:
         for namespace in self.namespaces.values():
             namespace.gate.fail(wire.Status.PATH_ERROR)
 
-    async def _reconnect(self, lost: Controller) -> bool:
+    async def _reconnect(self, lost: BaseController) -> bool:
         loop = asyncio.get_running_loop()
         options = self.options
         give_up_at = loop.time() + options.ctrlr_loss_timeout if options.ctrlr_loss_timeout > 0 else None
@@ -392,7 +408,7 @@ class NvmeControllers:
             on_removed=lambda: self.controllers.pop(params["name"], None),
         )
         self.controllers[attached.name] = attached  # reserves the name during the connect
-        controller: Controller | None = None
+        controller: BaseController | None = None
         try:
             controller = await attached.connect()
             async with self._lock:
@@ -416,7 +432,7 @@ class NvmeControllers:
         attached.supervise()
         return names
 
-    async def _take_back(self, attached: AttachedController, controller: Controller | None) -> None:
+    async def _take_back(self, attached: AttachedController, controller: BaseController | None) -> None:
         async with self._lock:
             await attached.detach()
         if controller is not None:

@@ -17,10 +17,11 @@ from ..nvme.target.reservations import Reservations
 from ..nvme.target.subsystem import Subsystem
 from ..nvme.wire import AnaState
 from ..runtime.reactor import ReactorLoop
-from . import decode
+from . import decode, vfio_user
 from .bdevs import EXPORTED_METADATA_BYTES_MAX, NULL_UUID, BdevLayer, Descriptor
 from .decode import Params
 from .refusals import invalid_parameters
+from .vfio_user import VfioUserEndpoints
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +49,13 @@ TRANSPORT_OPTIONS: dict[str, decode.Decoder] = {
         ),
         decode.uint32,
     ),
-    **dict.fromkeys(("dif_insert_or_strip", "zcopy", "disable_command_passthru", "c2h_success"), decode.boolean),
+    **dict.fromkeys(
+        (
+            "dif_insert_or_strip", "zcopy", "disable_command_passthru", "c2h_success", "disable_mappable_bar0",
+            "disable_adaptive_irq", "disable_shadow_doorbells",
+        ),
+        decode.boolean,
+    ),
 }  # fmt: skip
 
 
@@ -83,11 +90,24 @@ class Nvmf:
     def __init__(self, reactor: ReactorLoop, bdevs: BdevLayer) -> None:
         self._reactor = reactor
         self._bdevs = bdevs
-        self.transport: dict[str, Any] | None = None
+        self.transports: dict[str, dict[str, Any]] = {}
+        """By trtype, TCP or VFIOUSER, in the order of their creation."""
         self.exports: dict[str, Export] = {}
         self.server: NvmfTarget | None = None
+        """With transport TCP."""
+        self.endpoints: VfioUserEndpoints | None = None
+        """With transport VFIOUSER."""
+
+    @property
+    def transport(self) -> dict[str, Any] | None:
+        return self.transports.get("TCP")
 
     def create_transport(self, options: dict[str, Any]) -> None:
+        """options: with trtype."""
+        if options["trtype"] == vfio_user.TRTYPE:
+            transport = self.transports[vfio_user.TRTYPE] = vfio_user.DEFAULTS | options
+            self.endpoints = VfioUserEndpoints(self._reactor, transport)
+            return
         transport = TRANSPORT_DEFAULTS | options
         self.server = NvmfTarget(
             self._reactor,
@@ -97,7 +117,7 @@ class Nvmf:
             max_io_qpairs_per_controller=transport["max_io_qpairs_per_ctrlr"],
             peers=PEERS,
         )
-        self.transport = transport
+        self.transports["TCP"] = transport
         for export in self.exports.values():
             self.server.add_subsystem(export.subsystem)
 
@@ -169,6 +189,9 @@ class Nvmf:
         self._drop_namespace(export, export.namespaces[nsid])
 
     async def add_listener(self, export: Export, address: dict[str, str], *, secure_channel: bool = False) -> None:
+        if address["trtype"] == vfio_user.TRTYPE:
+            await self._add_endpoint(export, address)
+            return
         if self.server is None or address in export.listeners:
             raise invalid_parameters()
         traddr, trsvcid = address["traddr"], int(address["trsvcid"])
@@ -180,10 +203,24 @@ class Nvmf:
             raise invalid_parameters() from error
         export.listeners.append(address)
 
+    async def _add_endpoint(self, export: Export, address: dict[str, str]) -> None:
+        if self.endpoints is None or address in export.listeners:
+            raise invalid_parameters()
+        try:
+            await self.endpoints.listen(export.subsystem, address["traddr"])
+        except FtlError as error:
+            logger.warning("an endpoint at %s for %s failed: %s", address["traddr"], export.nqn, error.message)
+            raise invalid_parameters() from error
+        export.listeners.append(address)
+
     async def remove_listener(self, export: Export, address: dict[str, str]) -> None:
         if address not in export.listeners:
             raise invalid_parameters()
         export.listeners.remove(address)
+        if address["trtype"] == vfio_user.TRTYPE:
+            if self.endpoints is not None:
+                await self.endpoints.unlisten(export.subsystem, address["traddr"])
+            return
         traddr, trsvcid = address["traddr"], int(address["trsvcid"])
         await export.subsystem.remove_listener(traddr, trsvcid)
         if self.server is not None:
@@ -225,9 +262,9 @@ class Nvmf:
     def saved(self) -> list[dict[str, Any]]:
         """The part of nvmf in framework_get_config."""
         calls: list[dict[str, Any]] = []
-        if self.transport is not None:
+        for transport in self.transports.values():
             known = {**TRANSPORT_OPTIONS, "trtype": decode.string}
-            params = {name: value for name, value in self.transport.items() if name in known}
+            params = {name: value for name, value in transport.items() if name in known}
             calls.append({"method": "nvmf_create_transport", "params": params})
         for export in self.exports.values():
             subsystem = export.subsystem
@@ -254,9 +291,12 @@ class Nvmf:
                     entry["anagrpid"] = subsystem.namespaces[nsid].ana_group
                 calls.append({"method": "nvmf_subsystem_add_ns", "params": {"nqn": export.nqn, "namespace": entry}})
             for address in export.listeners:
-                secure = (address["traddr"], int(address["trsvcid"])) in subsystem.secure_listeners
+                over_tcp = address["trtype"] == "TCP"
+                secure = over_tcp and (address["traddr"], int(address["trsvcid"])) in subsystem.secure_listeners
                 params = {"nqn": export.nqn, "listen_address": dict(address), "secure_channel": secure}
                 calls.append({"method": "nvmf_subsystem_add_listener", "params": params})
+                if not over_tcp:
+                    continue
                 for group in range(1, subsystem.max_namespaces + 1) if subsystem.ana else ():
                     state = subsystem.ana_state(address["traddr"], address["trsvcid"], group)
                     if state is not AnaState.OPTIMIZED:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from typing import Protocol
 
 from ... import _shim
 from ...errors import ProtocolError
@@ -12,6 +13,8 @@ from .. import wire
 from ..wire import CommandError, Cqe, Sqe
 from .command_queue import CommandQueue
 from .namespaces import NamespaceInfo
+
+IoQpair = _shim.HostQpair | _shim.SharedHostQpair
 
 ZONE_REPORT_BYTES = 128
 """The header and one descriptor."""
@@ -32,10 +35,16 @@ async def one_command(
         await asyncio.gather(command, return_exceptions=True)
 
 
-async def first_zone_capacity(queue: CommandQueue, namespace: NamespaceInfo, subnqn: str) -> int:
+class OneCommand(Protocol):
+    """Sends a command on an I/O queue that has no other."""
+
+    async def __call__(self, sqe: Sqe, data: bytes = b"", receive_bytes: int = 0) -> tuple[Cqe, bytearray]: ...
+
+
+async def first_zone_capacity(command: OneCommand, namespace: NamespaceInfo, subnqn: str) -> int:
     """The capacity of the first zone. Only zone reports have zone capacities, and a zone report needs an I/O queue."""
     sqe = Sqe(wire.NvmOp.ZONE_MANAGEMENT_RECEIVE, nsid=namespace.nsid, cdw12=ZONE_REPORT_BYTES // 4 - 1, cdw13=1 << 16)
-    cqe, report = await one_command(queue, sqe, b"", ZONE_REPORT_BYTES)
+    cqe, report = await command(sqe, b"", ZONE_REPORT_BYTES)
     if cqe.status:
         raise CommandError(f"{subnqn}: zone report of namespace {namespace.nsid} failed", cqe)
     if int.from_bytes(report[0:8], "little") == 0:
@@ -49,7 +58,7 @@ async def first_zone_capacity(queue: CommandQueue, namespace: NamespaceInfo, sub
     return capacity
 
 
-async def close_host_qpair(reactor: ReactorLoop, qpair: _shim.HostQpair) -> None:
+async def close_host_qpair(reactor: ReactorLoop, qpair: IoQpair) -> None:
     reactor.unsubscribe(qpair.id)
     if reactor.shim.running:
         await asyncio.shield(asyncio.get_running_loop().run_in_executor(None, qpair.close))

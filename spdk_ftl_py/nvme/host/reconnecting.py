@@ -15,6 +15,7 @@ from ...runtime.tasks import end_tasks
 from ..auth.key import HostKeys
 from ..wire import CommandError, Status
 from .controller import Controller
+from .io_queues import IoQpair
 from .namespaces import NamespaceInfo
 
 KATO_MS: Final = 5_000
@@ -35,7 +36,7 @@ class ReconnectingHost:
     """
 
     def __init__(
-        self, reactor: ReactorLoop, controller: Controller, namespace: NamespaceInfo, qpair: _shim.HostQpair,
+        self, reactor: ReactorLoop, controller: Controller, namespace: NamespaceInfo, qpair: IoQpair,
         *, queue_depth: int, kato_ms: int, loss_timeout_s: float, reconnect_delay_s: float, keys: HostKeys | None,
     ) -> None:  # fmt: skip
         """Use connect()."""

@@ -12,7 +12,7 @@ from .. import decode
 from ..decode import Fields, Params
 from ..jsonrpc import RpcError
 from ..methods import rpc
-from ..nvme_bdev import BDEVS_DEFAULT, ReconnectOptions, State
+from ..nvme_bdev import BDEVS_DEFAULT, TCP, VFIO_USER, ReconnectOptions, State
 from ..refusals import EALREADY, EINVAL, EIO, ENODEV, ENOTSUP, ENXIO, failed
 from ..state import TargetState
 
@@ -90,7 +90,8 @@ async def bdev_nvme_attach_controller(target: TargetState, params: Params) -> li
     ):
         if len(params.get(what, "").encode()) > limit:
             raise RpcError(-EINVAL, f"{what} too long: {params[what]}")
-    trsvcid = params.get("trsvcid", "4420")
+    trtype = params["trtype"].upper()
+    trsvcid = params.get("trsvcid", "4420" if trtype == TCP else "")
     subnqn = params.get("subnqn", wire.DISCOVERY_NQN)
     existing = nvme.controllers.get(name)
     if existing is not None:
@@ -105,7 +106,7 @@ async def bdev_nvme_attach_controller(target: TargetState, params: Params) -> li
         raise RpcError(
             -ENOTSUP, f"A controller named {name} already exists, and the embedded target does not support multipath"
         )
-    if params["trtype"].upper() != "TCP":
+    if trtype not in (TCP, VFIO_USER):
         raise failed(ENODEV)
     try:
         keys = target.keyring.host_keys(params.get("dhchap_key"), params.get("dhchap_ctrlr_key"))
@@ -117,11 +118,13 @@ async def bdev_nvme_attach_controller(target: TargetState, params: Params) -> li
     if any(other.path == (params["traddr"], trsvcid, subnqn) for other in nvme.controllers.values()):
         raise failed(errno.EEXIST)
     options = _reconnect_options(params, nvme.defaults)
-    if not name or not trsvcid.isdigit() or not 0 < int(trsvcid) < 65536:
+    if not name or (trtype == TCP and (not trsvcid.isdigit() or not 0 < int(trsvcid) < 65536)):
         raise failed(EINVAL)
     if subnqn == wire.DISCOVERY_NQN:
         raise failed(EIO)  # the controller has no namespaces
-    chosen = params | {"trtype": "TCP", "adrfam": ADRFAMS[adrfam.lower()], "trsvcid": trsvcid, "subnqn": subnqn}
+    chosen = params | {"trtype": trtype, "trsvcid": trsvcid, "subnqn": subnqn}
+    if trtype == TCP:
+        chosen["adrfam"] = ADRFAMS[adrfam.lower()]
     return await nvme.attach(chosen, options, keys, psk)
 
 
@@ -137,7 +140,7 @@ async def bdev_nvme_detach_controller(target: TargetState, params: Params) -> bo
     if attached is None or (attached.state is State.RESETTING and attached.controller is None):
         raise failed(ENODEV)
     given = {key: params[key] for key in ("trtype", "traddr", "adrfam", "trsvcid", "subnqn") if key in params}
-    if any(value.lower() != attached.trid[key].lower() for key, value in given.items()):
+    if any(value.lower() != attached.trid.get(key, "").lower() for key, value in given.items()):
         raise failed(ENXIO)
     await attached.detach()
     return True

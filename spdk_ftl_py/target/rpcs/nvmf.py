@@ -14,7 +14,7 @@ from ...nvme.nqn import check_nqn
 from ...nvme.target.subsystem import Subsystem
 from ...nvme.wire import AnaState
 from ...time_limit import time_limit
-from .. import decode
+from .. import decode, vfio_user
 from ..decode import Fields, Params
 from ..jsonrpc import RpcError
 from ..methods import rpc
@@ -47,11 +47,12 @@ def _check_target_name(params: Params) -> None:
 async def nvmf_create_transport(target: TargetState, params: Params) -> bool:
     _check_target_name(params)
     trtype: str = params["trtype"]
-    if trtype.upper() != "TCP":
+    defaults = {"TCP": TRANSPORT_DEFAULTS, vfio_user.TRTYPE: vfio_user.DEFAULTS}.get(trtype.upper())
+    if defaults is None:
         raise RpcError(-32602, f"Invalid transport type '{trtype}'")
-    if target.nvmf.transport is not None:
+    if trtype.upper() in target.nvmf.transports:
         raise RpcError(-32603, f"Transport type '{trtype}' already exists")
-    options = {name: params[name] for name in TRANSPORT_DEFAULTS if name in params} | {"trtype": "TCP"}
+    options = {name: params[name] for name in defaults if name in params} | {"trtype": trtype.upper()}
     if (
         options.get("max_io_size", 131072) % 4096
         or not 4096 <= options.get("max_io_size", 131072) <= 2**24
@@ -73,10 +74,12 @@ async def nvmf_create_transport(target: TargetState, params: Params) -> bool:
 )
 async def nvmf_get_transports(target: TargetState, params: Params) -> list[dict[str, Any]]:
     _check_target_name(params)
-    transport = target.nvmf.transport
-    if "trtype" in params and (transport is None or params["trtype"].upper() != "TCP"):
+    transports = target.nvmf.transports
+    if "trtype" not in params:
+        return [dict(transport) for transport in transports.values()]
+    if params["trtype"].upper() not in transports:
         raise failed(ENODEV)
-    return [] if transport is None else [dict(transport)]
+    return [dict(transports[params["trtype"].upper()])]
 
 
 @rpc(
@@ -192,6 +195,11 @@ _ADRFAMS = {4: "IPv4", 6: "IPv6"}
 def _address(params: Params) -> dict[str, str]:
     """The address in the spelling in which the target stores and shows it."""
     given = params["listen_address"]
+    if given["trtype"].upper() == vfio_user.TRTYPE:
+        return {
+            "trtype": vfio_user.TRTYPE, "adrfam": vfio_user.ADRFAM, "traddr": given["traddr"],
+            "trsvcid": given.get("trsvcid", ""),
+        }  # fmt: skip
     try:
         address = ipaddress.ip_address(given["traddr"])
         port = int(given.get("trsvcid", ""))
@@ -346,7 +354,7 @@ async def nvmf_subsystem_get_listeners(target: TargetState, params: Params) -> l
 def _ana_states(subsystem: Subsystem, address: dict[str, str]) -> dict[str, Any]:
     if not subsystem.ana:
         return {}
-    where = address["traddr"], address["trsvcid"]
+    where = address["traddr"], address["trsvcid"] if address["trtype"] == "TCP" else 0
     groups = range(1, subsystem.max_namespaces + 1)
     states = [{"ana_group": group, "ana_state": subsystem.ana_state(*where, group).name.lower()} for group in groups]
     return {"ana_states": states}
@@ -364,16 +372,23 @@ async def nvmf_subsystem_get_controllers(target: TargetState, params: Params) ->
     ]  # fmt: skip
 
 
+def _shown(listener: tuple[str, int]) -> dict[str, str]:
+    traddr, trsvcid = listener
+    if traddr.startswith("/"):
+        return {
+            "trtype": vfio_user.TRTYPE, "adrfam": vfio_user.ADRFAM, "traddr": traddr, "trsvcid": str(trsvcid),
+        }  # fmt: skip
+    family = _ADRFAMS[ipaddress.ip_address(traddr).version]
+    return {"trtype": "TCP", "adrfam": family, "traddr": traddr, "trsvcid": str(trsvcid)}
+
+
 @rpc("nvmf_subsystem_get_qpairs", _QUERY, decode_error=INVALID_PARAMETERS, exclusive=False)
 async def nvmf_subsystem_get_qpairs(target: TargetState, params: Params) -> list[dict[str, Any]]:
     _check_target_name(params)
     return [
         {
             "cntlid": controller.cntlid, "qid": qid, "state": "enabled", "hostnqn": controller.hostnqn,
-            "listen_address": {
-                "trtype": "TCP", "adrfam": _ADRFAMS[ipaddress.ip_address(controller.listener[0]).version],
-                "traddr": controller.listener[0], "trsvcid": str(controller.listener[1]),
-            },
+            "listen_address": _shown(controller.listener),
         }
         for controller in target.nvmf.find(params["nqn"]).subsystem.controllers.values()
         for qid in (0, *sorted(controller.io_queues.qpairs))

@@ -184,17 +184,23 @@ class Keeper:
 
     # --- life -------------------------------------------------------------------------------------------------------
 
+    def listen_as_this_process(self) -> None:
+        """After a fork(): the kernel tells peers which process has called listen()."""
+        self._sockets[0].socket.listen(CLIENT_BACKLOG)
+        self._listening.listen(CLIENT_BACKLOG)
+
     def close(self) -> None:
         """Ends the client's connection, and removes the sockets."""
         self._endpoint.close()
-        if self._link is not None:
-            self._link.close()
         self._listening.close()
         with contextlib.suppress(OSError):
             if _identity(self._directory) == self._identity:
                 (self._directory / DAEMON_SOCKET).unlink()
         for each in self._sockets:
             each.close()
+        # The last: a daemon that waits for the end may use the directory again.
+        if self._link is not None:
+            self._link.close()
 
     def _look(self) -> None:
         if self._link is not None or self._endpoint.client is not None:
@@ -339,6 +345,7 @@ def main(arguments: list[str]) -> int:
         # The child has the sockets and their locks now: nothing is closed in order here.
         os._exit(0)
     _detach()
+    keeper.listen_as_this_process()
 
     def stop(*_: object) -> None:
         loop.running = False

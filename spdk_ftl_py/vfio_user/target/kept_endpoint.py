@@ -53,6 +53,9 @@ class KeptEndpoint:
         self._ready: asyncio.Future[None] | None = None
         self.pid = 0
         """Of the keeper."""
+        self._ended = asyncio.Event()
+        """Not set while it was told to end."""
+        self._ended.set()
 
     async def begin(self, serving: Serving) -> None:
         """Raises FtlError: another daemon has the endpoint, or no keeper can be started."""
@@ -133,13 +136,12 @@ class KeptEndpoint:
     async def _end_keeper(self) -> None:
         """One that we can't take over. Its client loses its controller."""
         assert self._link is not None
-        link, self._link = self._link, None
-        link.send({"op": "end"})
-        link.close()
+        self._ended.clear()
+        self._link.send({"op": "end"})
         with contextlib.suppress(asyncio.TimeoutError):
             async with time_limit(END_TIMEOUT_S):
-                while (self._directory / DAEMON_SOCKET).exists():
-                    await asyncio.sleep(0.01)
+                await self._ended.wait()
+        self._drop_link()
 
     async def close(self, *, keep: bool) -> None:
         """keep: the keeper goes on, for the next daemon. Idempotent."""
@@ -157,6 +159,10 @@ class KeptEndpoint:
 
     def _lost(self, reason: str) -> None:
         self._link = None
+        if not self._ended.is_set():
+            # Its sockets are gone.
+            self._ended.set()
+            return
         if self._ready is not None and not self._ready.done():
             self._ready.set_exception(PathError(f"the keeper of {self._directory} has ended: {reason}"))
             return

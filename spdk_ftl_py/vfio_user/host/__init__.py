@@ -1,0 +1,1 @@
+"""The client side of vfio-user: the process with the memory."""
