@@ -42,8 +42,8 @@ from .requests import FtlOptions, HostOptions
 from .session_keys import SessionKeys, psk_path
 from .states import DeviceState
 from .target_bdev import TargetBdev
-from .transports import Choice
-from .vfio_user_export import Listener, endpoint_of
+from .transports import Choice, TransportName
+from .vfio_user_export import Listener, end_keeper, endpoint_of
 
 VFIO_USER_LIMITS: Final = TargetLimits(max_io_bytes=131072, in_capsule_bytes=0, max_queue_depth=256, max_io_qpairs=127)
 """Of the controller at an endpoint. 256 is the depth that SPDK's bdev_nvme asks for."""
@@ -163,7 +163,9 @@ class DeviceParts:
             save=lambda: self.on_change(),
         )
         self.dependents = Dependents(self.name, rpc, origin.dependents, self.changed)
-        self.target_bdev = TargetBdev(rpc, self.name, self.uuid, self.admission, target_keys, self.dependents)
+        self.target_bdev = TargetBdev(
+            rpc, self.name, self.uuid, self.admission, target_keys, self.dependents, self._is_served
+        )
         self.kept_bdev = KeptBdev(str(self), self.target_bdev, lambda: self.changed())
         self.listeners = Listeners.from_record(origin.listeners)
         self.listener_turn = asyncio.Lock()
@@ -251,6 +253,16 @@ class DeviceParts:
             choice=self.choice,
             make_listener=self._make_listener,
         )
+
+    def _is_served(self) -> bool:
+        """Whether the target can detach a controller that it has by vfio-user. If nobody serves that, its keeper ends:
+        the target could wait for it for ever."""
+        transport = self.front.transport
+        if transport.name is TransportName.VFIO_USER and transport.alive:
+            return True
+        if self.choice.folder is not None:
+            end_keeper(self.choice.folder)
+        return False
 
     def _make_listener(self, reactor: ReactorLoop, subsystem: Subsystem, endpoint: Path) -> Listener:
         host = HostKey(self.admission.target_nqn, self.uuid.bytes)

@@ -18,6 +18,7 @@ from .base import DaemonIdentity
 from .device import DeviceState
 from .ending import PROBE_TIMEOUT_S
 from .session_keys import drop_all
+from .vfio_user_export import endpoint_of, remove_endpoint
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +54,9 @@ class Orphans:
                 device = UUID(record["uuid"])
                 try:
                     await rpc.call("spdk_get_version", timeout_s=PROBE_TIMEOUT_S)
-                    await detach(rpc, name=record["name"], device=device)
+                    if self._identity.endpoint_dir is not None:
+                        remove_endpoint(endpoint_of(self._identity.endpoint_dir, device))
+                    await detach(rpc, name=record["name"], device=device, served=False)
                     for role in ("cache", "base"):
                         await remove_subsystem(rpc, bdev_nqn(role, device))
                     await drop_all(rpc, self._identity.key_dir, device, record["params"].get("target_psk"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Final
 from uuid import UUID
 
@@ -35,9 +36,10 @@ class TargetBdev:
         admission: Admission,
         keys: SessionKeys,
         dependents: Dependents,
+        is_served: Callable[[], bool],
     ) -> None:
-        """dependents: of what is built on the bdev; called before the FTL is attached to a target that has nothing of
-        it."""
+        """is_served: whether a client of vfio-user is served now; if not, no keeper holds it either. dependents: of
+        what is built on the bdev; called before the FTL is attached to a target that has nothing of it."""
         self.name = name
         """May be changed while nothing is attached."""
         self._rpc = rpc
@@ -45,13 +47,15 @@ class TargetBdev:
         self._admission = admission
         self._keys = keys
         self._dependents = dependents
+        self._is_served = is_served
         self._steps = Steps(name)
 
     def inherit(self) -> None:
         """An earlier daemon may have left it attached: undo() removes that in any case."""
         self._steps.on_undo(_KEYS, self._keys.drop)
         self._steps.on_undo(
-            "what an earlier daemon attached", lambda: detach(self._rpc, name=self.name, device=self._device)
+            "what an earlier daemon attached",
+            lambda: detach(self._rpc, name=self.name, device=self._device, served=self._is_served()),
         )
 
     @property
@@ -82,7 +86,9 @@ class TargetBdev:
         attached too early is attached again, so that the target examines it again; unless somebody has claimed it
         meanwhile, who would lose it. Raises RefusedPathError and other TargetErrors."""
         transport = front.transport
-        if front.came_early and await detach_unclaimed(self._rpc, name=self.name, device=self._device):
+        if front.came_early and await detach_unclaimed(
+            self._rpc, name=self.name, device=self._device, served=self._is_served()
+        ):
             log.warning(
                 "%s: the target at %s had attached it by itself, before its base existed: the daemon attaches it again",
                 self.name,
@@ -98,6 +104,7 @@ class TargetBdev:
             alive=transport.alive,
             hostnqn=self._admission.target_nqn,
             share_keys=lambda: self._share_keys() if transport.name is TransportName.TCP else self._renew(transport),
+            served=self._is_served,
         )
 
     async def _renew(self, transport: Transport) -> None:

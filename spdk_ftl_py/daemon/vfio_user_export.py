@@ -8,6 +8,7 @@ import hashlib
 import logging
 import os
 import shutil
+import socket
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -17,10 +18,13 @@ from ..access.paths import open_directory
 from ..nvme.target.subsystem import Subsystem
 from ..runtime.reactor import ReactorLoop
 from ..spdk.attach import ExportPath, by_vfio_user
+from ..vfio_user.target.keeper import DAEMON_SOCKET, END_MESSAGE
 from .transports import TransportName
 
 FOLDER: Final = "vfio"
 """The directory of all endpoints, in the state directory. The name is short, because paths of sockets are."""
+
+KEEPER_TIMEOUT_S: Final = 5.0
 
 log = logging.getLogger(__name__)
 
@@ -131,7 +135,8 @@ class VfioUserExport:
 
 
 def remove_endpoint(folder: Path) -> None:
-    """Removes an endpoint that nobody needs. A keeper that still holds it ends, because its directory is gone."""
+    """Removes an endpoint that nobody needs. Its keeper ends."""
+    end_keeper(folder)
     with contextlib.suppress(FileNotFoundError):
         try:
             shutil.rmtree(folder)
@@ -139,6 +144,16 @@ def remove_endpoint(folder: Path) -> None:
             raise
         except OSError as error:
             log.warning("vfio-user endpoint %s can't be removed: %s", folder, error.strerror)
+
+
+def end_keeper(folder: Path) -> None:
+    """Ends the keeper of an endpoint that this daemon does not serve. Its client's connection ends. Idempotent."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as link, contextlib.suppress(OSError):
+        link.settimeout(KEEPER_TIMEOUT_S)
+        link.connect(str(folder / DAEMON_SOCKET))
+        link.send(END_MESSAGE)
+        # Until it has: then its client's connection has ended, too.
+        link.recv(1)
 
 
 def remove_stray_endpoints(folder: Path | None, devices: Collection[UUID]) -> None:

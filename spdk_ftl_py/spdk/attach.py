@@ -109,19 +109,21 @@ async def attach(
     alive: bool,
     hostnqn: str,
     share_keys: Callable[[], Awaitable[KeyPair | None]],
+    served: Callable[[], bool],
 ) -> Attachment:
     """Attaches the export as bdev ``name``; the target connects as hostnqn; steps gets the undos. Objects that the
     target still has (the export was away for a while) stay as they are, with their users and keys, if a controller at
-    that path may still be alive. Otherwise share_keys() makes the keys for mutual authentication. Raises
-    RefusedPathError and other TargetErrors."""
+    that path may still be alive. Otherwise share_keys() makes the keys for mutual authentication. served: as
+    in detach(). Raises RefusedPathError and other TargetErrors."""
     controller = controller_name(name, device)
     nvme_bdev = nvme_bdev_name(name, device)
     delete_passthru = lambda: _delete_passthru(rpc, name, nvme_bdev)  # noqa: E731
+    detach_it = lambda: _detach_controller(rpc, controller, served=served())  # noqa: E731
     if not alive or not await _stands(rpc, controller, path.trid, nvme_bdev, hostnqn):
         # A passthru bdev whose base is gone comes back with its base, under the same name and uuid.
         if await attached_as(rpc, name=name, device=device):
             await _undo(rpc, "bdev_passthru_delete", name)
-        await _undo(rpc, "bdev_nvme_detach_controller", controller)
+        await _detach_controller(rpc, controller, served=served())
         keys = await share_keys()
         # Created before its base appears. Otherwise those who look for lvol stores or raids on new bdevs would claim
         # the base, and find there what belongs on the passthru bdev.
@@ -132,7 +134,7 @@ async def attach(
         bdevs = await steps.run(
             f"attach controller {controller}",
             _attach_controller(rpc, controller, path, hostnqn, keys),
-            lambda: _undo(rpc, "bdev_nvme_detach_controller", controller),
+            detach_it,
         )
         # SPDK reports success, but no bdevs, if their registration failed, for example because of a duplicate uuid.
         if bdevs != [nvme_bdev]:
@@ -145,7 +147,7 @@ async def attach(
         if name_taken is not None and not await attached_as(rpc, name=name, device=device):
             raise name_taken
     else:
-        steps.on_undo(f"attach controller {controller}", lambda: _undo(rpc, "bdev_nvme_detach_controller", controller))
+        steps.on_undo(f"attach controller {controller}", detach_it)
     if await attached_as(rpc, name=name, device=device):
         steps.on_undo(f"create passthru bdev {name}", delete_passthru)
     else:
@@ -277,20 +279,45 @@ async def remake_passthru(rpc: TargetRpc, *, name: str, device: UUID, block_coun
     await _create_passthru(rpc, name, base, device)
 
 
-async def detach_unclaimed(rpc: TargetRpc, *, name: str, device: UUID) -> bool:
+async def detach_unclaimed(rpc: TargetRpc, *, name: str, device: UUID, served: bool) -> bool:
     """As detach(); False, with nothing done, if somebody in the target uses the bdev. Raises TargetError."""
     bdev = await find_bdev(rpc, name)
     if bdev is not None and bdev.claimed:
         return False
-    await detach(rpc, name=name, device=device)
+    await detach(rpc, name=name, device=device, served=served)
     return True
 
 
-async def detach(rpc: TargetRpc, *, name: str, device: UUID) -> None:
-    """Undoes attach() of an earlier daemon; no error if there is nothing to undo."""
+async def detach(rpc: TargetRpc, *, name: str, device: UUID, served: bool) -> None:
+    """Undoes attach() of an earlier daemon; no error if there is nothing to undo. served: somebody serves the
+    controller's queues now, if it is attached by vfio-user."""
     controller = controller_name(name, device)
+    if not served:
+        # Deleting what is on it would wait for its queues.
+        await _reset_shared(rpc, controller)
     await _delete_passthru(rpc, name, nvme_bdev_name(name, device))
     await _undo(rpc, "bdev_nvme_detach_controller", controller)
+
+
+async def _detach_controller(rpc: TargetRpc, controller: str, *, served: bool) -> None:
+    """served: as in detach()."""
+    if not served:
+        await _reset_shared(rpc, controller)
+    await _undo(rpc, "bdev_nvme_detach_controller", controller)
+
+
+async def _reset_shared(rpc: TargetRpc, controller: str) -> None:
+    """SPDK deletes the queues of a controller that it detaches, and its reactor does nothing else until that is done:
+    for a minute and more if nobody serves them. After a reset, which fails at once because the endpoint is gone, there
+    are none."""
+    paths = await _paths_of(rpc, controller)
+    trid = paths[0].get("trid") if paths else None
+    if isinstance(trid, dict) and str(trid.get("trtype")).upper() == "VFIOUSER":
+        try:
+            await rpc.call("bdev_nvme_reset_controller", {"name": controller}, timeout_s=ATTACH_TIMEOUT_S)
+        except TargetError as error:
+            if error.rpc_code is None:
+                raise
 
 
 async def _delete_passthru(rpc: TargetRpc, name: str, nvme_bdev: str) -> None:

@@ -39,6 +39,8 @@ LOOK_S: Final = 5.0
 """So often it looks whether its directory is still there."""
 LINES_KEPT: Final = 16
 """Of the log, for the next daemon."""
+END_MESSAGE: Final = b'{"op": "end"}'
+"""From a daemon that does not want what the keeper holds."""
 HAND_OVER_VERSION: Final = 1
 """Changes when a daemon can't take over what this keeper has."""
 CLIENT_BACKLOG: Final = 16

@@ -38,6 +38,7 @@ class Endpoint:
         self.subsystem = subsystem
         self.folder = folder
         self.connected = False
+        self.alive = True
         self.done: list[str] = []
         self.changed: Callable[[], object] | None = None
         self.made.append(self)
