@@ -634,6 +634,7 @@ class Latencies:
     p90: Final[int]
     p99: Final[int]
     p999: Final[int]
+    p9999: Final[int]
     max: Final[int]
     def as_dict(self) -> dict[str, int]: ...
 
@@ -683,6 +684,9 @@ class LoadGenerator:
 
     Keeps the version last written of every LBA (0: never, or trimmed: reads zeroes); a read verifies whole blocks
     against it. Two outstanding I/Os of one generator never overlap.
+
+    verify: "whole" accepts any block that a generator with this seed wrote at that place, and "none" anything. Neither
+    keeps versions.
     """
 
     def __init__(
@@ -695,6 +699,7 @@ class LoadGenerator:
         seed: int,
         max_queue_depth: int = 256,
         max_io_blocks: int = 256,
+        verify: Literal["exact", "whole", "none"] = "exact",
     ) -> None: ...
     @property
     def id(self) -> int: ...
@@ -708,14 +713,16 @@ class LoadGenerator:
         queue_depth: int = 32,
         time_limit_s: float = 0.0,
         write_percent: int = 100,
+        sync: bool = False,
     ) -> None:
-        """Reads are verified; mixed: write_percent writes, the rest reads; sequential: wraps. Ends after total_blocks
-        or time_limit_s, with LOAD_DONE."""
+        """Reads are verified; mixed: write_percent writes, the rest reads; sequential: wraps. sync: a flush follows
+        each write, and the latency is that of both. Ends after total_blocks or time_limit_s, with LOAD_DONE."""
 
     def stop(self) -> None: ...
     def progress(self) -> LoadProgress: ...
     def versions(self) -> NDArray[np.uint32]:
-        """A copy. 2**32 - 1: unknown since a failed write; any whole version of that LBA passes."""
+        """A copy; empty unless verify is "exact". 2**32 - 1: unknown since a failed write; any whole version of that
+        LBA passes."""
 
     def close(self) -> None:
         """Stops, waits for outstanding I/O. Idempotent."""
