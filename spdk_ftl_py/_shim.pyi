@@ -21,7 +21,7 @@ def crc32c_rows(rows: NDArray[np.uint8], row_bytes: int, crcs: NDArray[np.uint32
     gets the results. ValueError if the shapes do not fit."""
 
 def build_info() -> dict[str, str]:
-    """compiler, flags, sanitizers, crc ("sse4.2" or "table"), tls (OpenSSL's version; empty: built without)."""
+    """compiler, flags, sanitizers, crc ("avx512", "sse4.2" or "table"), tls (OpenSSL's version; empty: without)."""
 
 BLOCK_BYTES: Final[int]
 """Of a logical block: of an FTL, its base and its nv cache (docs/media-layout.md)."""
@@ -1064,6 +1064,11 @@ class TargetQpair:
 
 # --- vfio-user --------------------------------------------------------------------------------------------------
 
+DMA_REGIONS_MAX: Final[int]
+"""Of one client."""
+ADMIN_DATA_BYTES_MAX: Final[int]
+"""Of one admin command."""
+
 class SharedFault(IntEnum):
     """Why a queue in a client's memory has ended by itself."""
 
@@ -1077,8 +1082,6 @@ class DmaMap:
 
     Addresses, sizes and offsets are bytes, multiples of 4096. Every method raises ValueError for what a client must
     not do. They wait for the reactors of the queues: call them in a thread."""
-
-    REGIONS_MAX: Final[int]
 
     def __init__(self) -> None: ...
     def map(self, iova: int, size: int, fd: int, offset: int, writable: bool) -> None:
@@ -1172,9 +1175,6 @@ class AdminCommand:
 class SharedAdminQueue:
     """The admin queue over vfio-user, whose commands Python executes."""
 
-    DATA_BYTES_MAX: Final[int]
-    """Of a command."""
-
     def __init__(
         self,
         reactor: Reactor,
@@ -1197,7 +1197,7 @@ class SharedAdminQueue:
 
     def read_data(self, token: int, length: int) -> bytes | None:
         """The beginning of the memory that the command names. None: it does not name that much, or the queue has ended.
-        ValueError: there is no such command, or more than DATA_BYTES_MAX."""
+        ValueError: there is no such command, or more than ADMIN_DATA_BYTES_MAX."""
 
     def complete(self, token: int, status: int, result: int, data: bytes = b"") -> bool:
         """data: to the beginning of the memory that the command names. False: it does not name that much; the command
