@@ -25,7 +25,7 @@ BASE: Final = {"version", "errors", "text", "time_limit"}
 CONTROL: Final = {*BASE, "_shim", "access", "runtime"}
 CONF: Final = {"conf", "ignored_settings"}
 NVME: Final = {"nvme", "nvme/auth", "nvme/host", "nvme/target"}
-VFIO_USER: Final = {"vfio_user", "vfio_user/target"}
+VFIO_USER: Final = {"vfio_user", "vfio_user/target", "vfio_user/host"}
 FTL: Final = {"ftl/media", "ftl/load", "ftl/cache", "ftl/gc", "ftl"}
 
 ROOMS: Rooms = {
@@ -49,6 +49,7 @@ ROOMS: Rooms = {
     "nvme/target": {*CONTROL, "nvme", "nvme/auth"},
     "vfio_user": BASE,
     "vfio_user/target": {*CONTROL, "nvme", "nvme/auth", "nvme/target", "vfio_user"},
+    "vfio_user/host": {*CONTROL, "nvme", "nvme/host", "vfio_user"},
     "nbd": CONTROL,
     "ftl/media": {*CONTROL, "conf", "nvme"},
     "ftl/load": {*CONTROL, "conf", "nvme", "ftl/media"},
