@@ -189,7 +189,7 @@ class Reactor:
 
     @property
     def idle_ns(self) -> int:
-        """Time that its thread has spent in other rounds, or asleep; up to 100 ms late while it sleeps."""
+        """Time that its thread has spent in other rounds, or asleep; up to 1 s late while it sleeps."""
 
     @property
     def rounds(self) -> int:
@@ -1363,6 +1363,10 @@ class FtlCore(BlockDevice):
         """The same rows of these bands, changed or not; changes are reported anyway."""
 
     def stats(self) -> CoreStats: ...
+    @property
+    def troubles(self) -> int:
+        """How many writes to the base have failed, and how often it was busy. Does not wait for the reactor."""
+
     @property
     def failure(self) -> int:
         """The status with which every I/O fails; 0: it has not failed."""

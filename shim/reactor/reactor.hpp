@@ -29,6 +29,8 @@ public:
     [[nodiscard]] virtual int fd() const noexcept { return -1; }
     [[nodiscard]] virtual bool wants_read() const noexcept { return true; }
     [[nodiscard]] virtual bool wants_write() const noexcept { return false; }
+    // The fd is readable or writable, after a sleep: the next poll() looks at it.
+    virtual void ready() noexcept {}
     // Earliest time at which poll() has something to do although no fd is ready; ~0 for never.
     [[nodiscard]] virtual uint64_t deadline_ns() const noexcept { return ~uint64_t{0}; }
 };

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Final
 
 from ..errors import FtlError
+from ..runtime.pulse import beat
 from ..runtime.waiting import Backoff
 from ..spdk.attach import Attachment
 from .failed_flushes import RETRY_GROWTH, RETRY_MAX_S, RETRY_MIN_S
@@ -64,7 +65,7 @@ class KeptBdev:
         backoff = Backoff(RETRY_MIN_S, RETRY_MAX_S, RETRY_GROWTH)
         while True:
             if self.now is not None:
-                await asyncio.sleep(LOOK_S)
+                await beat(LOOK_S)
                 backoff.reset()
             else:
                 await backoff.pause()

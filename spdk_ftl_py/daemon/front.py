@@ -24,6 +24,7 @@ from ..nvme.target.peers import PeerLimits
 from ..nvme.target.reservations import Reservations
 from ..nvme.target.subsystem import Subsystem
 from ..nvme.wire import Status
+from ..runtime.pulse import beat
 from ..runtime.reactor import ReactorLoop
 from ..runtime.tasks import end_tasks
 from ..runtime.waiting import until
@@ -280,7 +281,7 @@ class Front:
         while True:
             if self._subsystem is not None:
                 self._subsystem.check_health()
-            await asyncio.sleep(HEALTH_LOOK_S)
+            await beat(HEALTH_LOOK_S)
 
     def set_core(self, core: _shim.BlockDevice) -> None:
         """Continues host I/O with a new life of the same FTL. If it has grown, hosts are notified. Raises FtlError if

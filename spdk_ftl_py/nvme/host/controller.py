@@ -17,6 +17,7 @@ from uuid import UUID, uuid4
 
 from ... import _shim
 from ...errors import FtlError, ParameterError, PathError, ProtocolError, UnsupportedError
+from ...runtime.pulse import beat
 from ...runtime.reactor import ReactorLoop
 from ...runtime.tasks import to_its_end
 from ...runtime.waiting import Backoff
@@ -467,7 +468,7 @@ class Controller:
 
     async def _keep_alive(self, kato_s: float) -> None:
         while True:
-            await asyncio.sleep(kato_s / 2)
+            await beat(kato_s / 2)
             await self.command(Sqe(AdminOp.KEEP_ALIVE), what="Keep Alive")
 
     async def _watch_events(self) -> None:
