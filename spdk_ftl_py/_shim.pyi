@@ -174,7 +174,9 @@ ZONES_PATIENCE_NS: Final[int]
 
 class Reactor:
     def __init__(self, name: str, spin_us: int = 20) -> None: ...
-    def start(self) -> None: ...
+    def start(self, cpu: int = -1) -> None:
+        """cpu: the thread runs on that one alone; -1: where the kernel puts it. RuntimeError if that can't be."""
+
     def stop(self) -> None:
         """Joins the thread; idempotent. Pollers stay registered; step() works again afterwards."""
 

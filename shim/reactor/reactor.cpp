@@ -65,7 +65,7 @@ Reactor::~Reactor() {
     ::close(event_fd_);
 }
 
-void Reactor::start() {
+void Reactor::start(int cpu) {
     const std::lock_guard direct(direct_mutex_);
     if (running()) {
         throw std::logic_error("reactor " + name_ + " is already running");
@@ -75,6 +75,19 @@ void Reactor::start() {
     running_ = true;
     thread_ = std::thread([this] { run(); });
     pthread_setname_np(thread_.native_handle(), name_.substr(0, 15).c_str());
+    if (cpu >= 0) {
+        cpu_set_t *set = CPU_ALLOC(cpu + 1);
+        const size_t bytes = CPU_ALLOC_SIZE(cpu + 1);
+        CPU_ZERO_S(bytes, set);
+        CPU_SET_S(static_cast<size_t>(cpu), bytes, set);
+        const int error = pthread_setaffinity_np(thread_.native_handle(), bytes, set);
+        CPU_FREE(set);
+        if (error != 0) {
+            stop();
+            throw std::system_error(error, std::generic_category(),
+                                    "reactor " + name_ + " can't run on CPU " + std::to_string(cpu));
+        }
+    }
 }
 
 void Reactor::stop() {

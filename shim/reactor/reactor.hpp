@@ -51,7 +51,8 @@ public:
     Reactor(const Reactor &) = delete;
     Reactor &operator=(const Reactor &) = delete;
 
-    void start();
+    // cpu: the thread runs on that CPU alone; negative: where the kernel puts it. Throws std::system_error.
+    void start(int cpu = -1);
     void stop();  // idempotent; joins the thread
     [[nodiscard]] bool running() const noexcept { return running_.load(std::memory_order_acquire); }
     // Any thread: how often every poller has been polled. After a wake() it rises, unless a poller hangs.

@@ -7,7 +7,7 @@ import asyncio
 import functools
 import logging
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Protocol
 from uuid import UUID
@@ -33,6 +33,7 @@ from ..nvme.target.discovery import Catalog
 from ..nvme.target.peers import PeerLimits
 from ..nvme.wire import NSID_ALL, CommandError
 from ..runtime.reactor import ReactorLoop
+from ..runtime.reactors import Reactors
 from ..runtime.steps import Steps
 from ..runtime.tasks import end_tasks, to_its_end
 from ..spdk.bdevs import Bdev, find_bdev
@@ -119,6 +120,8 @@ class DaemonIdentity:
     """The exports of all FTLs, for the discovery service; None: there is no such service."""
     discovery: str | None = None
     """The address of the discovery service: ADDRESS:PORT."""
+    reactors: Reactors = field(default_factory=Reactors)
+    """The threads that do the I/O of all FTLs."""
 
     @functools.cached_property
     def prober(self) -> Prober:

@@ -216,6 +216,7 @@ class DeviceParts:
             sockets=self.identity.sockets,
             catalog=self.identity.catalog,
             listeners=self.listeners,
+            reactors=self.identity.reactors,
         )
 
     def set_params(self, params: dict[str, Any]) -> None:

@@ -26,6 +26,7 @@ from ..nvme.target.subsystem import Subsystem
 from ..nvme.wire import Status
 from ..runtime.pulse import beat
 from ..runtime.reactor import ReactorLoop
+from ..runtime.reactors import Reactors
 from ..runtime.tasks import end_tasks
 from ..runtime.waiting import until
 from ..spdk.attach import export_nguid
@@ -77,15 +78,16 @@ class Front:
         sockets: ExportSockets | None = None,
         catalog: Catalog | None = None,
         listeners: Listeners | None = None,
+        reactors: Reactors | None = None,
     ) -> None:
         """nqn: of the export. peers: limits on what one host may use. is_own: whether a host NQN is the one of the SPDK
         target itself; no limit keeps the target out. sockets: those that are kept between daemons. catalog: of the
-        discovery service. listeners: besides the first one, and the states of all."""
-        self.reactor = ReactorLoop(name)
+        discovery service. listeners: besides the first one, and the states of all. reactors: those of the daemon."""
+        self.name = name
         self.gate: _shim.Gate | None = None
         self.came_early = False
         """The target connected while the base was away, so its reads failed. For whoever attaches the FTL to handle."""
-        self.nbd = FtlNbd(self.reactor)
+        self.nbd = FtlNbd(lambda: self.reactor)
         self.export: Export | None = None
         self._device = device
         self._nqn = nqn
@@ -109,15 +111,24 @@ class Front:
         self._targets: set[bytes] = set()
         """Host identifiers of the target that were connected while the base was there. Each process of a target has its
         own."""
+        self._reactors = reactors or Reactors(1)
+        self._reactor: ReactorLoop | None = None
+        """Shared with other FTLs."""
         self._started = False
         self._own: set[asyncio.Task[None]] = set()
         """I/O of the daemon itself on the reactor."""
+
+    @property
+    def reactor(self) -> ReactorLoop:
+        """After start()."""
+        assert self._reactor is not None
+        return self._reactor
 
     async def start(self) -> None:
         """Idempotent."""
         if not self._started:
             self._started = True
-            await self.reactor.start()
+            self._reactor = await self._reactors.take()
 
     async def listen(self, address: tuple[str, int], port_before: int) -> None:
         """Listens before the FTL is made, because making it erases the base: an address that is in use has to show
@@ -216,7 +227,7 @@ class Front:
         if self._closed:
             # close_export() has not seen this listener, and nobody else would end it.
             await self._nvmf.unlisten(*address)
-            raise BusyError(f"{self.reactor.name}: its export has ended: nothing was changed")
+            raise BusyError(f"{self.name}: its export has ended: nothing was changed")
         self._listening.add(address)
         return address
 
@@ -252,9 +263,9 @@ class Front:
             try:
                 await self.listen_also(address)
             except FtlError as error:
-                log.error("%s: %s; the daemon keeps trying", self.reactor.name, error.message)
+                log.error("%s: %s; the daemon keeps trying", self.name, error.message)
         if self._listening != set(self._listeners.more):
-            self._retrying = asyncio.create_task(self._retry(), name=f"listeners of {self.reactor.name}")
+            self._retrying = asyncio.create_task(self._retry(), name=f"listeners of {self.name}")
 
     async def _retry(self) -> None:
         while missing := [each for each in self._listeners.more if each not in self._listening]:
@@ -269,7 +280,7 @@ class Front:
                     await self.unlisten(address)
                     continue
                 self.show_listener(address)
-                log.info("%s: hosts can connect at %s port %d again", self.reactor.name, *address)
+                log.info("%s: hosts can connect at %s port %d again", self.name, *address)
 
     def set_health(self, smart: Callable[[], Smart]) -> None:
         """What hosts read in the SMART log. After open()."""
@@ -379,7 +390,9 @@ class Front:
         # I/O held at the gate would otherwise be held for ever.
         self.fail()
         await end_tasks(self._own)
-        await self.reactor.stop()
+        if self._started:
+            self._started = False
+            await self._reactors.give_back(self.reactor)
 
     # --- I/O of the daemon's own
 
@@ -392,7 +405,7 @@ class Front:
             await asyncio.shield(task)
         except asyncio.CancelledError:
             if task.cancelled():
-                raise BusyError(f"{self.reactor.name} is being taken apart: the I/O was not done") from None
+                raise BusyError(f"{self.name} is being taken apart: the I/O was not done") from None
             raise
 
     def _own_ended(self, task: asyncio.Task[None]) -> None:
@@ -406,7 +419,7 @@ class Front:
         returns. Raises MediaError; then part of it may be trimmed."""
         gate = self.gate
         assert gate is not None
-        port = BlockPort(self.reactor, gate, name=self.reactor.name, patience_s=0)
+        port = BlockPort(self.reactor, gate, name=self.name, patience_s=0)
         try:
             for first in range(lba, lba + block_count, TRIM_BLOCKS):
                 await port.deallocate(first, min(TRIM_BLOCKS, lba + block_count - first))

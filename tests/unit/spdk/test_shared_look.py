@@ -52,7 +52,7 @@ async def test_many_share_a_call_and_few_do_not() -> None:
 async def test_who_comes_later_gets_no_older_answer() -> None:
     target = FakeTarget()
     first = asyncio.ensure_future(names(target, *target.bdevs))
-    while not target.calls:
+    while not target.calls:  # noqa: ASYNC110 - one turn of the loop at a time
         await asyncio.sleep(0)
     target.bdevs.discard("ftl0")
     assert await names(target, "ftl0") == [None]
@@ -74,7 +74,7 @@ async def test_a_failure_is_everybodys_and_a_cancellation_is_not() -> None:
     assert all(isinstance(each, TargetError) for each in await asyncio.gather(*looks, return_exceptions=True))
     target.failure = None
     looks = [asyncio.ensure_future(look_for(target, name)) for name in sorted(target.bdevs)]  # type: ignore[arg-type]
-    while not target.calls[1:]:
+    while not target.calls[1:]:  # noqa: ASYNC110
         await asyncio.sleep(0)
     looks[0].cancel()
     for look in looks[1:]:
