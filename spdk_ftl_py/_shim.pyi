@@ -181,7 +181,9 @@ ZONES_PATIENCE_NS: Final[int]
 
 class Reactor:
     def __init__(self, name: str, spin_us: int = 20) -> None: ...
-    def start(self) -> None: ...
+    def start(self, cpu: int = -1) -> None:
+        """cpu: the thread runs on that one alone; -1: where the kernel puts it. RuntimeError if that can't be."""
+
     def stop(self) -> None:
         """Joins the thread; idempotent. Pollers stay registered; step() works again afterwards."""
 
@@ -196,7 +198,7 @@ class Reactor:
 
     @property
     def idle_ns(self) -> int:
-        """Time that its thread has spent in other rounds, or asleep; up to 100 ms late while it sleeps."""
+        """Time that its thread has spent in other rounds, or asleep; up to 1 s late while it sleeps."""
 
     @property
     def rounds(self) -> int:
@@ -1643,6 +1645,10 @@ class FtlCore(BlockDevice):
         """The same rows of these bands, changed or not; changes are reported anyway."""
 
     def stats(self) -> CoreStats: ...
+    @property
+    def troubles(self) -> int:
+        """How many writes to the base have failed, and how often it was busy. Does not wait for the reactor."""
+
     @property
     def failure(self) -> int:
         """The status with which every I/O fails; 0: it has not failed."""

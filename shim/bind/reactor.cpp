@@ -327,7 +327,7 @@ void bind_reactor(nb::module_ &m) {
         .def(nb::new_(
                  [](const std::string &name, uint32_t spin_us) { return std::make_shared<Reactor>(name, spin_us); }),
              nb::arg("name"), nb::arg("spin_us") = 20)
-        .def("start", &Reactor::start, unlocked)
+        .def("start", &Reactor::start, nb::arg("cpu") = -1, unlocked)
         .def("stop", &Reactor::stop, unlocked)
         .def(
             "step",

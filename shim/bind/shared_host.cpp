@@ -28,7 +28,7 @@ uint32_t within(const SharedQueueMemory &memory, uint32_t slot) {
     return slot;
 }
 
-void bind_memory(nb::module_ &m) {
+void bind_shared_memory(nb::module_ &m) {
     nb::class_<SharedRange>(m, "SharedRange")
         .def_ro("fd", &SharedRange::fd)
         .def_ro("offset", &SharedRange::offset)
@@ -79,7 +79,7 @@ void bind_memory(nb::module_ &m) {
 }  // namespace
 
 void bind_shared_host(nb::module_ &m) {
-    bind_memory(m);
+    bind_shared_memory(m);
     const nb::call_guard<nb::gil_scoped_release> unlocked;
     Fields<SharedHostQpairStats>(m, "SharedHostQpairStats")
         .field("commands", &SharedHostQpairStats::commands)

@@ -397,6 +397,7 @@ void BandWriter::fault(ZoneWriter &zone, Status status) noexcept {
         return;
     }
     ++state_.stats.write_errors;
+    state_.troubles.fetch_add(1, std::memory_order_relaxed);
     place.faulted = true;
     state_.emit(EventKind::zone_fault, zone.band->band, zone.punit, status);
     finish(zone);

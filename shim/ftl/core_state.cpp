@@ -214,6 +214,7 @@ Answer CoreState::judge(BaseIo &io, uint64_t patience_ns) noexcept {
     }
     if (kind == ErrorClass::busy && busy_ios.keep(io, reactor->now_ns(), patience_ns)) {
         ++stats.busy_answers;
+        troubles.fetch_add(1, std::memory_order_relaxed);
         return Answer::awaited;
     }
     const uint64_t busy_since_ns = std::exchange(io.busy_since_ns, 0);

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -329,6 +330,7 @@ public:
     RelocBuffer reloc;
     Records records;
     CoreStats stats;
+    std::atomic<uint64_t> troubles{0};  // failed writes and busy answers; any thread may read it
 
     uint64_t next_seq = 1;
     uint64_t mapped = 0;  // LBAs whose entry holds_content(). Writer: replace()

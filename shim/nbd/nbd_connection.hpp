@@ -82,6 +82,7 @@ public:
     uint32_t poll(uint64_t now_ns) noexcept override;
     [[nodiscard]] bool busy() const noexcept override;
     [[nodiscard]] int fd() const noexcept override { return fd_; }
+    void ready() noexcept override { skipped_ = kIdleRounds; }
     [[nodiscard]] bool wants_read() const noexcept override { return !stalled_; }
     [[nodiscard]] bool wants_write() const noexcept override { return blocked_; }
     [[nodiscard]] uint64_t deadline_ns() const noexcept override;

@@ -228,7 +228,10 @@ uint32_t HostQpair::poll(uint64_t now_ns) noexcept {
     if (!connected_) {
         return work;
     }
-    work += stream_->receive();
+    if (in_flight_ > 0 || ++skipped_ >= kIdleRounds || !reactor_->running()) {
+        skipped_ = 0;
+        work += stream_->receive();
+    }
     if (!stream_->fault()) {
         work += stream_->flush();
         check_timeouts(now_ns);

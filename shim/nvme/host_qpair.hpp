@@ -45,6 +45,7 @@ public:
     [[nodiscard]] bool busy() const noexcept override;
     [[nodiscard]] bool lost() const noexcept override { return !connected_; }
     [[nodiscard]] int fd() const noexcept override { return stream_->fd(); }
+    void ready() noexcept override { skipped_ = kIdleRounds; }
     [[nodiscard]] bool wants_write() const noexcept override { return connected_ && stream_->blocked(); }
     [[nodiscard]] uint64_t deadline_ns() const noexcept override {
         return config_.io_timeout_ns > 0 && in_flight_ > 0 ? check_at_ns_ : ~uint64_t{0};
@@ -57,6 +58,9 @@ public:
 
 private:
     static constexpr uint32_t kNoSlot = ~uint32_t{0};
+    // Without a command in flight nothing but the end of the connection arrives, so only one of this many rounds looks:
+    // each look is a system call that delays the other pollers.
+    static constexpr uint32_t kIdleRounds = 16;
 
     struct Slot {
         Io *io = nullptr;  // null: the slot is free
@@ -108,6 +112,7 @@ private:
     std::vector<Slot> slots_;  // sized in the constructor
     uint32_t free_ = 0;        // head of the list through next_free; kNoSlot: the list is empty
     uint32_t in_flight_ = 0;
+    uint32_t skipped_ = 0;  // rounds in which nobody looked for input
     uint64_t check_at_ns_ = 0;
     IoList waiting_;  // Ios that wait for a slot
     IoList done_;     // poll() completes these

@@ -99,6 +99,7 @@ public:
     uint32_t poll(uint64_t now_ns) noexcept override;
     [[nodiscard]] bool busy() const noexcept override;
     [[nodiscard]] int fd() const noexcept override { return stream_->fd(); }
+    void ready() noexcept override { skipped_ = kIdleRounds; }
     [[nodiscard]] bool wants_write() const noexcept override { return life_ != Life::dead && stream_->blocked(); }
     [[nodiscard]] uint64_t deadline_ns() const noexcept override;
 

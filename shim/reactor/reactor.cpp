@@ -19,8 +19,8 @@ namespace {
 
 constexpr uint64_t kNever = ~uint64_t{0};
 constexpr uint64_t kNsPerMs = 1'000'000;
-// A poller's deadline may change without activity on an fd. This limit keeps such a poller from waiting long.
-constexpr uint64_t kSleepMaxNs = 100 * kNsPerMs;
+// A reactor with nothing to do wakes this often nevertheless, to notice a deadline that nobody has told it of.
+constexpr uint64_t kSleepMaxNs = 1000 * kNsPerMs;
 constexpr int kEpollBatch = 64;
 constexpr uint64_t kWakeTag = ~uint64_t{0};
 
@@ -65,7 +65,7 @@ Reactor::~Reactor() {
     ::close(event_fd_);
 }
 
-void Reactor::start() {
+void Reactor::start(int cpu) {
     const std::lock_guard direct(direct_mutex_);
     if (running()) {
         throw std::logic_error("reactor " + name_ + " is already running");
@@ -75,6 +75,19 @@ void Reactor::start() {
     running_ = true;
     thread_ = std::thread([this] { run(); });
     pthread_setname_np(thread_.native_handle(), name_.substr(0, 15).c_str());
+    if (cpu >= 0) {
+        cpu_set_t *set = CPU_ALLOC(cpu + 1);
+        const size_t bytes = CPU_ALLOC_SIZE(cpu + 1);
+        CPU_ZERO_S(bytes, set);
+        CPU_SET_S(static_cast<size_t>(cpu), bytes, set);
+        const int error = pthread_setaffinity_np(thread_.native_handle(), bytes, set);
+        CPU_FREE(set);
+        if (error != 0) {
+            stop();
+            throw std::system_error(error, std::generic_category(),
+                                    "reactor " + name_ + " can't run on CPU " + std::to_string(cpu));
+        }
+    }
 }
 
 void Reactor::stop() {
@@ -309,17 +322,17 @@ void Reactor::watch_fds() {
 }
 
 bool Reactor::sleep() {
-    watch_fds();
-    uint64_t wake_ns = now_ns_ + kSleepMaxNs;
-    for (const Entry &entry : entries_) {
-        wake_ns = std::min(wake_ns, entry.poller->deadline_ns());
-    }
     asleep_.store(true, std::memory_order_relaxed);
     std::atomic_thread_fence(std::memory_order_seq_cst);
     // Whoever published before asleep_ became visible did not call wake(), so poll once more.
     if (calls_pending_.load(std::memory_order_acquire) || poll_round() > 0) {
         asleep_.store(false, std::memory_order_relaxed);
         return true;
+    }
+    watch_fds();
+    uint64_t wake_ns = now_ns_ + kSleepMaxNs;
+    for (const Entry &entry : entries_) {
+        wake_ns = std::min(wake_ns, entry.poller->deadline_ns());
     }
     const uint64_t now = monotonic_ns();
     const uint64_t wait_ns = wake_ns > now ? wake_ns - now : 0;
@@ -339,7 +352,11 @@ bool Reactor::sleep() {
         }
         // A socket that its poller has closed stays in the set while another process or object holds a duplicate of it.
         stale |= std::none_of(entries_.begin(), entries_.end(), [tag](const Entry &entry) {
-            return entry.id == tag && entry.poller->fd() == entry.watched_fd && entry.watched_fd >= 0;
+            if (entry.id != tag || entry.poller->fd() != entry.watched_fd || entry.watched_fd < 0) {
+                return false;
+            }
+            entry.poller->ready();
+            return true;
         });
     }
     if (stale) {

@@ -29,6 +29,8 @@ public:
     [[nodiscard]] virtual int fd() const noexcept { return -1; }
     [[nodiscard]] virtual bool wants_read() const noexcept { return true; }
     [[nodiscard]] virtual bool wants_write() const noexcept { return false; }
+    // The fd is readable or writable, after a sleep: the next poll() looks at it.
+    virtual void ready() noexcept {}
     // Earliest time at which poll() has something to do although no fd is ready; ~0 for never.
     [[nodiscard]] virtual uint64_t deadline_ns() const noexcept { return ~uint64_t{0}; }
 };
@@ -49,7 +51,8 @@ public:
     Reactor(const Reactor &) = delete;
     Reactor &operator=(const Reactor &) = delete;
 
-    void start();
+    // cpu: the thread runs on that CPU alone; negative: where the kernel puts it. Throws std::system_error.
+    void start(int cpu = -1);
     void stop();  // idempotent; joins the thread
     [[nodiscard]] bool running() const noexcept { return running_.load(std::memory_order_acquire); }
     // Any thread: how often every poller has been polled. After a wake() it rises, unless a poller hangs.

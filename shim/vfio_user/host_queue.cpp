@@ -14,7 +14,7 @@ namespace ftl {
 namespace {
 
 constexpr uint32_t kTimeoutChecks = 8;  // checks per timeout period
-constexpr uint32_t kPage = SharedQueueMemory::kPage;
+constexpr uint32_t kQueuePage = SharedQueueMemory::kPage;
 constexpr uint32_t kNapShare = 4;  // a nap is that part of the time waited so far
 constexpr uint16_t kPhase = 1;     // of a completion's status field
 
@@ -148,10 +148,10 @@ bool SharedHostQpair::point_to(const Io &io, uint32_t length, uint32_t number, w
             return false;
         }
         left -= bytes;
-        if (iova % 4 != 0 || (count > 0 && iova % kPage != 0) || (left > 0 && (iova + bytes) % kPage != 0)) {
+        if (iova % 4 != 0 || (count > 0 && iova % kQueuePage != 0) || (left > 0 && (iova + bytes) % kQueuePage != 0)) {
             return false;
         }
-        for (uint64_t at = iova; at < iova + bytes; at = at / kPage * kPage + kPage) {
+        for (uint64_t at = iova; at < iova + bytes; at = at / kQueuePage * kQueuePage + kQueuePage) {
             if (count == 0) {
                 first = at;
             } else {
@@ -171,13 +171,13 @@ void SharedHostQpair::point_to_buffer(uint32_t length, uint32_t number, wire::Sq
     auto *list = reinterpret_cast<uint64_t *>(memory_->at(memory_->list_offset(number)));
     const uint64_t first = config_.memory_iova + memory_->buffer_offset(number);
     uint64_t prp2 = 0;
-    if (length > 2 * kPage) {
+    if (length > 2 * kQueuePage) {
         prp2 = config_.memory_iova + memory_->list_offset(number);
-        for (uint32_t at = kPage; at < length; at += kPage) {
-            list[at / kPage - 1] = first + at;
+        for (uint32_t at = kQueuePage; at < length; at += kQueuePage) {
+            list[at / kQueuePage - 1] = first + at;
         }
-    } else if (length > kPage) {
-        prp2 = first + kPage;
+    } else if (length > kQueuePage) {
+        prp2 = first + kQueuePage;
     }
     sqe.sgl.address = first;
     std::memcpy(reinterpret_cast<uint8_t *>(&sqe.sgl) + sizeof first, &prp2, sizeof prp2);

@@ -4,7 +4,6 @@ that."""
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Callable
 from typing import Final
@@ -12,7 +11,6 @@ from typing import Final
 from ..errors import FtlError
 from ..runtime.waiting import Backoff
 from ..spdk.attach import Attachment, RefusedPathError
-from ..time_limit import time_limit
 from .failed_flushes import RETRY_GROWTH, RETRY_MAX_S, RETRY_MIN_S
 from .front import Front
 from .target_bdev import TargetBdev
@@ -83,9 +81,7 @@ class KeptBdev:
         backoff = Backoff(RETRY_MIN_S, RETRY_MAX_S, RETRY_GROWTH)
         while True:
             if self.now is not None:
-                with contextlib.suppress(TimeoutError, asyncio.TimeoutError):
-                    async with time_limit(LOOK_S):
-                        await front.transport.wait_changed()
+                await front.transport.wait_changed(LOOK_S)
                 backoff.reset()
             else:
                 await backoff.pause()

@@ -8,7 +8,7 @@ import contextlib
 import functools
 import logging
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Protocol
 from uuid import UUID
@@ -36,6 +36,7 @@ from ..nvme.target.discovery import Catalog
 from ..nvme.target.peers import PeerLimits
 from ..nvme.wire import NSID_ALL, CommandError
 from ..runtime.reactor import ReactorLoop
+from ..runtime.reactors import Reactors
 from ..runtime.steps import Steps
 from ..runtime.tasks import end_tasks, to_its_end
 from ..spdk.bdevs import Bdev, find_bdev
@@ -133,6 +134,8 @@ class DaemonIdentity:
     """The directory of vfio-user endpoints, which outlive the daemon; None: there is no vfio-user."""
     listens: bool = False
     """Every FTL is exported over NVMe/TCP, also if its target uses vfio-user."""
+    reactors: Reactors = field(default_factory=Reactors)
+    """The threads that do the I/O of all FTLs."""
 
     @functools.cached_property
     def prober(self) -> Prober:

@@ -10,6 +10,7 @@ from typing import Final
 
 from .. import _shim
 from ..errors import FtlError
+from ..runtime.pulse import beat
 from ..spdk.rpc import TargetRpc
 from ..spdk.space import why_out_of_space
 
@@ -52,7 +53,13 @@ class BaseWatch:
         clock = asyncio.get_running_loop().time
         errors_before = busy_before = 0
         busy_since: float | None = None
+        quiet = 0
         while True:
+            # Asking for all counts wakes the reactor's thread, so an FTL without trouble is not asked.
+            if core.troubles == quiet and self.no_space is None and busy_since is None and not self._busy:
+                await beat(BASE_POLL_S)
+                continue
+            quiet = core.troubles
             stats = core.stats()
             refused = stats.write_errors != errors_before or stats.busy_answers != busy_before
             if self.no_space is not None or refused:
@@ -66,7 +73,7 @@ class BaseWatch:
             elif self.no_space is None and clock() - busy_since >= BUSY_TOLD_S:
                 self._tell_busy(True)
             errors_before, busy_before = stats.write_errors, stats.busy_answers
-            await asyncio.sleep(BASE_POLL_S)
+            await beat(BASE_POLL_S)
 
     def _tell_busy(self, busy: bool) -> None:
         if busy == self._busy:

@@ -16,7 +16,7 @@ from ..client import SOCKET_DEFAULT, SOCKET_ENVIRONMENT
 from ..errors import ParameterError
 from ..runtime.logs import AUDIT, LogLevels, check_setting, log_to_stderr
 from ..runtime.service_manager import ServiceManager
-from ..usage import account, host_name, parsed, path, refusing, seconds, socket_path
+from ..usage import account, host_name, parsed, path, refusing, seconds, socket_path, whole
 from .state import (
     STATE_ENVIRONMENT,
     default_buffer_directory,
@@ -199,6 +199,25 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="limit on what one host may use of each FTL, instead of the default (repeatable; see docs/security.md)",
     )
     parser.add_argument(
+        "--reactors",
+        metavar="N",
+        type=_reactors,
+        help=(
+            "how many threads do the I/O of all FTLs; each FTL gets the one with the fewest FTLs, or several if it has "
+            "cores (default: one for each CPU on which the daemon may run, or of --cpu-mask)"
+        ),
+    )
+    parser.add_argument(
+        "--cpu-mask",
+        metavar="MASK",
+        type=parsed(_cpu_mask),
+        default=(),
+        help=(
+            "CPUs to which these threads are pinned in turn, as SPDK's -m takes them: 0x6, [1,2] or [1-2]. Give a "
+            "polling spdk_tgt other ones (default: they run where the kernel puts them)"
+        ),
+    )
+    parser.add_argument(
         "--no-target-keys",
         dest="target_keys",
         action="store_false",
@@ -253,11 +272,13 @@ def run(args: argparse.Namespace) -> int:
     """Serves until a signal ends the daemon. Raises FtlError if it cannot start."""
     # The imports of the data path are only needed to serve, not for every --help.
     from ..nvme.target.peers import PeerLimits
+    from ..runtime.reactors import Reactors
     from .control_sockets import SocketOptions
     from .serving import HttpOptions, serve
 
     with refusing(args.parser, "--limit"):
         PeerLimits.parse(args.limit)
+    reactors = Reactors(args.reactors, args.cpu_mask)
     levels = LogLevels.parse(args.log_level, level="debug" if args.verbose else "info")
     with refusing(args.parser, "--log-level"):
         if args.audit_log is not None and AUDIT in levels.subjects:
@@ -287,6 +308,7 @@ def run(args: argparse.Namespace) -> int:
                 audit_log=None if args.audit_log is None else args.audit_log.absolute(),
                 http=HttpOptions(args.metrics, args.http_name, args.web),
                 discovery=args.discovery,
+                reactors=reactors,
             )
         )
     finally:
@@ -314,6 +336,19 @@ def _target_user(user: str) -> int:
         return uid_of(user)
     except ParameterError as error:
         raise ParameterError(f"--target-user: {error.message}") from None
+
+
+def _reactors(given: str) -> int:
+    # This import brings the shim.
+    from ..runtime.reactors import REACTORS_MAX
+
+    return whole(1, REACTORS_MAX)(given)
+
+
+def _cpu_mask(given: str) -> Sequence[int]:
+    from ..runtime.reactors import parse_cpu_mask
+
+    return parse_cpu_mask(given)
 
 
 def _http_address(address: str) -> str:

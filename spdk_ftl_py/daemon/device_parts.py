@@ -252,6 +252,7 @@ class DeviceParts:
             address=self.listen,
             choice=self.choice,
             make_listener=self._make_listener,
+            reactors=self.identity.reactors,
         )
 
     def _is_served(self) -> bool:

@@ -23,7 +23,9 @@ from ..nvme.target.peers import PeerLimits
 from ..nvme.target.reservations import Reservations
 from ..nvme.target.subsystem import Subsystem
 from ..nvme.wire import Status
+from ..runtime.pulse import beat
 from ..runtime.reactor import ReactorLoop
+from ..runtime.reactors import Reactors
 from ..runtime.tasks import end_tasks
 from ..runtime.waiting import until
 from ..spdk.attach import export_nguid
@@ -81,19 +83,20 @@ class Front:
         address: tuple[str, int],
         choice: Choice,
         make_listener: Callable[[ReactorLoop, Subsystem, Path], Listener],
+        reactors: Reactors,
     ) -> None:
         """nqn: of the export. peers: limits on what one host may use. is_own: whether a host NQN is the one of the SPDK
         target itself; no limit keeps the target out. sockets: those that are kept between daemons. catalog: of the
         discovery service. listeners: besides the first one, and the states of all. address: where a TCP port is
-        opened later. choice: of the target's transport. make_listener: for vfio-user."""
-        self.reactor = ReactorLoop(name)
+        opened later. choice: of the target's transport. make_listener: for vfio-user. reactors: those of the daemon."""
+        self.name = name
         self.gate: _shim.Gate | None = None
         self.came_early = False
         """The target connected while the base was away, so its reads failed. For whoever attaches the FTL to handle."""
-        self.nbd = FtlNbd(self.reactor)
+        self.nbd = FtlNbd(lambda: self.reactor)
         self.tcp = TcpExport(
-            self.reactor, device, nqn, connections, peers=peers, is_own=is_own, sockets=sockets, catalog=catalog,
-            listeners=listeners,
+            name, lambda: self.reactor, device, nqn, connections, peers=peers, is_own=is_own, sockets=sockets,
+            catalog=catalog, listeners=listeners,
         )  # fmt: skip
         self._shared: VfioUserExport | None = None
         self._address = address
@@ -108,15 +111,24 @@ class Front:
         self._targets: set[bytes] = set()
         """Host identifiers of the target that were connected while the base was there. Each process of a target has its
         own."""
+        self._reactors = reactors
+        self._reactor: ReactorLoop | None = None
+        """Shared with other FTLs."""
         self._started = False
         self._own: set[asyncio.Task[None]] = set()
         """I/O of the daemon itself on the reactor."""
+
+    @property
+    def reactor(self) -> ReactorLoop:
+        """After start()."""
+        assert self._reactor is not None
+        return self._reactor
 
     async def start(self) -> None:
         """Idempotent."""
         if not self._started:
             self._started = True
-            await self.reactor.start()
+            self._reactor = await self._reactors.take()
 
     @property
     def transport(self) -> TcpExport | VfioUserExport:
@@ -129,7 +141,7 @@ class Front:
         if self._choice.by_vfio_user and self._shared is None:
             assert self._choice.folder is not None
             shared = VfioUserExport(
-                self.reactor, self._choice.folder, self._nqn, self._make_listener, self._client_changed
+                lambda: self.reactor, self._choice.folder, self._nqn, self._make_listener, self._client_changed
             )
             shared.prepare()
             self._shared = shared
@@ -171,7 +183,7 @@ class Front:
             except FtlError as error:
                 if not self.may_fall_back:
                     raise
-                log.warning("%s: vfio-user is impossible, so the target uses NVMe/TCP: %s", self.reactor.name, error)
+                log.warning("%s: vfio-user is impossible, so the target uses NVMe/TCP: %s", self.name, error)
                 await self.fall_back()
         self._is_open = True
 
@@ -194,7 +206,7 @@ class Front:
         await self.tcp.listen(address or self._address, 0)
         if self._closed:
             await self.tcp.close(keep=False)
-            raise BusyError(f"{self.reactor.name}: its export has ended: nothing was changed")
+            raise BusyError(f"{self.name}: its export has ended: nothing was changed")
         if self._subsystem is not None:
             await self.tcp.open(self._subsystem)
 
@@ -215,7 +227,7 @@ class Front:
         while True:
             if self._subsystem is not None:
                 self._subsystem.check_health()
-            await asyncio.sleep(HEALTH_LOOK_S)
+            await beat(HEALTH_LOOK_S)
 
     def set_core(self, core: _shim.BlockDevice) -> None:
         """Continues host I/O with a new life of the same FTL. If it has grown, hosts are notified. Raises FtlError if
@@ -319,7 +331,9 @@ class Front:
         # I/O held at the gate would otherwise be held for ever.
         self.fail()
         await end_tasks(self._own)
-        await self.reactor.stop()
+        if self._started:
+            self._started = False
+            await self._reactors.give_back(self.reactor)
 
     # --- I/O of the daemon's own
 
@@ -332,7 +346,7 @@ class Front:
             await asyncio.shield(task)
         except asyncio.CancelledError:
             if task.cancelled():
-                raise BusyError(f"{self.reactor.name} is being taken apart: the I/O was not done") from None
+                raise BusyError(f"{self.name} is being taken apart: the I/O was not done") from None
             raise
 
     def _own_ended(self, task: asyncio.Task[None]) -> None:
@@ -346,7 +360,7 @@ class Front:
         returns. Raises MediaError; then part of it may be trimmed."""
         gate = self.gate
         assert gate is not None
-        port = BlockPort(self.reactor, gate, name=self.reactor.name, patience_s=0)
+        port = BlockPort(self.reactor, gate, name=self.name, patience_s=0)
         try:
             for first in range(lba, lba + block_count, TRIM_BLOCKS):
                 await port.deallocate(first, min(TRIM_BLOCKS, lba + block_count - first))

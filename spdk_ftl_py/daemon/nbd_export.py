@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 class FtlNbd:
     """Call start(), then stop() or end(). This may be repeated."""
 
-    def __init__(self, reactor: ReactorLoop) -> None:
+    def __init__(self, reactor: Callable[[], ReactorLoop]) -> None:
         self._reactor = reactor
         self._server: NbdServer | None = None
         self._follows: _Followed | None = None
@@ -49,7 +49,7 @@ class FtlNbd:
                     f"export with bdev_ftl_nbd_stop -b {name()}"
                 )
             export = NbdExport(name, gate, f"FTL bdev {name()}", read_only=read_only)
-            server = NbdServer(self._reactor, export, path, remedy="give another path")
+            server = NbdServer(self._reactor(), export, path, remedy="give another path")
             followed = None if follow is None else _Followed(follow)
             try:
                 await server.start()

@@ -9,6 +9,7 @@ from typing import Final
 
 from ..errors import FtlError
 from ..nvme.target.connected_hosts import ConnectedHosts, HostKey
+from ..runtime.pulse import beat
 
 ALARM_POLL_S: Final = 0.5
 """The interval in which the daemon checks whether an alarm was delivered, that is, whether the Flush has failed."""
@@ -34,7 +35,7 @@ async def make_room(
     removed.
     """
     while True:
-        await asyncio.sleep(CROWD_POLL_S)
+        await beat(CROWD_POLL_S)
         gone = hosts.gone(present()) if hosts.crowded else {}
         if not gone:
             continue

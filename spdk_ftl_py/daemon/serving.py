@@ -15,6 +15,7 @@ from pathlib import Path
 from ..nvme.target.discovery import Catalog
 from ..nvme.target.peers import PeerLimits
 from ..runtime.logs import LogLevels
+from ..runtime.reactors import Reactors
 from ..runtime.service_manager import ServiceManager
 from ..runtime.signals import ignored, on_signals
 from ..runtime.watchdog import Watchdog
@@ -69,9 +70,10 @@ async def serve(
     audit_log: Path | None = None,
     http: HttpOptions | None = None,
     discovery: str | None = None,
+    reactors: Reactors | None = None,
 ) -> None:
-    """Serves until a signal or a halt. listens, transport: as in DaemonIdentity. saved: FTLs to load. Raises
-    FtlError if the daemon can't start; then nothing that it has made is left."""
+    """Serves until a signal or a halt. listens, transport: as in DaemonIdentity. saved: FTLs to load. reactors: for all
+    FTLs. Raises FtlError if the daemon can't start; then nothing that it has made is left."""
     # Imported objects stay. Without this, each garbage collection would take some 10 ms to scan them.
     gc.freeze()
     http = http or HttpOptions()
@@ -130,6 +132,7 @@ async def serve(
             TransportName(transport),
             state.path / FOLDER,
             listens,
+            reactors or Reactors(),
         )
         registry = Registry(state, identity, socket_path=str(sockets.path), logs=logs)
         registry.on_halted = halt.set

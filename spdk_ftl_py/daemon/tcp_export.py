@@ -16,6 +16,7 @@ from ..nvme.target.discovery import Catalog
 from ..nvme.target.listener import NvmfTarget
 from ..nvme.target.peers import PeerLimits
 from ..nvme.target.subsystem import Subsystem
+from ..runtime.pulse import beat
 from ..runtime.reactor import ReactorLoop
 from ..runtime.tasks import end_tasks
 from ..spdk.attach import ExportPath, by_tcp
@@ -37,7 +38,8 @@ class TcpExport:
 
     def __init__(
         self,
-        reactor: ReactorLoop,
+        name: str,
+        reactor: Callable[[], ReactorLoop],
         device: UUID,
         nqn: str,
         connections: ConnectionLog,
@@ -53,6 +55,7 @@ class TcpExport:
         """Of the first listener. None before listen()."""
         self.secure_channel = False
         """Hosts need TLS."""
+        self._name = name
         self._reactor = reactor
         self._device = device
         self._nqn = nqn
@@ -77,7 +80,7 @@ class TcpExport:
         look for the FTL, so no other port will do. Raises PathError, or DeferredError for port_before."""
         if self.address is not None:
             return
-        self._nvmf = NvmfTarget(self._reactor, connections=self._connections, peers=self._peers, is_own=self._is_own)
+        self._nvmf = NvmfTarget(self._reactor(), connections=self._connections, peers=self._peers, is_own=self._is_own)
         traddr, port = address[0], port_before or address[1]
         kept = None if self._sockets is None else self._sockets.at(self._device, traddr, port)
         try:
@@ -136,9 +139,9 @@ class TcpExport:
     async def renew(self) -> None:
         """Nothing to do."""
 
-    async def wait_changed(self) -> None:
-        """Never returns: `alive` does not change."""
-        await asyncio.get_running_loop().create_future()
+    async def wait_changed(self, most_s: float) -> None:
+        """`alive` does not change."""
+        await beat(most_s)
 
     async def close(self, *, keep: bool) -> None:
         """keep changes nothing here: hosts connect again. Idempotent."""
@@ -170,7 +173,7 @@ class TcpExport:
         if self._closed:
             # close() has not seen this listener, and nobody else would end it.
             await self._nvmf.unlisten(*address)
-            raise BusyError(f"{self._reactor.name}: its export has ended: nothing was changed")
+            raise BusyError(f"{self._name}: its export has ended: nothing was changed")
         self._listening.add(address)
         return address
 
@@ -206,9 +209,9 @@ class TcpExport:
             try:
                 await self.listen_also(address)
             except FtlError as error:
-                log.error("%s: %s; the daemon keeps trying", self._reactor.name, error.message)
+                log.error("%s: %s; the daemon keeps trying", self._name, error.message)
         if self._listening != set(self._listeners.more):
-            self._retrying = asyncio.create_task(self._retry(), name=f"listeners of {self._reactor.name}")
+            self._retrying = asyncio.create_task(self._retry(), name=f"listeners of {self._name}")
 
     async def _retry(self) -> None:
         while missing := [each for each in self._listeners.more if each not in self._listening]:
@@ -223,4 +226,4 @@ class TcpExport:
                     await self.unlisten(address)
                     continue
                 self.show_listener(address)
-                log.info("%s: hosts can connect at %s port %d again", self._reactor.name, *address)
+                log.info("%s: hosts can connect at %s port %d again", self._name, *address)

@@ -50,8 +50,8 @@ class Transport(Protocol):
     async def renew(self) -> None:
         """The target has nothing of the FTL now, and is about to attach it. Raises FtlError."""
 
-    async def wait_changed(self) -> None:
-        """Until `alive` may have changed since the last call."""
+    async def wait_changed(self, most_s: float) -> None:
+        """Until `alive` may have changed since the last call, or for most_s."""
 
     async def close(self, *, keep: bool) -> None:
         """keep: the FTL stays in the target, for the next daemon. Idempotent."""

@@ -18,6 +18,7 @@ from ..access.paths import open_directory
 from ..nvme.target.subsystem import Subsystem
 from ..runtime.reactor import ReactorLoop
 from ..spdk.attach import ExportPath, by_vfio_user
+from ..time_limit import time_limit
 from ..vfio_user.target.keeper import DAEMON_SOCKET, END_MESSAGE
 from .transports import TransportName
 
@@ -58,7 +59,7 @@ class VfioUserExport:
 
     def __init__(
         self,
-        reactor: ReactorLoop,
+        reactor: Callable[[], ReactorLoop],
         folder: Path,
         nqn: str,
         listen: Callable[[ReactorLoop, Subsystem, Path], Listener],
@@ -94,7 +95,7 @@ class VfioUserExport:
             return
         self._subsystem = subsystem
         self.prepare()
-        listener = self._listen(self._reactor, subsystem, self.folder)
+        listener = self._listen(self._reactor(), subsystem, self.folder)
         await listener.start()
         self._listener = listener
         listener.changed = self._tell
@@ -114,9 +115,11 @@ class VfioUserExport:
         await listener.stop()
         await self.open(self._subsystem)
 
-    async def wait_changed(self) -> None:
-        """Until `alive` may have changed since the last call."""
-        await self._changed.wait()
+    async def wait_changed(self, most_s: float) -> None:
+        """Until `alive` may have changed since the last call, or for most_s."""
+        with contextlib.suppress(TimeoutError, asyncio.TimeoutError):
+            async with time_limit(most_s):
+                await self._changed.wait()
         self._changed.clear()
 
     async def close(self, *, keep: bool) -> None:

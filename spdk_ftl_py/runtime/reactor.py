@@ -45,14 +45,17 @@ class ReactorLoop:
     >>> await reactor.start()
     >>> reactor.subscribe(core.id, on_event)
 
-    clock: for a stepped reactor; without it steps use the real time.
+    clock: for a stepped reactor; without it steps use the real time. cpu: its thread runs on that one alone.
     """
 
-    def __init__(self, name: str, *, spin_us: int = 20, stepped: bool = False, clock: Clock | None = None) -> None:
+    def __init__(
+        self, name: str, *, spin_us: int = 20, stepped: bool = False, clock: Clock | None = None, cpu: int | None = None
+    ) -> None:
         self.name = name
         self.shim = _shim.Reactor(name, spin_us)
         self._stepped = stepped
         self._clock = clock
+        self._cpu = cpu
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stepper: asyncio.Task[None] | None = None
         self._handlers: dict[int, EventHandler] = {}
@@ -68,7 +71,7 @@ class ReactorLoop:
             self._stepper = self._loop.create_task(self._step_for_ever(), name=f"reactor {self.name}")
         else:
             self._loop.add_reader(self.shim.event_fd, self._drain)
-            self.shim.start()
+            self.shim.start(-1 if self._cpu is None else self._cpu)
             _running.add(self)
 
     async def stop(self) -> None:

@@ -17,6 +17,7 @@ from .bdevs import Bdev, find_bdev
 from .exports import NQN_PREFIX
 from .keyring import KeyPair
 from .rpc import METHOD_NOT_FOUND, TargetRpc
+from .shared_look import look_for
 
 # The target keeps the bdev while the daemon is away: it holds I/O for this time, then fails I/O until the daemon is
 # back.
@@ -260,7 +261,7 @@ def _hostnqn(path: dict[str, Any]) -> str | None:
 
 async def attached_as(rpc: TargetRpc, *, name: str, device: UUID) -> bool:
     """Whether the bdev of that name is the one that attach() makes."""
-    return _passthru_base(await find_bdev(rpc, name)) == nvme_bdev_name(name, device)
+    return _passthru_base(await look_for(rpc, name)) == nvme_bdev_name(name, device)
 
 
 async def remake_passthru(rpc: TargetRpc, *, name: str, device: UUID, block_count: int) -> None:

@@ -41,8 +41,14 @@ class TargetRpc:
         """user: who may serve a unix socket, beside the current user and root. The client sends nothing to others: a
         process that takes the path of a target that is gone could otherwise give any answer."""
         self.address = address
+        self._user = user
         self._trust = Trust(user)
         self._slots = asyncio.Semaphore(CALLS_AT_ONCE_MAX)
+
+    @property
+    def whose(self) -> tuple[str, int | None]:
+        """The same for two objects that reach the same target, and trust the same users."""
+        return self.address, self._user
 
     @property
     def host(self) -> str:

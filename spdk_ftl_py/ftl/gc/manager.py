@@ -16,6 +16,7 @@ from typing import Final
 
 from ... import _shim
 from ...conf import RESERVED_BANDS, FtlConf
+from ...runtime.pulse import next_beat
 from ..media.band import CLOSED, MOVING, QUEUED, RESETTING, Bands
 from ..media.geometry import Geometry
 from .limits import NO_LIMIT, UNLIMITED, Applied, Limits
@@ -28,6 +29,8 @@ STARVED_POLL_S: Final = 0.05
 """While the user stream has no band, there may be no event, although trims and overwrites in the write buffer can make
 a victim at any time."""
 IDLE_POLL_S: Final = 1.0
+IDLE_POLL_MAX_S: Final = 8.0
+"""While nothing changes, each pause is twice as long as the one before, up to this. An event ends it."""
 STUCK_S: Final = 1.0
 """A device without free bands, on which nothing in progress can free one, is out of space after this time."""
 STUCK_BUSY_S: Final = 5.0
@@ -87,6 +90,7 @@ class BandManager:
         self._started = False
         self._stopped = False
         self._timer: asyncio.TimerHandle | None = None
+        self._idle_s = IDLE_POLL_S
         self._woken: asyncio.Handle | None = None
 
     # --- what the device calls
@@ -167,6 +171,8 @@ class BandManager:
         """Takes the account of at most CHANGES_MAX bands. True: there may be more, for which an older account is used.
         This does no harm: it is as if the events had arrived later."""
         taken = self.bands.refresh(self._core.changed_bands(CHANGES_MAX))
+        if taken:
+            self._idle_s = IDLE_POLL_S
         if taken < CHANGES_MAX:
             return False
         # Except for how much can still be written: that is less than was known.
@@ -310,7 +316,13 @@ class BandManager:
         if self._timer is not None:
             self._timer.cancel()
         busy = patience is not None or self._starved() or self._draining or self._reset_later
-        self._timer = asyncio.get_running_loop().call_later(STARVED_POLL_S if busy else IDLE_POLL_S, self.pump)
+        loop = asyncio.get_running_loop()
+        if busy:
+            self._idle_s = IDLE_POLL_S
+            self._timer = loop.call_later(STARVED_POLL_S, self.pump)
+        else:
+            self._timer = loop.call_at(next_beat(self._idle_s), self.pump)
+            self._idle_s = min(2 * self._idle_s, IDLE_POLL_MAX_S)
 
     def _patience_s(self) -> float | None:
         """How long there may be no progress until it is certain that there will be none; None while progress is

@@ -9,6 +9,7 @@ from uuid import UUID, uuid4
 
 from ... import _shim
 from ...errors import PathError, ProtocolError
+from ...runtime.pulse import beat
 from ...runtime.reactor import ReactorLoop
 from ...runtime.tasks import to_its_end
 from ...time_limit import time_limit
@@ -233,7 +234,7 @@ class Controller(BaseController):
 
     async def _keep_alive(self, kato_s: float) -> None:
         while True:
-            await asyncio.sleep(kato_s / 2)
+            await beat(kato_s / 2)
             await self.command(Sqe(AdminOp.KEEP_ALIVE), what="Keep Alive")
 
     async def _disconnect(self) -> None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import time
-from typing import Any, Final
+from typing import Any, Literal, Final
 
 from ... import _shim
 from ...errors import ClaimedError, NotFoundError
@@ -95,7 +95,12 @@ async def ftltgt_bench_bdev(target: TargetState, params: Params) -> dict[str, An
 
 
 async def _run(
-    target: TargetState, load: _shim.LoadGenerator, params: Params, rw: str, io_bytes: int, gone: asyncio.Event
+    target: TargetState,
+    load: _shim.LoadGenerator,
+    params: Params,
+    rw: Literal["read", "write", "mixed"],
+    io_bytes: int,
+    gone: asyncio.Event,
 ) -> dict[str, Any]:
     ended = asyncio.Event()
     target.reactor.subscribe(load.id, lambda event: ended.set() if load_ended(event, load) else None)

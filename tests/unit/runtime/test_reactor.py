@@ -97,3 +97,16 @@ def test_a_port_refuses_more_than_its_depth_and_buffers_that_are_too_small() -> 
     assert [event.kind for event in reactor.events()] == [_shim.EventKind.IO_DONE] * 2
     with pytest.raises(RuntimeError, match="closed"):
         port.submit(_shim.Op.FLUSH)
+
+
+async def test_a_reactor_without_work_sleeps() -> None:
+    """Its rounds are counted, not its CPU time: a busy machine makes them fewer."""
+    async with ReactorLoop("idle") as reactor:
+        media = _shim.EmulatedMedia.conventional(reactor.shim, 64)
+        gate = _shim.Gate(reactor.shim, media)
+        await asyncio.sleep(0.05)
+        before = reactor.shim.rounds
+        await asyncio.sleep(0.6)
+        # One wake-up in a second, and two rounds for each.
+        assert reactor.shim.rounds - before <= 4
+        assert gate.block_count == 64
