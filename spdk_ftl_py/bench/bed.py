@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -15,8 +14,11 @@ from ..client import DaemonClient
 from ..errors import FtlError
 from ..under_test.programs import Daemon, EmbeddedTarget, TargetClient
 from ..under_test.spdk_tgt import MEMORY_MIB, SpdkTarget
-from .client import Address, Client
+from .client import Address, Client, Window
 from .cpu import pinned
+from .measured import Timing
+from .perf import Perf
+from .workloads import Workload
 
 RAW: Final = "Raw0"
 BASE: Final = "Base0"
@@ -60,6 +62,9 @@ class Options:
     base_mib: int = 2048
     target_core: int | None = 0
     other_core: int | None = 1
+    client_core: int | None = 1
+    perf: str | None = None
+    """Path of spdk_nvme_perf, for the windows; None: our client."""
     target_arguments: tuple[str, ...] = ()
     daemon_arguments: tuple[str, ...] = ()
     create: dict[str, Any] = field(default_factory=dict)
@@ -90,7 +95,8 @@ class Bed:
             self.raw = Address("127.0.0.1", str(port), RAW_NQN)
             with pinned(options.other_core):
                 self.daemon = self._stack.enter_context(Daemon(folder, *options.daemon_arguments))
-            self.client = self._stack.enter_context(Client(folder, options.other_core))
+            self.client = self._stack.enter_context(Client(folder, options.client_core))
+            self.perf = Perf(options.perf, folder, options.client_core) if options.perf else None
         except BaseException:
             self._stack.close()
             raise
@@ -138,6 +144,8 @@ class Bed:
     def _connect(self) -> None:
         for side, address in (("raw", self.raw), ("ftl", self.ftl)):
             self.client.connect(side, address, qpairs=self._qpairs, digests=self._variant.digests)
+            if self.perf is not None:
+                self.perf.connect(side, address, digests=self._variant.digests)
 
     def want_qpairs(self, count: int) -> None:
         """Connects with so many qpairs, and no more: idle ones cost time at both ends."""
@@ -169,6 +177,17 @@ class Bed:
 
     def stats(self) -> dict[str, Any]:
         return dict(self.daemon_client.call("bdev_ftl_get_stats", {"name": FTL}))
+
+    def window(
+        self, side: str, workload: Workload, timing: Timing, *, blocks: int = 0, total_blocks: int = 0
+    ) -> Window:
+        """One window that is measured. blocks: the range, from the first block on; 0: all."""
+        if self.perf is not None:
+            return self.perf.run(side, workload, seconds=timing.seconds, total_blocks=total_blocks)
+        return self.client.run(
+            side, workload, seconds=timing.seconds, warm_s=timing.warm_s, pids=self.pids, blocks=blocks,
+            total_blocks=total_blocks,
+        )  # fmt: skip
 
     # --- what an empty FTL still takes
 
@@ -224,9 +243,3 @@ def _pid(target: TargetClient) -> int:
     if isinstance(target, SpdkTarget):
         return target.pid
     raise FtlError(f"{target} has no process")
-
-
-@contextlib.contextmanager
-def bed(folder: Path, options: Options) -> Iterator[Bed]:
-    with Bed(folder, options) as made:
-        yield made

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Final
 
 from .bed import VARIANTS, Bed, settled
-from .client import Window
 from .measured import Measured, Timing, Told, written
 from .plan import Section
 from .workloads import WORKLOADS, Workload
@@ -40,13 +39,9 @@ def measure(bed: Bed, section: Section, timing: Timing, tell: Told) -> dict[str,
                 if side == "ftl":
                     state.window(measured, timing)
                 else:
-                    window = _run(bed, "raw", workload, timing, blocks=state.blocks)
+                    window = bed.window("raw", workload, timing, blocks=state.blocks)
                     measured.raw.append(window)
     return found
-
-
-def _run(bed: Bed, side: str, workload: Workload, timing: Timing, **limits: int) -> Window:
-    return bed.client.run(side, workload, seconds=timing.seconds, warm_s=timing.warm_s, pids=bed.pids, **limits)
 
 
 def _touch(bed: Bed) -> None:
@@ -80,7 +75,8 @@ class _Fresh:
 
     @property
     def _share(self) -> int:
-        return int(self._bed.block_count * SHARE)
+        # spdk_nvme_perf always uses the whole namespace.
+        return self._bed.block_count if self._bed.perf is not None else int(self._bed.block_count * SHARE)
 
     def _fill(self) -> None:
         bed, share = self._bed, self._share
@@ -95,9 +91,9 @@ class _Fresh:
             bed.renew()
             if self._filled:
                 self._fill()
-        limits = {"total_blocks": max(1, bed.budget - WARM_BLOCKS)} if workload.kind == "write" else {}
+        limit = max(1, bed.budget - WARM_BLOCKS) if workload.kind == "write" else 0
         before = bed.stats()
-        window = _run(bed, "ftl", workload, timing, blocks=self.blocks, **limits)
+        window = bed.window("ftl", workload, timing, blocks=self.blocks, total_blocks=limit)
         after = bed.stats()
         bed.wrote(written(before, after))
         measured.ftl.append(window)
@@ -123,7 +119,7 @@ class _Gc:
 
     def window(self, measured: Measured, timing: Timing) -> None:
         before = self._bed.stats()
-        measured.ftl.append(_run(self._bed, "ftl", measured.workload, timing))
+        measured.ftl.append(self._bed.window("ftl", measured.workload, timing))
         measured.amplified(before, self._bed.stats())
 
 

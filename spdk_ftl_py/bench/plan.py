@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from ..errors import ParameterError
@@ -27,6 +27,9 @@ class Section:
     state: State
     variant: str
     workloads: tuple[Workload, ...]
+
+    def where(self, kept: Callable[[str, Workload], bool]) -> Section:
+        return replace(self, workloads=tuple(each for each in self.workloads if kept(self.state, each)))
 
     @property
     def name(self) -> str:

@@ -18,13 +18,16 @@ from rich.console import Console
 from ..errors import FtlError, ParameterError
 from ..under_test.programs import ProgramError
 from ..under_test.spdk_tgt import SpdkTargetError
+from . import plot
 from .bed import Bed, Options
+from .compare import lines_of_changes
 from .measured import Measured, Timing
 from .measuring import measure, windows
+from .perf import possible
 from .plan import FULL, QUICK, Section, selected
 from .progress import progress
 from .results import gc_rows, rows_of
-from .rows import Row, save
+from .rows import Row, load, save
 from .table import lines_of
 
 TARGETS: Final = ("embedded", "spdk_tgt")
@@ -33,6 +36,7 @@ QUICK_SECONDS: Final = 0.4
 SECONDS: Final = 1.5
 QUICK_REPEATS: Final = 3
 REPEATS: Final = 5
+KEPT: Final = Path(__file__).resolve().parents[2] / "bench" / "results" / "latest.json"
 BASE_MIB: Final = 2048
 BASE_MIB_MIN: Final = 512
 
@@ -43,6 +47,8 @@ def main(description: str, argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         sections = selected(QUICK if args.quick and not args.only else FULL, args.only)
+        if args.perf is not None:
+            sections = [kept for section in sections if (kept := section.where(possible)).workloads]
         programs = [(target, _program(target)) for target in _targets(args)]
     except ParameterError as error:
         parser.error(error.message)
@@ -57,19 +63,28 @@ def main(description: str, argv: list[str] | None = None) -> int:
         repeats=args.repeats or (QUICK_REPEATS if args.quick else REPEATS),
     )
     try:
+        if args.plot is not None:
+            plot.check()
+        before = load(args.compare) if args.compare is not None else []
         rows = _run(args, sections, programs, timing, console)
+        if args.keep and args.json is None:
+            args.json = KEPT
         if args.json is not None:
             how = {
                 "date": time.strftime("%Y-%m-%d"),
                 "command": "python bench/run.py " + " ".join(sys.argv[1:] if argv is None else argv),
             }
             save(args.json, rows, how, update=args.update)
+        if args.plot is not None:
+            plot.draw(rows, args.plot)
     except KeyboardInterrupt:
         return 130
     except (FtlError, ProgramError, SpdkTargetError) as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
     print("\n".join(lines_of(rows)))
+    if args.compare is not None:
+        print("\n".join(["", f"**compared with {args.compare}**", "", *lines_of_changes(before, rows)]))
     return 0
 
 
@@ -97,11 +112,21 @@ def build_parser(description: str) -> argparse.ArgumentParser:
         help="size of raw bdev and base (default: %(default)s)",
     )
     parser.add_argument(
-        "--cores", type=_cores, default=(0, 1), metavar="T,O",
-        help="core of the target, and of daemon and client (default: 0,1)",
+        "--cores", type=_cores, default=(0, 1, 1), metavar="T,D,C",
+        help="cores of target, daemon and client (default: 0,1,1)",
     )  # fmt: skip
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows to this file")
     parser.add_argument("--update", action="store_true", help="keep the rows of that file that were not measured now")
+    parser.add_argument("--keep", action="store_true", help=f"write the rows to {KEPT} instead, for later comparisons")
+    parser.add_argument(
+        "--compare", type=Path, metavar="FILE", nargs="?", const=KEPT,
+        help=f"say what has moved beyond noise since the run that wrote FILE (default: {KEPT})",
+    )  # fmt: skip
+    parser.add_argument("--plot", type=Path, metavar="OUT.svg", help="draw the ratios (needs matplotlib)")
+    parser.add_argument(
+        "--perf", type=_executable, metavar="PATH",
+        help="use this spdk_nvme_perf instead of our client. It polls: give it a core of its own if there is one",
+    )  # fmt: skip
     return parser
 
 
@@ -126,12 +151,20 @@ def _base(given: str) -> int:
     return value
 
 
-def _cores(given: str) -> tuple[int, int]:
+def _cores(given: str) -> tuple[int, int, int]:
     cores = tuple(int(core) for core in given.split(","))
     available = os.sched_getaffinity(0)
-    if len(cores) != 2 or not set(cores) <= available:
-        raise argparse.ArgumentTypeError(f"{given}: must be two of the cores {','.join(map(str, sorted(available)))}")
-    return cores[0], cores[1]
+    if len(cores) != 3 or not set(cores) <= available:
+        known = ",".join(map(str, sorted(available)))
+        raise argparse.ArgumentTypeError(f"{given}: must be three of the cores {known}; they may be the same")
+    return cores[0], cores[1], cores[2]
+
+
+def _executable(given: str) -> str:
+    program = shutil.which(given)
+    if program is None:
+        raise argparse.ArgumentTypeError(f"{given!r} is not a program")
+    return str(Path(program).absolute())
 
 
 def _targets(args: argparse.Namespace) -> list[str]:
@@ -160,11 +193,20 @@ def _run(
     rows: list[Row] = []
     with progress(console, windows(sections, timing) * len(programs)) as tell:
         for target, program in programs:
-            options = Options(program, base_mib=args.base_mib, target_core=args.cores[0], other_core=args.cores[1])
+            target_core, daemon_core, client_core = args.cores
+            options = Options(
+                program, base_mib=args.base_mib, target_core=target_core, other_core=daemon_core,
+                client_core=client_core, perf=args.perf,
+            )  # fmt: skip
             tell(f"{target}: starting", 0)
             with tempfile.TemporaryDirectory(prefix="ftl-bench-") as folder, Bed(Path(folder), options) as bed:
-                rows += _measure(bed, f"{target}/tcp", sections, timing, partial(_tell, tell, target))
+                rows += _measure(bed, f"{target}/{_way(args)}", sections, timing, partial(_tell, tell, target))
     return rows
+
+
+def _way(args: argparse.Namespace) -> str:
+    """How the I/O comes to the bdevs, in the names of rows."""
+    return "tcp" if args.perf is None else "tcp-perf"
 
 
 def _tell(tell: Callable[[str, int], None], target: str, what: str) -> None:
@@ -177,5 +219,7 @@ def _measure(bed: Bed, prefix: str, sections: list[Section], timing: Timing, tel
     for section in sections:
         measured = measure(bed, section, timing, tell)
         found.setdefault(section.name, {}).update(measured)
-        rows += rows_of(prefix, section, measured)
+        rows += rows_of(prefix, section, measured, goals=bed.perf is None)
+    if bed.perf is not None:
+        return rows
     return rows + list(gc_rows(prefix, found.get("fresh", {}), found.get("gc", {})))
