@@ -61,6 +61,16 @@ class Serving:
     def connected(self) -> bool:
         return self.controller is not None and self.controller.enabled
 
+    async def settled(self) -> None:
+        """Returns when everything that was asked for until now is done."""
+        done = asyncio.get_running_loop().create_future()
+
+        async def tell() -> None:
+            done.set_result(None)
+
+        self._work.put_nowait(tell())
+        await done
+
     async def close(self) -> None:
         """What is begun is finished. The client's queues are served no longer; its commands in flight stay recorded.
         Idempotent."""
