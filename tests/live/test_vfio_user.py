@@ -14,6 +14,7 @@ from spdk_ftl_py.runtime.waiting import until
 from support.vfio_user_server import BLOCKS, NQN, Server
 
 USER_NQN = "nqn.2016-06.io.spdk:user"
+HOST_NQN = "nqn.2016-06.io.spdk:load"
 BLOCK_BYTES = 4096
 QUEUE_DEPTH = 32
 KILLS = 3
@@ -66,7 +67,10 @@ async def test_a_killed_server_is_a_pause_for_the_target(spdk_target: SpdkTarget
     assert names == ["Shared0n1"]
     spdk_target.call("nvmf_create_transport", trtype="TCP")
     port = spdk_target.export("Shared0n1", USER_NQN)
-    async with ReactorLoop("load") as reactor, await Controller.connect("127.0.0.1", port, USER_NQN) as controller:
+    async with (
+        ReactorLoop("load") as reactor,
+        await Controller.connect("127.0.0.1", port, USER_NQN, hostnqn=HOST_NQN) as controller,
+    ):
         load = Load(await controller.open_namespace(reactor))
         running = asyncio.ensure_future(load.run())
         for _ in range(KILLS):
