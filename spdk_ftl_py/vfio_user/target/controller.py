@@ -93,6 +93,10 @@ class SharedController:
         self._admin: _shim.SharedAdminQueue | None = None
         self._completion_queues: dict[int, Queue] = {}
         """Those that exist, with or without a submission queue."""
+        self._records: dict[int, Queue] = {}
+        """The I/O queues, with descriptors of our own."""
+        self._changing = asyncio.Lock()
+        """Held while queues are opened or closed."""
         self.io_queues = SharedIoQueues(
             reactor, subsystem, host=host, listener=self.listener, most=min(limits.max_io_qpairs, QUEUES_MAX - 1),
             namespaces=self.visible_namespaces, spawn=self.spawn, live=lambda: self._live,
@@ -187,6 +191,18 @@ class SharedController:
             self.port.drop(reason)
         await self.ended.wait()
 
+    async def renew(self) -> None:
+        """Other queues go on from the records of the present ones. The client does not notice."""
+        async with self._changing:
+            records = list(self._records.values())
+            await self.io_queues.close()
+            for queue in records:
+                if self._live and self._records.get(queue.qid) is queue:
+                    try:
+                        self._serve_queue(queue)
+                    except (ValueError, OSError) as error:
+                        self.faulted(f"I/O queue {queue.qid}: {error}")
+
     async def end(self) -> None:
         """Its client has gone, or goes on with another process. Idempotent."""
         if not self._live:
@@ -265,7 +281,7 @@ class SharedController:
     async def shut_down_in_order(self, registers: Registers) -> None:
         """The registers tell the client when it is done."""
         self._registers = registers
-        await self.io_queues.close()
+        await self._close_io_queues()
         gone = list(self._completion_queues)
         self._completion_queues.clear()
         self.keep(dropped=gone)
@@ -277,8 +293,14 @@ class SharedController:
         if admin is not None:
             self.commands.leave()
             await asyncio.to_thread(admin.close)
-        await self.io_queues.close()
+        await self._close_io_queues()
         self._completion_queues.clear()
+
+    async def _close_io_queues(self) -> None:
+        async with self._changing:
+            await self.io_queues.close()
+            for qid in list(self._records):
+                self._drop_record(qid)
 
     # --- take-over --------------------------------------------------------------------------------------------------
 
@@ -317,6 +339,24 @@ class SharedController:
     def remove_completion_queue(self, qid: int) -> None:
         del self._completion_queues[qid]
 
+    def has_io_queue(self, qid: int) -> bool:
+        return qid in self._records
+
     def open_io_queue(self, queue: Queue) -> None:
-        """Its completion queue exists. Raises ValueError, OSError."""
+        """Its completion queue exists. The descriptor stays the caller's. Raises ValueError, OSError."""
+        self._serve_queue(queue)
+        self._records[queue.qid] = queue.with_record(os.dup(queue.descriptor))
+
+    async def close_io_queue(self, qid: int) -> None:
+        """Its completion queue stays. Idempotent."""
+        async with self._changing:
+            await self.io_queues.close_one(qid)
+            self._drop_record(qid)
+
+    def _serve_queue(self, queue: Queue) -> None:
         self.io_queues.adopt(queue.qid, self.maker.io_queue(self.memory, self._bar0, queue, self.io_queues))
+
+    def _drop_record(self, qid: int) -> None:
+        queue = self._records.pop(qid, None)
+        if queue is not None:
+            os.close(queue.descriptor)

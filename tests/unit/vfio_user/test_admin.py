@@ -9,6 +9,7 @@ import pytest
 
 from spdk_ftl_py import _shim
 from spdk_ftl_py.nvme import wire
+from spdk_ftl_py.nvme.target.connected_hosts import ConnectedHosts
 from spdk_ftl_py.nvme.wire import AdminOp, Feature, LogPage, Status
 from support.vfio_user_client import CC_ENABLE, PAGE, QueuePair, VfioUserClient
 from unit.vfio_user.rig import NQN, Rig
@@ -241,6 +242,26 @@ async def test_a_shutdown_in_order_is_told(here: Rig) -> None:
         client.create_queue(1)
 
     await here.enabled(shut_down)
+
+
+async def test_queues_are_renewed_without_notice(here: Rig) -> None:
+    """They get flush alarms, and no command is lost."""
+    here.subsystem.connected_hosts = ConnectedHosts()
+    client = await asyncio.to_thread(VfioUserClient, here.directory)
+    await asyncio.to_thread(client.enable)
+    pair: QueuePair = await asyncio.to_thread(client.create_queue, 1)
+    at = client.allocate(PAGE)
+    cids = [client.submit(pair, 1, nsid=1, prp1=client.iova + at, cdw=(lba, 0, 0)) for lba in range(12)]
+    (host,) = here.subsystem.connected_hosts.alarm()
+    await here.subsystem.renew_queues()
+    for cid in cids:
+        assert (await asyncio.to_thread(client.wait, pair, cid)).status == 0
+    assert here.subsystem.connected_hosts.owed == [host]
+    assert (await asyncio.to_thread(client.execute, pair, 0, nsid=1)).status != 0
+    assert (await asyncio.to_thread(client.execute, pair, 0, nsid=1)).status == 0
+    assert not here.subsystem.connected_hosts.owed
+    assert (await asyncio.to_thread(client.execute, client.admin, AdminOp.DELETE_IO_SQ, cdw=(1,))).status == 0
+    client.close()
 
 
 async def test_memory_can_be_taken_back_while_io_runs(here: Rig) -> None:
