@@ -21,7 +21,7 @@ def crc32c_rows(rows: NDArray[np.uint8], row_bytes: int, crcs: NDArray[np.uint32
     gets the results. ValueError if the shapes do not fit."""
 
 def build_info() -> dict[str, str]:
-    """compiler, flags, sanitizers, crc ("sse4.2" or "table"), tls (OpenSSL's version; empty: built without)."""
+    """compiler, flags, sanitizers, crc ("avx512", "sse4.2" or "table"), tls (OpenSSL's version; empty: without)."""
 
 BLOCK_BYTES: Final[int]
 """Of a logical block: of an FTL, its base and its nv cache (docs/media-layout.md)."""
@@ -634,6 +634,7 @@ class Latencies:
     p90: Final[int]
     p99: Final[int]
     p999: Final[int]
+    p9999: Final[int]
     max: Final[int]
     def as_dict(self) -> dict[str, int]: ...
 
@@ -683,6 +684,9 @@ class LoadGenerator:
 
     Keeps the version last written of every LBA (0: never, or trimmed: reads zeroes); a read verifies whole blocks
     against it. Two outstanding I/Os of one generator never overlap.
+
+    verify: "whole" accepts any block that a generator with this seed wrote at that place, and "none" anything. Neither
+    keeps versions.
     """
 
     def __init__(
@@ -695,6 +699,7 @@ class LoadGenerator:
         seed: int,
         max_queue_depth: int = 256,
         max_io_blocks: int = 256,
+        verify: Literal["exact", "whole", "none"] = "exact",
     ) -> None: ...
     @property
     def id(self) -> int: ...
@@ -708,14 +713,16 @@ class LoadGenerator:
         queue_depth: int = 32,
         time_limit_s: float = 0.0,
         write_percent: int = 100,
+        sync: bool = False,
     ) -> None:
-        """Reads are verified; mixed: write_percent writes, the rest reads; sequential: wraps. Ends after total_blocks
-        or time_limit_s, with LOAD_DONE."""
+        """Reads are verified; mixed: write_percent writes, the rest reads; sequential: wraps. sync: a flush follows
+        each write, and the latency is that of both. Ends after total_blocks or time_limit_s, with LOAD_DONE."""
 
     def stop(self) -> None: ...
     def progress(self) -> LoadProgress: ...
     def versions(self) -> NDArray[np.uint32]:
-        """A copy. 2**32 - 1: unknown since a failed write; any whole version of that LBA passes."""
+        """A copy; empty unless verify is "exact". 2**32 - 1: unknown since a failed write; any whole version of that
+        LBA passes."""
 
     def close(self) -> None:
         """Stops, waits for outstanding I/O. Idempotent."""
@@ -1057,6 +1064,11 @@ class TargetQpair:
 
 # --- vfio-user --------------------------------------------------------------------------------------------------
 
+DMA_REGIONS_MAX: Final[int]
+"""Of one client."""
+ADMIN_DATA_BYTES_MAX: Final[int]
+"""Of one admin command."""
+
 class SharedFault(IntEnum):
     """Why a queue in a client's memory has ended by itself."""
 
@@ -1070,8 +1082,6 @@ class DmaMap:
 
     Addresses, sizes and offsets are bytes, multiples of 4096. Every method raises ValueError for what a client must
     not do. They wait for the reactors of the queues: call them in a thread."""
-
-    REGIONS_MAX: Final[int]
 
     def __init__(self) -> None: ...
     def map(self, iova: int, size: int, fd: int, offset: int, writable: bool) -> None:
@@ -1165,9 +1175,6 @@ class AdminCommand:
 class SharedAdminQueue:
     """The admin queue over vfio-user, whose commands Python executes."""
 
-    DATA_BYTES_MAX: Final[int]
-    """Of a command."""
-
     def __init__(
         self,
         reactor: Reactor,
@@ -1190,7 +1197,7 @@ class SharedAdminQueue:
 
     def read_data(self, token: int, length: int) -> bytes | None:
         """The beginning of the memory that the command names. None: it does not name that much, or the queue has ended.
-        ValueError: there is no such command, or more than DATA_BYTES_MAX."""
+        ValueError: there is no such command, or more than ADMIN_DATA_BYTES_MAX."""
 
     def complete(self, token: int, status: int, result: int, data: bytes = b"") -> bool:
         """data: to the beginning of the memory that the command names. False: it does not name that much; the command

@@ -5,7 +5,7 @@
 #include <cstring>
 
 #if defined(__x86_64__)
-#include <nmmintrin.h>
+#include <immintrin.h>
 #endif
 
 namespace ftl {
@@ -110,6 +110,60 @@ __attribute__((target("sse4.2"))) uint32_t update_sse42(uint32_t state, const ui
     return state;
 }
 
+// With 512-bit carry-less multiplication the CRC of a block takes half the time. Each of four registers holds 64 bytes
+// of the message. In each step they move 256 bytes ahead: the halves of each 128 bits are multiplied by x^(2048 + 32)
+// and x^(2048 - 32) modulo the polynomial, which leaves the CRC of the message unchanged (V. Gopal and others, "Fast
+// CRC Computation for Generic Polynomials Using PCLMULQDQ Instruction", Intel 2009). The last 256 bytes are folded no
+// further: the crc32 instruction takes them as they are.
+constexpr size_t kFold = 256;
+
+// x^n modulo the polynomial, with bits reflected, as the instruction needs it.
+constexpr uint64_t power(unsigned n) noexcept {
+    uint32_t value = 0x80000000;  // x^0
+    for (unsigned i = 0; i < n; ++i) {
+        value = (value >> 1) ^ ((value & 1) != 0 ? kPolynomial : 0);
+    }
+    return uint64_t{value} << 1;
+}
+
+constexpr uint64_t kFoldLow = power(8 * kFold + 32);
+constexpr uint64_t kFoldHigh = power(8 * kFold - 32);
+
+__attribute__((target("avx512f,avx512vl,avx512bw,vpclmulqdq,sse4.2"))) inline __m512i fold(
+    __m512i state, __m512i by, const uint8_t *next) noexcept {
+    const __m512i low = _mm512_clmulepi64_epi128(state, by, 0x00);
+    const __m512i high = _mm512_clmulepi64_epi128(state, by, 0x11);
+    return _mm512_ternarylogic_epi64(low, high, _mm512_loadu_si512(next), 0x96);  // xor of all three
+}
+
+__attribute__((target("avx512f,avx512vl,avx512bw,vpclmulqdq,sse4.2"))) uint32_t update_avx512(uint32_t state,
+                                                                                              const uint8_t *data,
+                                                                                              size_t bytes) noexcept {
+    if (bytes < 2 * kFold) {
+        return update_sse42(state, data, bytes);
+    }
+    const __m512i by = _mm512_set4_epi64(kFoldHigh, kFoldLow, kFoldHigh, kFoldLow);
+    __m512i a =
+        _mm512_xor_si512(_mm512_loadu_si512(data), _mm512_zextsi128_si512(_mm_cvtsi32_si128(static_cast<int>(state))));
+    __m512i b = _mm512_loadu_si512(data + 64);
+    __m512i c = _mm512_loadu_si512(data + 128);
+    __m512i d = _mm512_loadu_si512(data + 192);
+    data += kFold;
+    bytes -= kFold;
+    for (; bytes >= kFold; data += kFold, bytes -= kFold) {
+        a = fold(a, by, data);
+        b = fold(b, by, data + 64);
+        c = fold(c, by, data + 128);
+        d = fold(d, by, data + 192);
+    }
+    alignas(64) std::array<uint8_t, kFold> last;
+    _mm512_store_si512(last.data(), a);
+    _mm512_store_si512(last.data() + 64, b);
+    _mm512_store_si512(last.data() + 128, c);
+    _mm512_store_si512(last.data() + 192, d);
+    return update_sse42(update_sse42(0, last.data(), last.size()), data, bytes);
+}
+
 #endif
 
 bool has_sse42() noexcept {
@@ -121,13 +175,27 @@ bool has_sse42() noexcept {
 #endif
 }
 
+// GCC's "vpclmulqdq" is the wide form; "avx512f" says that the system saves the registers, too.
+bool has_avx512() noexcept {
+#if defined(__x86_64__)
+    return has_sse42() && __builtin_cpu_supports("avx512f") != 0 && __builtin_cpu_supports("avx512vl") != 0 &&
+           __builtin_cpu_supports("avx512bw") != 0 && __builtin_cpu_supports("vpclmulqdq") != 0;
+#else
+    return false;
+#endif
+}
+
 const bool kHasSse42 = has_sse42();
+const bool kHasAvx512 = has_avx512();
 
 }  // namespace
 
 uint32_t crc32c(uint32_t seed, const void *data, size_t bytes) noexcept {
     const auto *octets = static_cast<const uint8_t *>(data);
 #if defined(__x86_64__)
+    if (kHasAvx512) {
+        return ~update_avx512(~seed, octets, bytes);
+    }
     if (kHasSse42) {
         return ~update_sse42(~seed, octets, bytes);
     }
@@ -136,7 +204,7 @@ uint32_t crc32c(uint32_t seed, const void *data, size_t bytes) noexcept {
 }
 
 const char *crc32c_implementation() noexcept {
-    return kHasSse42 ? "sse4.2" : "table";
+    return kHasAvx512 ? "avx512" : kHasSse42 ? "sse4.2" : "table";
 }
 
 }  // namespace ftl

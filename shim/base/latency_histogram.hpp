@@ -28,8 +28,11 @@ public:
     [[nodiscard]] uint64_t mean() const noexcept { return count_ == 0 ? 0 : sum_ / count_; }
 
     // The value that `per_mille` of all recorded values do not exceed.
-    [[nodiscard]] uint64_t percentile(uint64_t per_mille) const noexcept {
-        const uint64_t rank = (count_ * per_mille + 999) / 1000;
+    [[nodiscard]] uint64_t percentile(uint64_t per_mille) const noexcept { return at_most(per_mille, 1000); }
+
+    // The value that `part` of `whole` of all recorded values do not exceed.
+    [[nodiscard]] uint64_t at_most(uint64_t part, uint64_t whole) const noexcept {
+        const uint64_t rank = (count_ * part + whole - 1) / whole;
         uint64_t seen = 0;
         for (size_t bucket = 0; bucket < counts_.size(); ++bucket) {
             seen += counts_[bucket];

@@ -10,7 +10,6 @@
 #include <memory>
 #include <span>
 #include <stdexcept>
-#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -18,6 +17,7 @@
 #include "bind/core_account.hpp"
 #include "bind/held_buffer.hpp"
 #include "bind/on_reactor.hpp"
+#include "bind/os_errors.hpp"
 #include "ftl/core.hpp"
 
 namespace nb = nanobind;
@@ -40,16 +40,12 @@ using Given = nb::ndarray<const T, nb::ndim<dimensions>, nb::c_contig, nb::devic
 
 std::shared_ptr<FtlCore> make_core(const std::shared_ptr<Reactor> &reactor, std::shared_ptr<BlockDevice> base,
                                    const CoreConfig &config) {
-    try {
-        // This takes a while if there are very many bands.
-        const nb::gil_scoped_release unlocked;
+    // This takes a while if there are very many bands.
+    return with_os_errors([&] {
         auto core = std::make_shared<FtlCore>(reactor, std::move(base), config);
         reactor->call([&] { core->attach(); });
         return core;
-    } catch (const std::system_error &error) {
-        PyErr_SetObject(PyExc_OSError, nb::make_tuple(error.code().value(), error.what()).ptr());
-        throw nb::python_error();
-    }
+    });
 }
 
 void close_core(FtlCore &core) {

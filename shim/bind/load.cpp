@@ -40,8 +40,21 @@ LoadRun::Kind kind_of(const std::string &name) {
     throw std::invalid_argument("kind '" + name + "' must be 'write', 'read', 'trim' or 'mixed'");
 }
 
+LoadVerify verify_of(const std::string &name) {
+    if (name == "exact") {
+        return LoadVerify::exact;
+    }
+    if (name == "whole") {
+        return LoadVerify::whole;
+    }
+    if (name == "none") {
+        return LoadVerify::none;
+    }
+    throw std::invalid_argument("verify '" + name + "' must be 'exact', 'whole' or 'none'");
+}
+
 struct Latencies {
-    uint64_t min, mean, p50, p90, p99, p999, max;
+    uint64_t min, mean, p50, p90, p99, p999, p9999, max;
 };
 
 // Number of blocks with wrong content, by what was wrong.
@@ -71,6 +84,7 @@ struct LoadReport : LoadProgress {
                      histogram.percentile(900),
                      histogram.percentile(990),
                      histogram.percentile(999),
+                     histogram.at_most(9999, 10000),
                      histogram.max()};
         const auto count = [&](Mismatch kind) { return progress.mismatches[static_cast<size_t>(kind)]; };
         mismatch = {count(Mismatch::older), count(Mismatch::newer), count(Mismatch::wrong_lba), count(Mismatch::zeroes),
@@ -108,7 +122,7 @@ public:
     [[nodiscard]] uint32_t id() const noexcept { return id_; }
 
     void start(const std::string &kind, const std::string &pattern, uint32_t io_blocks, uint64_t total_blocks,
-               uint32_t queue_depth, double time_limit_s, uint32_t write_percent) {
+               uint32_t queue_depth, double time_limit_s, uint32_t write_percent, bool sync) {
         if (pattern != "random" && pattern != "sequential") {
             throw std::invalid_argument("pattern '" + pattern + "' must be 'random' or 'sequential'");
         }
@@ -123,6 +137,7 @@ public:
         run.queue_depth = queue_depth;
         run.time_limit_ns = static_cast<uint64_t>(time_limit_s * 1e9);
         run.write_percent = write_percent;
+        run.sync = sync;
         call([&] { generator_->start(run); });
     }
 
@@ -194,6 +209,7 @@ void bind_load(nb::module_ &m) {
         .field("p90", &Latencies::p90)
         .field("p99", &Latencies::p99)
         .field("p999", &Latencies::p999)
+        .field("p9999", &Latencies::p9999)
         .field("max", &Latencies::max)
         .end();
     Fields<Mismatches>(m, "Mismatches")
@@ -230,17 +246,19 @@ void bind_load(nb::module_ &m) {
         .def(
             "__init__",
             [](PyLoadGenerator *self, std::shared_ptr<Reactor> reactor, std::shared_ptr<BlockDevice> device,
-               uint64_t first_lba, uint64_t lba_count, uint64_t seed, uint32_t max_queue_depth,
-               uint32_t max_io_blocks) {
-                new (self) PyLoadGenerator(std::move(reactor), std::move(device),
-                                           {first_lba, lba_count, seed, max_queue_depth, max_io_blocks});
+               uint64_t first_lba, uint64_t lba_count, uint64_t seed, uint32_t max_queue_depth, uint32_t max_io_blocks,
+               const std::string &verify) {
+                new (self)
+                    PyLoadGenerator(std::move(reactor), std::move(device),
+                                    {first_lba, lba_count, seed, max_queue_depth, max_io_blocks, verify_of(verify)});
             },
             nb::arg("reactor"), nb::arg("device"), nb::kw_only(), nb::arg("first_lba") = 0, nb::arg("lba_count"),
-            nb::arg("seed"), nb::arg("max_queue_depth") = 256, nb::arg("max_io_blocks") = 256)
+            nb::arg("seed"), nb::arg("max_queue_depth") = 256, nb::arg("max_io_blocks") = 256,
+            nb::arg("verify") = "exact")
         .def_prop_ro("id", &PyLoadGenerator::id)
         .def("start", &PyLoadGenerator::start, nb::arg("kind"), nb::kw_only(), nb::arg("pattern") = "random",
              nb::arg("io_blocks") = 1, nb::arg("total_blocks") = 0, nb::arg("queue_depth") = 32,
-             nb::arg("time_limit_s") = 0.0, nb::arg("write_percent") = 100)
+             nb::arg("time_limit_s") = 0.0, nb::arg("write_percent") = 100, nb::arg("sync") = false)
         .def("stop", &PyLoadGenerator::stop)
         .def("progress", &PyLoadGenerator::progress)
         .def("versions", &PyLoadGenerator::versions)

@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "bind/bindings.hpp"
+#include "bind/os_errors.hpp"
 #include "bind/qpair_methods.hpp"
 #include "vfio_user/dma_map.hpp"
 #include "vfio_user/shared_admin_queue.hpp"
@@ -26,15 +27,19 @@ using PySharedAdminQueue = ClosedByPython<SharedAdminQueue>;
 
 void bind_memory(nb::module_ &m) {
     const nb::call_guard<nb::gil_scoped_release> unlocked;
-    nb::class_<DmaMap> bound(m, "DmaMap");
-    bound.def(nb::new_([] { return std::make_shared<DmaMap>(); }))
-        .def("map", &DmaMap::map, nb::arg("iova"), nb::arg("size"), nb::arg("fd"), nb::arg("offset"),
-             nb::arg("writable"), unlocked)
+    nb::class_<DmaMap>(m, "DmaMap")
+        .def(nb::new_([] { return std::make_shared<DmaMap>(); }))
+        .def(
+            "map",
+            [](DmaMap &self, uint64_t iova, uint64_t size, int fd, uint64_t offset, bool writable) {
+                with_os_errors([&] { self.map(iova, size, fd, offset, writable); });
+            },
+            nb::arg("iova"), nb::arg("size"), nb::arg("fd"), nb::arg("offset"), nb::arg("writable"))
         .def("unmap", &DmaMap::unmap, nb::arg("iova"), nb::arg("size"), unlocked)
         .def("clear", &DmaMap::clear, unlocked)
         .def_prop_ro("region_count", &DmaMap::region_count, unlocked)
         .def_prop_ro("broken", &DmaMap::broken);
-    bound.attr("REGIONS_MAX") = DmaMap::kRegionsMax;
+    m.attr("DMA_REGIONS_MAX") = DmaMap::kRegionsMax;
 }
 
 void bind_shared_target(nb::module_ &m) {
@@ -57,9 +62,10 @@ void bind_shared_target(nb::module_ &m) {
             [](PySharedTargetQpair *self, std::shared_ptr<Reactor> reactor, std::shared_ptr<DmaMap> memory, int bar0_fd,
                int record_fd, const SharedQpairConfig &config, NamespaceTable::Devices namespaces,
                const BarPairs &bars) {
-                const nb::gil_scoped_release released;
-                new (self) PySharedTargetQpair(std::in_place, std::move(reactor), std::move(memory), bar0_fd, record_fd,
-                                               config, std::move(namespaces), bars_of(bars));
+                with_os_errors([&] {
+                    new (self) PySharedTargetQpair(std::in_place, std::move(reactor), std::move(memory), bar0_fd,
+                                                   record_fd, config, std::move(namespaces), bars_of(bars));
+                });
             },
             nb::arg("reactor"), nb::arg("memory"), nb::arg("bar0_fd"), nb::arg("record_fd"), nb::arg("config"),
             nb::arg("namespaces"), nb::arg("bars") = BarPairs())
@@ -74,16 +80,16 @@ void bind_shared_admin(nb::module_ &m) {
     nb::class_<AdminCommand>(m, "AdminCommand")
         .def_ro("token", &AdminCommand::token)
         .def_prop_ro("sqe", [](const AdminCommand &self) { return nb::bytes(self.sqe.data(), self.sqe.size()); });
-    nb::class_<PySharedAdminQueue> bound(m, "SharedAdminQueue");
-    bound
+    nb::class_<PySharedAdminQueue>(m, "SharedAdminQueue")
         .def(
             "__init__",
             [](PySharedAdminQueue *self, std::shared_ptr<Reactor> reactor, std::shared_ptr<DmaMap> memory, int bar0_fd,
                int record_fd, uint64_t sq_iova, uint64_t cq_iova, uint32_t sq_entries, uint32_t cq_entries) {
                 const SharedQueueConfig config{0, sq_iova, cq_iova, sq_entries, cq_entries};
-                const nb::gil_scoped_release released;
-                new (self) PySharedAdminQueue(std::in_place, std::move(reactor), std::move(memory), bar0_fd, record_fd,
-                                              config);
+                with_os_errors([&] {
+                    new (self) PySharedAdminQueue(std::in_place, std::move(reactor), std::move(memory), bar0_fd,
+                                                  record_fd, config);
+                });
             },
             nb::arg("reactor"), nb::arg("memory"), nb::arg("bar0_fd"), nb::arg("record_fd"), nb::arg("sq_iova"),
             nb::arg("cq_iova"), nb::arg("sq_entries"), nb::arg("cq_entries"))
@@ -114,7 +120,7 @@ void bind_shared_admin(nb::module_ &m) {
             },
             nb::arg("token"), nb::arg("status"), nb::arg("result"), nb::arg("data") = nb::bytes("", 0))
         .def("close", [](PySharedAdminQueue &self) { self->close(); }, unlocked);
-    bound.attr("DATA_BYTES_MAX") = SharedAdminQueue::kDataBytesMax;
+    m.attr("ADMIN_DATA_BYTES_MAX") = SharedAdminQueue::kDataBytesMax;
 }
 
 }  // namespace

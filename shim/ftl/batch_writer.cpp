@@ -17,6 +17,7 @@ namespace {
 
 constexpr uint32_t kFinishAttempts = 6;
 constexpr uint64_t kFinishAgainNs = 10'000'000;  // delay before the second attempt; it doubles with each attempt
+constexpr uint32_t kPrefetchAhead = 4;           // blocks of a batch
 constexpr uint8_t kFullAtOnceMax = 3;            // in a row; a zone that is always full cannot be written
 
 }  // namespace
@@ -324,6 +325,9 @@ void BandWriter::landed(ZoneWriter &zone) noexcept {
             WriteBuffer &buffer = state_.buffer;
             const bool retains = state_.retains();
             for (uint32_t i = 0; i < count; ++i) {
+                if (i + kPrefetchAhead < count) {
+                    state_.l2p.prefetch(buffer.records[zone.items[i + kPrefetchAhead]].lba);
+                }
                 const uint32_t slot = zone.items[i];
                 const uint64_t lba = buffer.records[slot].lba;
                 if (state_.l2p.get(lba) == L2p::slot(slot)) {

@@ -28,6 +28,11 @@ public:
     [[nodiscard]] bool kept() const noexcept { return memory_.data() != nullptr; }
     // 0 if none is kept.
     [[nodiscard]] uint16_t get(uint64_t lba) const noexcept { return kept() ? table()[lba] : uint16_t{0}; }
+    void prefetch(uint64_t lba) const noexcept {
+        if (kept()) {
+            __builtin_prefetch(table() + lba, 1);
+        }
+    }
     void set(uint64_t lba, uint16_t cut_crc) noexcept {
         if (kept()) {
             table()[lba] = cut_crc;

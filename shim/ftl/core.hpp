@@ -49,6 +49,12 @@ public:
     [[nodiscard]] uint64_t deadline_ns() const noexcept override;
     bool reserve(Io &io, uint32_t iov_room) noexcept override;
     void abandon(Io &io) noexcept override;
+    void expect(uint64_t lba) const noexcept override {
+        if (lba < info_.block_count) {
+            state_.l2p.prefetch(lba);
+            state_.crcs.prefetch(lba);
+        }
+    }
     [[nodiscard]] uint64_t allocated_blocks() override;
     [[nodiscard]] bool lost() const noexcept override {
         return state_.failed != status::ok && !MUTATED(lost_core_answers);

@@ -50,8 +50,8 @@ LoadGenerator::LoadGenerator(Reactor &reactor, std::shared_ptr<BlockDevice> devi
       device_(std::move(device)),
       config_(checked(config, device_->info())),
       content_(config.seed),
-      versions_(config.lba_count),
-      last_(config.lba_count),
+      versions_(config.verify == LoadVerify::exact ? config.lba_count : 0),
+      last_(versions_.size()),
       busy_((config.lba_count + 63) / 64),
       memory_(uint64_t{config.max_queue_depth} * config.max_io_blocks * kBlockSize),
       slots_(config.max_queue_depth),
@@ -111,6 +111,12 @@ const LoadProgress &LoadGenerator::progress() noexcept {
 
 uint32_t LoadGenerator::poll(uint64_t now_ns) noexcept {
     uint32_t work = 0;
+    while (written_ != nullptr) {
+        Slot &slot = *written_;
+        written_ = slot.next_free;
+        flush(slot);
+        ++work;
+    }
     if (issuing_) {
         issuing_ = now_ns < until_ns_;
         uint64_t first = 0;
@@ -169,6 +175,7 @@ void LoadGenerator::issue(uint64_t first, uint32_t block_count) noexcept {
     issued_blocks_ += block_count;
     set_busy(first, block_count, true);
     slot.first = first;
+    slot.block_count = block_count;
     slot.iov = {slot.words, size_t{block_count} * kBlockSize};
     Io &io = slot.io;
     io.lba = config_.first_lba + first;
@@ -194,7 +201,7 @@ void LoadGenerator::issue(uint64_t first, uint32_t block_count) noexcept {
     for (uint32_t i = 0; i < block_count; ++i) {
         uint64_t *block = slot.words + size_t{i} * LoadContent::kWords;
         if (io.op == Op::write) {
-            content_.fill(block, io.lba + i, ++last_[first + i]);
+            content_.fill(block, io.lba + i, next_version(first + i));
         } else if (io.op == Op::read) {
             // Destroys the result of an earlier read, so that it cannot pass for the result of this one.
             block[0] = ~LoadContent::kMagic;
@@ -204,6 +211,22 @@ void LoadGenerator::issue(uint64_t first, uint32_t block_count) noexcept {
     device_->submit(io);
 }
 
+void LoadGenerator::flush(Slot &slot) noexcept {
+    Io &io = slot.io;
+    io.op = Op::flush;
+    io.block_count = 0;
+    io.iov_count = 0;
+    device_->submit(io);
+}
+
+Version LoadGenerator::next_version(uint64_t index) noexcept {
+    if (config_.verify == LoadVerify::exact) {
+        return ++last_[index];
+    }
+    common_version_ = common_version_ + 1 == kVersionUnknown ? 1 : common_version_ + 1;
+    return common_version_;
+}
+
 void LoadGenerator::on_complete(Io &io) noexcept {
     auto &slot = *static_cast<Slot *>(io.owner);
     slot.generator->completed(slot);
@@ -211,38 +234,47 @@ void LoadGenerator::on_complete(Io &io) noexcept {
 
 void LoadGenerator::completed(Slot &slot) noexcept {
     const Io &io = slot.io;
+    if (run_.sync && io.op == Op::write && io.status == status::ok) {
+        slot.next_free = std::exchange(written_, &slot);
+        return;
+    }
     progress_.latency_ns.add(monotonic_ns() - slot.submitted_ns);
     ++progress_.done_ios;
-    Version *const expected = versions_.data() + slot.first;
+    const bool exact = config_.verify == LoadVerify::exact;
+    const auto expected = exact ? versions_.begin() + static_cast<ptrdiff_t>(slot.first) : versions_.end();
+    const uint32_t known = exact ? slot.block_count : 0;
     if (io.status != status::ok) {
         ++progress_.io_errors;
         progress_.last_error_status = io.status;
         progress_.last_error_lba = io.lba;
         if (io.op != Op::read) {
-            std::fill_n(expected, io.block_count, kVersionUnknown);
+            std::fill_n(expected, known, kVersionUnknown);
         }
     } else {
-        progress_.done_blocks += io.block_count;
-        if (io.op == Op::write) {
-            progress_.written_blocks += io.block_count;
-            std::copy_n(last_.data() + slot.first, io.block_count, expected);
+        progress_.done_blocks += slot.block_count;
+        if (io.op == Op::write || io.op == Op::flush) {
+            progress_.written_blocks += slot.block_count;
+            std::copy_n(last_.data() + (exact ? slot.first : 0), known, expected);
         } else if (io.op == Op::deallocate) {
-            progress_.trimmed_blocks += io.block_count;
-            std::fill_n(expected, io.block_count, Version{0});
+            progress_.trimmed_blocks += slot.block_count;
+            std::fill_n(expected, known, Version{0});
         } else {
-            progress_.read_blocks += io.block_count;
+            progress_.read_blocks += slot.block_count;
             verify(slot);
         }
     }
-    set_busy(slot.first, io.block_count, false);
+    set_busy(slot.first, slot.block_count, false);
     slot.next_free = std::exchange(free_slots_, &slot);
     --outstanding_;
 }
 
 void LoadGenerator::verify(const Slot &slot) noexcept {
-    for (uint32_t i = 0; i < slot.io.block_count; ++i) {
+    if (config_.verify == LoadVerify::none) {
+        return;
+    }
+    for (uint32_t i = 0; i < slot.block_count; ++i) {
         const uint64_t lba = slot.io.lba + i;
-        const Version expected = versions_[slot.first + i];
+        const Version expected = config_.verify == LoadVerify::exact ? versions_[slot.first + i] : kVersionUnknown;
         const LoadContent::Found found = content_.check(slot.words + size_t{i} * LoadContent::kWords, lba, expected);
         if (found.mismatch == Mismatch::none) {
             continue;

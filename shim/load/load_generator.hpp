@@ -16,12 +16,17 @@
 
 namespace ftl {
 
+// What a read must return. `exact`: what was written last, for which a version of every block is kept. `whole`: some
+// block that a generator with this seed wrote at that place. `none`: anything.
+enum class LoadVerify : uint8_t { exact, whole, none };
+
 struct LoadConfig {
     uint64_t first_lba = 0;
     uint64_t lba_count = 0;
     uint64_t seed = 0;
     uint32_t max_queue_depth = 256;
     uint32_t max_io_blocks = 256;
+    LoadVerify verify = LoadVerify::exact;
 };
 
 struct LoadRun {
@@ -34,6 +39,7 @@ struct LoadRun {
     uint32_t queue_depth = 32;
     uint64_t time_limit_ns = 0;    // 0: run until total_blocks
     uint32_t write_percent = 100;  // for mixed; the rest are reads
+    bool sync = false;             // a flush follows each write, which is done when the flush is
 };
 
 // Progress of the current run, or of the last one.
@@ -91,7 +97,8 @@ private:
         Io io;
         iovec iov{};
         uint64_t *words = nullptr;
-        uint64_t first = 0;  // index into versions_
+        uint64_t first = 0;  // from config_.first_lba on
+        uint32_t block_count = 0;
         uint64_t submitted_ns = 0;
         LoadGenerator *generator = nullptr;
         Slot *next_free = nullptr;
@@ -99,6 +106,8 @@ private:
 
     [[nodiscard]] bool pick(uint64_t &first, uint32_t &block_count) noexcept;
     void issue(uint64_t first, uint32_t block_count) noexcept;
+    void flush(Slot &slot) noexcept;
+    [[nodiscard]] Version next_version(uint64_t index) noexcept;
     static void on_complete(Io &io) noexcept;
     void completed(Slot &slot) noexcept;
     void verify(const Slot &slot) noexcept;
@@ -112,12 +121,15 @@ private:
     uint32_t id_ = 0;
     bool leaving_ = false;
 
+    // Of `exact` only.
     std::vector<Version> versions_;  // expected on the device
     std::vector<Version> last_;      // highest version that a block has had; versions must not repeat after a trim
+    Version common_version_ = 0;     // highest version of any block; of the others
     std::vector<uint64_t> busy_;     // one bit per LBA with outstanding I/O
     PageMemory memory_;
     std::vector<Slot> slots_;
     Slot *free_slots_ = nullptr;
+    Slot *written_ = nullptr;  // to be flushed in the next round
     uint32_t outstanding_ = 0;
 
     LoadRun run_;

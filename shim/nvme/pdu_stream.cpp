@@ -322,6 +322,9 @@ void PduStream::parse() noexcept {
                 if (end_ - begin_ < header_need_) {
                     return;
                 }
+                if (const size_t ahead = begin_ + ch_.plen; ahead < end_) {
+                    handler_.on_ahead(bytes + ahead, end_ - ahead);
+                }
                 if (!begin_pdu(bytes + begin_)) {
                     break;
                 }

@@ -77,6 +77,11 @@ public:
     // during the call. False: the handler called PduStream::reject() or stop().
     virtual bool on_header(const uint8_t *pdu, wire::PduType type, uint8_t flags, uint32_t data_length,
                            DataSink &sink) noexcept = 0;
+    // What follows the PDU whose header comes next, as far as it has arrived: a hint. Nothing in it has been checked.
+    virtual void on_ahead(const uint8_t *bytes, size_t count) noexcept {
+        (void)bytes;
+        (void)count;
+    }
     // All data of that PDU has arrived. Not called if data_length is 0.
     virtual bool on_data(bool digest_ok) noexcept = 0;
     // The kernel has taken the whole PDU. The handler may queue() more PDUs, including this one.

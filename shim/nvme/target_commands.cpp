@@ -185,6 +185,20 @@ bool TargetQpair::on_header(const uint8_t *pdu, PduType type, uint8_t flags, uin
     }
 }
 
+void TargetQpair::on_ahead(const uint8_t *bytes, size_t count) noexcept {
+    if (count < sizeof(wire::CapsuleCmd)) {
+        return;
+    }
+    wire::CapsuleCmd next;
+    std::memcpy(&next, bytes, sizeof next);
+    if (next.ch.type == PduType::capsule_cmd &&
+        (next.sqe.opcode == wire::opcode::read || next.sqe.opcode == wire::opcode::write)) {
+        if (const Namespace *ns = find_namespace(next.sqe.nsid); ns != nullptr) {
+            ns->device->expect(next.sqe.slba);
+        }
+    }
+}
+
 bool TargetQpair::on_command(const wire::CapsuleCmd &pdu, uint32_t data_length, DataSink &sink) noexcept {
     const wire::Sqe &sqe = pdu.sqe;
     const bool in_capsule = sqe.sgl.type == wire::kSglInCapsule;

@@ -182,6 +182,7 @@ private:
 
     bool on_header(const uint8_t *pdu, wire::PduType type, uint8_t flags, uint32_t data_length,
                    DataSink &sink) noexcept override;
+    void on_ahead(const uint8_t *bytes, size_t count) noexcept override;
     bool on_data(bool digest_ok) noexcept override;
     void on_sent(TxPdu &pdu) noexcept override;
 

@@ -167,6 +167,10 @@ public:
     // Returns what reserve() took, if the write will never be submitted.
     virtual void abandon(Io &io) noexcept { (void)io; }
 
+    // A read or write of that LBA is probably next: brings what it needs into the processor's caches. `lba` may be any
+    // number.
+    virtual void expect(uint64_t lba) const noexcept { (void)lba; }
+
     // The issuer of a submitted Io no longer needs its result. A device that only holds the Io completes it in one of
     // the next polls; others continue.
     virtual void cancel(Io &io) noexcept { (void)io; }

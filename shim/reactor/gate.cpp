@@ -149,6 +149,12 @@ bool Gate::reserve(Io &io, uint32_t iov_room) noexcept {
     return true;
 }
 
+void Gate::expect(uint64_t lba) const noexcept {
+    if (state_ == State::open) {
+        behind_->device->expect(lba);
+    }
+}
+
 void Gate::abandon(Io &io) noexcept {
     if (auto *memory = static_cast<Behind *>(io.gated_memory); memory != nullptr) {
         memory->device->abandon(io);

@@ -51,6 +51,7 @@ public:
     [[nodiscard]] bool busy() const noexcept override { return !done_.empty(); }
     [[nodiscard]] uint64_t deadline_ns() const noexcept { return ~uint64_t{0}; }
     bool reserve(Io &io, uint32_t iov_room) noexcept override;
+    void expect(uint64_t lba) const noexcept override;
     void abandon(Io &io) noexcept override;
     // While there is no device: what the last one said when it was asked.
     [[nodiscard]] uint64_t allocated_blocks() override;

@@ -107,7 +107,7 @@ void SharedQueue::go_on() {
         }
         if (slot.seq > fetched_) {
             clear_recorded(slot);  // the head has not moved past it
-        } else if (slot.position == 0) {
+        } else if (slot.position == 0 || MUTATED(noted_executed_again)) {
             unfinished_.push_back(number);
         } else if (slot.position == completed_ + 1) {
             write_completion(slot.cqe);  // again, perhaps: the same entry in the same place

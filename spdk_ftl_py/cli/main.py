@@ -41,6 +41,7 @@ _MODULES: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
     ("spdk_ftl_py.cli.health_command", ("health",)),
     ("spdk_ftl_py.cli.nbd_command", ("nbd",)),
     ("spdk_ftl_py.cli.stats_command", ("stats",)),
+    ("spdk_ftl_py.cli.bench_command", ("bench",)),
     (
         "spdk_ftl_py.cli.commands",
         (

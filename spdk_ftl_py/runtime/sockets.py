@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import ipaddress
 import socket
@@ -47,6 +48,18 @@ def is_of_several_machines(traddr: str) -> bool:
     return ipaddress.ip_address(traddr).is_multicast or traddr == "255.255.255.255"
 
 
+def keep_off_pacing(sock: socket.socket, address: str) -> None:
+    """Call it before connect() or listen(). address: the IP address of the peer, or to listen on.
+
+    The system's congestion control may pace what a socket sends, as BBR does: it starts a timer for each few segments.
+    A connection within this machine loses nothing and shares no bottleneck, so it gets "reno", which does not pace and
+    is part of every kernel. Other connections keep what the administrator has chosen.
+    """
+    if ipaddress.ip_address(address.partition("%")[0]).is_loopback:
+        with contextlib.suppress(OSError):  # it is slower without, nothing else
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"reno")
+
+
 async def listening_socket(traddr: str, port: int, backlog: int) -> socket.socket:
     """A non-blocking TCP socket. traddr "": all addresses of IPv4 or IPv6. port 0: a free one.
 
@@ -72,6 +85,7 @@ async def listening_socket(traddr: str, port: int, backlog: int) -> socket.socke
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         sock.bind(address)
+        keep_off_pacing(sock, str(address[0]))  # accepted connections inherit it
         sock.listen(backlog)
         sock.setblocking(False)
     except OSError as error:

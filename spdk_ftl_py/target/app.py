@@ -10,12 +10,12 @@ from ..errors import JSONRPC_METHOD_NOT_FOUND
 from ..runtime.reactor import ReactorLoop
 from .jsonrpc import JsonRpcServer, RpcError
 from .methods import METHODS, decode_params
-from .rpcs import emulated, faults, framework, iostat, keyring, logs, nbd, nvme_bdev, nvmf, parts, raid, virtual
+from .rpcs import bench, emulated, faults, framework, iostat, keyring, logs, nbd, nvme_bdev, nvmf, parts, raid, virtual
 from .state import TargetState
 
 logger = logging.getLogger(__name__)
 
-METHOD_MODULES = (emulated, faults, framework, iostat, keyring, logs, nbd, nvme_bdev, nvmf, parts, raid, virtual)
+METHOD_MODULES = (bench, emulated, faults, framework, iostat, keyring, logs, nbd, nvme_bdev, nvmf, parts, raid, virtual)
 """Importing them fills METHODS."""
 
 

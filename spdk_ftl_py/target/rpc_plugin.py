@@ -182,6 +182,25 @@ def spdk_rpc_plugin_initialize(subparsers: Any) -> None:
     parser.add_argument("name", nargs="?", help="name of a bdev (default: all)")
     parser.set_defaults(func=_call("ftltgt_nbd_get", _plain("name")))
 
+    parser = add("ftltgt_bench_bdev", help="Put load on a bdev from within the target; writes destroy its data")
+    parser.add_argument("name", help="name of the bdev")
+    parser.add_argument("--rw", choices=("read", "write", "mixed"), help="default: read")
+    parser.add_argument("--pattern", choices=("random", "sequential"), help="default: random")
+    parser.add_argument("--io-size", type=_size, help="bytes of an I/O (default: 4096)")
+    parser.add_argument("--queue-depth", type=int, help="number of outstanding I/Os (default: 1)")
+    parser.add_argument("--seconds", type=int, help="how long (default: 1)")
+    parser.add_argument("--write-percent", type=int, help="share of writes for mixed (default: 70)")
+    parser.add_argument("--num-blocks", type=int, help="only this many blocks, from the start of the bdev")
+    parser.add_argument("--sync", action="store_true", default=None, help="a flush after each write")
+    parser.add_argument(
+        "--verify", action="store_true", default=None, help="accept only blocks that an earlier run has written"
+    )
+    names = (
+        *("name", "rw", "pattern", "io_size", "queue_depth", "seconds", "write_percent", "num_blocks", "sync"),
+        "verify",
+    )
+    parser.set_defaults(func=_call("ftltgt_bench_bdev", _plain(*names)))
+
     parser = add("ftltgt_get_media_stats", help="Print the completed I/Os and the zone states of an emulated drive")
     parser.add_argument("name", help="name of the bdev")
     parser.add_argument("--zones", action="store_true", default=None, help="list every zone")

@@ -73,6 +73,10 @@ class SpdkTarget(TargetClient):
         with socket.socket(socket.AF_UNIX) as probe:
             return probe.connect_ex(self.socket) == 0
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def log(self) -> str:
         """All that it has written so far."""
         return self._log.read_text(errors="replace") if self._log.exists() else ""

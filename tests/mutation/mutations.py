@@ -481,3 +481,12 @@ MUTATIONS = (
         world=0,
     ),
 )
+
+RECORDS = {
+    "command_not_recorded": "a command over vfio-user is not recorded before the head of its queue moves past it",
+    "completion_not_noted": "a completion over vfio-user is written before it is noted",
+    "record_cleared_early": "a command over vfio-user is taken out of the record before its completion is written",
+    "noted_executed_again": "a command over vfio-user is executed again although its completion was noted",
+}
+"""Of the shim, too. Torture does not notice them, but tests/unit/shim/vfio_user/test_record_steps.py does: it kills the
+process that serves a queue at every instruction."""

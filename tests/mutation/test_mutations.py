@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 import spdk_ftl_py
-from mutation.mutations import MUTATIONS, Edit, Mutation
+from mutation.mutations import MUTATIONS, RECORDS, Edit, Mutation
 from spdk_ftl_py import _shim
 from spdk_ftl_py.torture.run import CRASHES_PER_WORLD
 
@@ -25,6 +25,7 @@ PACKAGE = Path(spdk_ftl_py.__file__).parent
 CHECKOUT = Path(__file__).resolve().parents[2]
 SEED = 20261122
 CHOSEN_ENV = "SPDK_FTL_MUTATION"
+IN_SHIM = {*(mutation.name for mutation in MUTATIONS if mutation.in_shim), *RECORDS}
 
 pytestmark = pytest.mark.timeout(900)  # the first waits for the build
 
@@ -86,10 +87,25 @@ def test_torture_notices(mutation: Mutation, mutated_shim: Path, tmp_path: Path)
     assert control["violations"] == 0, control["found"]
 
 
+@pytest.mark.parametrize("chosen", [*RECORDS, ""])
+def test_a_kill_at_every_instruction_notices(chosen: str, mutated_shim: Path, tmp_path: Path) -> None:
+    """Without a defect it notices nothing."""
+    folder = mutant((), mutated_shim, tmp_path)
+    steps = CHECKOUT / "tests" / "unit" / "shim" / "vfio_user" / "test_record_steps.py"
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", str(steps), "-k", "killed"],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(folder), CHOSEN_ENV: chosen},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == (1 if chosen else 0), done.stdout + done.stderr
+
+
 def test_every_defect_of_the_shim_is_in_the_list() -> None:
     sources = [*CHECKOUT.glob("shim/*/*.cpp"), *CHECKOUT.glob("shim/*/*.hpp")]
     there = {name for path in sources for name in re.findall(r"MUTATED\((\w+)\)", path.read_text())} - {"name"}
-    assert there == {mutation.name for mutation in MUTATIONS if mutation.in_shim}
+    assert there == IN_SHIM
 
 
 def test_the_product_has_none_of_them(mutated_shim: Path) -> None:
@@ -97,10 +113,11 @@ def test_the_product_has_none_of_them(mutated_shim: Path) -> None:
     assert CHOSEN_ENV.encode() in mutated_shim.read_bytes()
     product = Path(str(_shim.__file__)).read_bytes()
     assert CHOSEN_ENV.encode() not in product
-    assert not [mutation.name for mutation in MUTATIONS if mutation.in_shim and mutation.name.encode() in product]
+    assert not [name for name in IN_SHIM if name.encode() in product]
 
 
 def test_the_documentation_lists_them() -> None:
     text = (CHECKOUT / "docs" / "testing.md").read_text()
-    missing = [mutation.name for mutation in MUTATIONS if f"`{mutation.name}`" not in text]
+    names = [*(mutation.name for mutation in MUTATIONS), *RECORDS]
+    missing = [name for name in names if f"`{name}`" not in text]
     assert not missing, f"docs/testing.md does not list {missing}"

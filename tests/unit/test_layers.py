@@ -25,7 +25,7 @@ BASE: Final = {"version", "errors", "text", "time_limit"}
 CONTROL: Final = {*BASE, "_shim", "access", "runtime"}
 CONF: Final = {"conf", "ignored_settings"}
 NVME: Final = {"nvme", "nvme/auth", "nvme/host", "nvme/target"}
-VFIO_USER: Final = {"vfio_user", "vfio_user/target"}
+VFIO_USER: Final = {"vfio_user", "vfio_user/target", "vfio_user/host"}
 FTL: Final = {"ftl/media", "ftl/load", "ftl/cache", "ftl/gc", "ftl"}
 
 ROOMS: Rooms = {
@@ -49,6 +49,7 @@ ROOMS: Rooms = {
     "nvme/target": {*CONTROL, "nvme", "nvme/auth"},
     "vfio_user": BASE,
     "vfio_user/target": {*CONTROL, "nvme", "nvme/auth", "nvme/target", "vfio_user"},
+    "vfio_user/host": {*CONTROL, "nvme", "nvme/host", "vfio_user"},
     "nbd": CONTROL,
     "ftl/media": {*CONTROL, "conf", "nvme"},
     "ftl/load": {*CONTROL, "conf", "nvme", "ftl/media"},
@@ -81,6 +82,7 @@ ROOMS: Rooms = {
     "demo": {*CONTROL, "usage", "conf", *NVME, *FTL, "spdk", "client", "daemon", "target"},
     "torture": {*CONTROL, "usage", "conf", *NVME, *FTL, "spdk", "client", "daemon", "target", "demo"},
     "under_test": {*BASE, "results", "client"},
+    "bench": {*CONTROL, "usage", "client", "nvme", "nvme/host", "results", "under_test"},
     "testing": {*BASE, "under_test"},
     "plugin": {*BASE, "client", "schema"},
     "plan": {*BASE, "agreement", "schema", "client"},
@@ -93,6 +95,7 @@ ROOMS: Rooms = {
         "schema",
         "plugin",
         "plan",
+        "bench",
         "daemon",
         "target",
         "demo",
@@ -110,12 +113,13 @@ SHIM_ROOMS: Rooms = {
     "nvme/zns": set(),
     "nvme": {"base", "reactor", "nvme/zns"},
     "nbd": {"base", "reactor"},
+    "vfio_user": {"base", "reactor", "nvme"},
     "media": {"base", "reactor", "nvme/zns"},
     "virtual": {"base", "reactor"},
     "ftl": {"base", "reactor", "nvme/zns"},
     "load": {"base", "reactor"},
-    "bind": {"base", "reactor", "nvme/zns", "nvme", "nbd", "media", "virtual", "ftl", "load"},
-    "fuzz": {"base", "reactor", "nvme", "nbd", "media", "ftl"},
+    "bind": {"base", "reactor", "nvme/zns", "nvme", "nbd", "vfio_user", "media", "virtual", "ftl", "load"},
+    "fuzz": {"base", "reactor", "nvme", "nbd", "vfio_user", "media", "ftl"},
 }
 """Of shim/ and fuzz/. Neither the media nor the FTL knows what carries an Io; what zones look like all do."""
 

@@ -8,6 +8,7 @@ import socket
 from dataclasses import dataclass, field, replace
 
 from ...errors import FtlError, PathError, ProtocolError
+from ...runtime.sockets import keep_off_pacing
 from .. import wire
 from ..auth.psk import TlsPsk
 from ..tcp import Connection, IcParameters
@@ -41,6 +42,7 @@ async def open_connection(
     sock = socket.socket(family, kind, protocol)
     try:
         sock.setblocking(False)
+        keep_off_pacing(sock, str(address[0]))
         await loop.sock_connect(sock, address)
     except OSError as error:
         sock.close()

@@ -72,6 +72,7 @@ NONSENSE: dict[str, tuple[str, ...]] = {
     "[SUBJECT=]LEVEL": ("x", "=debug", "ftl.gc", "ftl.gc=loud", "no.such=debug", "../ftl=debug", "ftl..gc=debug"),
     "LEVEL": ("x", "INFO", "loud"),
     "SUBJECT": ("FTL", "a b", "ftl..gc", "a" * 50),
+    "WORKLOADS": ("x", "read-qd1,x", "read-qd1,", "gc/read-qd1"),
     "ENGINE": ("x", "Native", "zoned"),
     "CORE_MASK": ("a\nb", "a" * 256),
     "FTL_PROPERTY": ("a\nb", "a" * 64),

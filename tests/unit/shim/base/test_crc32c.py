@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import random
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -38,6 +41,14 @@ def test_a_block_long_enough_for_three_streams_agrees_too() -> None:
     data = bytes((i * 7 + i // 256) % 256 for i in range(4096 * 2 + 13))
     for length in (4079, 4080, 4081, 4096, len(data)):
         assert _shim.crc32c(data[:length]) == bitwise_crc32c(data[:length])
+
+
+@pytest.mark.parametrize("length", [255, 256, 511, 512, 513, 767, 768, 1000, 4097])
+@pytest.mark.parametrize("offset", [0, 1, 63])
+def test_lengths_around_those_of_wide_registers_agree_too(length: int, offset: int) -> None:
+    data = random.Random(length).randbytes(offset + length)[offset:]
+    assert _shim.crc32c(data) == bitwise_crc32c(data)
+    assert _shim.crc32c(data[7:], _shim.crc32c(data[:7])) == bitwise_crc32c(data)
 
 
 @given(st.binary(max_size=200), st.binary(max_size=200))

@@ -314,3 +314,52 @@ def test_it_runs_on_a_reactor_thread() -> None:
         load.close()
     finally:
         reactor.stop()
+
+
+def test_blocks_that_another_generator_wrote_are_whole_but_not_exact() -> None:
+    rig = Rig()
+    rig.run("write", pattern="sequential", io_blocks=16, total_blocks=LBA_COUNT)
+    for verify, wrong in (("exact", LBA_COUNT), ("whole", 0), ("none", 0)):
+        rig.load = _shim.LoadGenerator(
+            rig.reactor, rig.media, lba_count=LBA_COUNT, seed=7, max_io_blocks=16, verify=verify
+        )
+        read = rig.run("read", pattern="sequential", io_blocks=16, total_blocks=LBA_COUNT)
+        assert (read["read_blocks"], read["verify_errors"]) == (LBA_COUNT, wrong)
+        assert rig.load.versions().size == (LBA_COUNT if verify == "exact" else 0)
+
+
+def test_whole_blocks_are_verified_and_with_none_nothing_is() -> None:
+    rig = Rig()
+    for verify, wrong in (("whole", 2), ("none", 0)):
+        rig.load = _shim.LoadGenerator(
+            rig.reactor, rig.media, lba_count=LBA_COUNT, seed=7, max_io_blocks=16, verify=verify
+        )
+        rig.run("mixed", write_percent=50, total_blocks=2 * LBA_COUNT, queue_depth=8)
+        rig.run("write", pattern="sequential", io_blocks=16, total_blocks=LBA_COUNT)
+        assert rig.run("read", total_blocks=LBA_COUNT)["verify_errors"] == 0
+        rig.swap_blocks(3, 9)
+        assert rig.run("read", pattern="sequential", total_blocks=LBA_COUNT)["verify_errors"] == wrong
+
+
+def test_an_unknown_way_to_verify_is_refused() -> None:
+    rig = Rig()
+    with pytest.raises(ValueError, match="verify 'some' must be"):
+        _shim.LoadGenerator(rig.reactor, rig.media, lba_count=8, seed=7, verify="some")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("verify", ["exact", "whole"])
+def test_with_sync_a_write_is_done_when_its_flush_is(verify: str) -> None:
+    rig = Rig(volatile_cache=True)
+    rig.load = _shim.LoadGenerator(
+        rig.reactor,
+        rig.media,
+        lba_count=LBA_COUNT,
+        seed=7,
+        max_io_blocks=16,
+        verify=verify,  # type: ignore[arg-type]
+    )
+    written = rig.run("write", pattern="sequential", io_blocks=16, total_blocks=LBA_COUNT, queue_depth=4, sync=True)
+    assert (written["done_ios"], written["written_blocks"], written["io_errors"]) == (LBA_COUNT // 16, LBA_COUNT, 0)
+    rig.media.power_cut(1)
+    rig.media.power_on()
+    assert rig.run("read", pattern="sequential", io_blocks=16, total_blocks=LBA_COUNT)["verify_errors"] == 0

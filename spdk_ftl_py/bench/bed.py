@@ -1,0 +1,232 @@
+"""What bench/run.py measures: a target with a raw bdev and a base, the daemon, an FTL on the base, each on its core.
+
+target core: the target. other core: the daemon and the client, so that whatever they spend is paid by both."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from ..client import DaemonClient
+from ..errors import FtlError
+from ..under_test.programs import Daemon, EmbeddedTarget, TargetClient
+from ..under_test.spdk_tgt import MEMORY_MIB, SpdkTarget
+from .client import Address, Client
+from .cpu import pinned
+
+RAW: Final = "Raw0"
+BASE: Final = "Base0"
+CACHE: Final = "Cache0"
+FTL: Final = "ftl0"
+RAW_NQN: Final = "nqn.2026-11.io.spdk-ftl:bench-raw"
+BLOCK_BYTES: Final = 4096
+ZONE_BLOCKS: Final = 1024
+BLOCKS_MIB: Final = 256
+BUDGET: Final = 0.85
+"""The part of the base that can be written before relocation begins (limit_start_threshold)."""
+POLL_S: Final = 0.02
+
+
+@dataclass(frozen=True)
+class Variant:
+    """How the FTL, and the connections to it and to the raw bdev, differ from the plain ones."""
+
+    name: str = ""
+    cache: bool = False
+    digests: bool = False
+    create: dict[str, Any] = field(default_factory=dict)
+    """Further parameters of bdev_ftl_create."""
+
+
+VARIANTS: Final = {
+    variant.name: variant
+    for variant in (
+        Variant(),
+        Variant("cache", cache=True),
+        Variant("digests", digests=True),
+        Variant("no-verify", create={"conf": {"verify_reads": False}}),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    program: str | None
+    """Path of an spdk_tgt; None: the embedded target."""
+    base_mib: int = 2048
+    target_core: int | None = 0
+    other_core: int | None = 1
+    target_arguments: tuple[str, ...] = ()
+    daemon_arguments: tuple[str, ...] = ()
+    create: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def target_name(self) -> str:
+        return "embedded" if self.program is None else "spdk_tgt"
+
+
+class Bed:
+    """Started when constructed; runs until close()."""
+
+    def __init__(self, folder: Path, options: Options) -> None:
+        """Raises ProgramError, SpdkTargetError or FtlError; nothing runs then."""
+        self.options = options
+        self._stack = contextlib.ExitStack()
+        self._variant = Variant()
+        self._written = 0
+        self._qpairs = 1
+        self.touched = False
+        """Whether every block of the bdevs has been written."""
+        try:
+            with pinned(options.target_core):
+                self.target = self._stack.enter_context(_start_target(folder, options))
+            self.target.call("nvmf_create_transport", trtype="TCP")
+            self._create_bdevs()
+            port = self.target.export(RAW, RAW_NQN)
+            self.raw = Address("127.0.0.1", str(port), RAW_NQN)
+            with pinned(options.other_core):
+                self.daemon = self._stack.enter_context(Daemon(folder, *options.daemon_arguments))
+            self.client = self._stack.enter_context(Client(folder, options.other_core))
+        except BaseException:
+            self._stack.close()
+            raise
+
+    def close(self) -> None:
+        """Idempotent."""
+        self._stack.close()
+
+    def __enter__(self) -> Bed:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def pids(self) -> dict[str, int]:
+        """Of the processes whose CPU time counts."""
+        return {"target": _pid(self.target), "daemon": self.daemon.process.pid}
+
+    def _create_bdevs(self) -> None:
+        blocks = self.options.base_mib * BLOCKS_MIB
+        self.target.call("bdev_malloc_create", name=RAW, num_blocks=blocks, block_size=BLOCK_BYTES)
+        if self.options.program is not None:
+            self.target.call("bdev_malloc_create", name=BASE, num_blocks=blocks, block_size=BLOCK_BYTES)
+        self.target.call("bdev_malloc_create", name=CACHE, num_blocks=blocks // 8, block_size=BLOCK_BYTES)
+
+    # --- the FTL
+
+    def create(self, variant: Variant) -> None:
+        """A new, empty FTL, to which the client is connected as "ftl"; as "raw", to the raw bdev."""
+        self._delete()
+        params: dict[str, Any] = {
+            "name": FTL, "base_bdev": BASE, "target": self.target.socket, "force": True, "no_attach": True,
+            "allow_any_host": True, **self.options.create, **variant.create,
+        }  # fmt: skip
+        if self.options.program is not None:
+            params.setdefault("zone_capacity", ZONE_BLOCKS)
+        if variant.cache:
+            params["cache"] = CACHE
+        self.daemon_client.call("bdev_ftl_create", params)
+        self._variant = variant
+        self._written = 0
+        self._connect()
+
+    def _connect(self) -> None:
+        for side, address in (("raw", self.raw), ("ftl", self.ftl)):
+            self.client.connect(side, address, qpairs=self._qpairs, digests=self._variant.digests)
+
+    def want_qpairs(self, count: int) -> None:
+        """Connects with so many qpairs, and no more: idle ones cost time at both ends."""
+        if count != self._qpairs:
+            self._qpairs = count
+            self._connect()
+
+    def _delete(self) -> None:
+        if self.devices():
+            self.client.disconnect("ftl")
+            self.daemon_client.call("bdev_ftl_delete", {"name": FTL})
+
+    @property
+    def daemon_client(self) -> DaemonClient:
+        return DaemonClient(self.daemon.socket)
+
+    def devices(self) -> list[dict[str, Any]]:
+        return list(self.daemon_client.call("ftl_get_devices"))
+
+    @property
+    def ftl(self) -> Address:
+        (device,) = self.devices()
+        export = device["export"]
+        return Address(export["traddr"], export["trsvcid"], export["subnqn"])
+
+    @property
+    def block_count(self) -> int:
+        return int(self.devices()[0]["num_blocks"])
+
+    def stats(self) -> dict[str, Any]:
+        return dict(self.daemon_client.call("bdev_ftl_get_stats", {"name": FTL}))
+
+    # --- what an empty FTL still takes
+
+    @property
+    def raw_block_count(self) -> int:
+        return self.options.base_mib * BLOCKS_MIB
+
+    @property
+    def whole_budget(self) -> int:
+        """Blocks that can be written to a new FTL before it relocates anything."""
+        return int(self.raw_block_count * BUDGET)
+
+    @property
+    def budget(self) -> int:
+        """What is left of whole_budget."""
+        return max(0, self.whole_budget - self._written)
+
+    def wrote(self, blocks: int) -> None:
+        """Tells that the FTL was written to."""
+        self._written += blocks
+
+    def renew(self) -> None:
+        """A new FTL as the last one, unless that is still empty."""
+        if self._written:
+            self.create(self._variant)
+
+
+def settled(bed: Bed, patience_s: float = 10.0) -> None:
+    """Waits until the FTL relocates nothing any more. Gives up after patience_s: some always goes on."""
+    deadline = time.monotonic() + patience_s
+    moved = -1
+    while time.monotonic() < deadline:
+        now = int(bed.stats()["gc_moved_blocks"])
+        if now == moved:
+            return
+        moved = now
+        time.sleep(10 * POLL_S)
+
+
+def _start_target(folder: Path, options: Options) -> EmbeddedTarget | SpdkTarget:
+    if options.program is None:
+        size = options.base_mib
+        zone = ZONE_BLOCKS * BLOCK_BYTES
+        drive = f"name={BASE},size={size}M,zone_size={zone},capacity={zone},max_open=64,max_active=64"
+        return EmbeddedTarget(folder, "--zns", drive, *options.target_arguments)
+    memory = MEMORY_MIB + 2 * options.base_mib + options.base_mib // 8
+    return SpdkTarget(options.program, folder, "-s", str(memory), *options.target_arguments)
+
+
+def _pid(target: TargetClient) -> int:
+    if isinstance(target, EmbeddedTarget):
+        return target.process.pid
+    if isinstance(target, SpdkTarget):
+        return target.pid
+    raise FtlError(f"{target} has no process")
+
+
+@contextlib.contextmanager
+def bed(folder: Path, options: Options) -> Iterator[Bed]:
+    with Bed(folder, options) as made:
+        yield made
