@@ -51,6 +51,8 @@ def test_the_service_runs_a_command_that_there_is_and_keeps_its_sockets() -> Non
     assert build_parser("serve").parse_args(arguments).command == "serve"
     assert service["Type"] == "notify"
     assert int(service["FileDescriptorStoreMax"]) > 0
+    # Keepers of vfio-user endpoints outlive the daemon.
+    assert service["KillMode"] == "process"
     # There all other users would have the same number.
     assert "PrivateUsers" not in service
     # The target's socket is in /var/tmp.

@@ -45,6 +45,9 @@ class AdminQueue(Protocol):
 class BaseController(abc.ABC):
     """A connection to a remote controller. Its user must close it."""
 
+    fabrics = True
+    """Commands go in capsules."""
+
     def __init__(self, subnqn: str, timeout_s: float) -> None:
         self.subnqn = subnqn
         self.cntlid = 0
@@ -164,7 +167,7 @@ class BaseController(abc.ABC):
         return identify.parse_zns_controller(page, self.max_io_bytes)
 
     async def _identify(self) -> ControllerPage:
-        page = identify.parse_controller(await self.identify(Cns.CONTROLLER))
+        page = identify.parse_controller(await self.identify(Cns.CONTROLLER), fabrics=self.fabrics)
         self.identity = page
         self.model, self.serial, self.firmware = page.model, page.serial, page.firmware
         self.max_io_bytes = min(page.max_io_bytes or UNLIMITED_IO_BYTES, IO_BYTES_MAX)
