@@ -366,8 +366,9 @@ class ControllerPage:
     in_capsule_bytes: int
 
 
-def parse_controller(data: bytes | bytearray) -> ControllerPage:
-    """Raises ProtocolError if a field that we depend on violates the specification."""
+def parse_controller(data: bytes | bytearray, *, fabrics: bool = True) -> ControllerPage:
+    """fabrics: commands travel in capsules. Raises ProtocolError if a field that we depend on violates the
+    specification."""
     page = _page(data, CONTROLLER)
     discovery = int(page["cntrltype"]) == CNTRLTYPE_DISCOVERY
     ioccsz, shift = int(page["ioccsz"]), int(page["mdts"])
@@ -380,7 +381,7 @@ def parse_controller(data: bytes | bytearray) -> ControllerPage:
             raise ProtocolError(
                 f"controller does not support 16-byte completion queue entries (CQES {int(page['cqes']):#x})"
             )
-        if ioccsz < wire.SQE_BYTES // 16:
+        if fabrics and ioccsz < wire.SQE_BYTES // 16:
             raise ProtocolError(f"controller's command capsules can't hold a command (IOCCSZ {ioccsz})")
         if int(page["icdoff"]):
             raise ProtocolError(f"controller has ICDOFF {int(page['icdoff'])}, NVMe/TCP has none")

@@ -11,7 +11,7 @@ import abc
 import asyncio
 import contextlib
 from collections.abc import Callable, Coroutine
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from ... import _shim
 from ...errors import FtlError, ParameterError, PathError, ProtocolError, UnsupportedError
@@ -44,6 +44,8 @@ class AdminQueue(Protocol):
 
 class BaseController(abc.ABC):
     """A connection to a remote controller. Its user must close it."""
+
+    _fabrics: ClassVar[bool] = True
 
     def __init__(self, subnqn: str, timeout_s: float) -> None:
         self.subnqn = subnqn
@@ -164,7 +166,7 @@ class BaseController(abc.ABC):
         return identify.parse_zns_controller(page, self.max_io_bytes)
 
     async def _identify(self) -> ControllerPage:
-        page = identify.parse_controller(await self.identify(Cns.CONTROLLER))
+        page = identify.parse_controller(await self.identify(Cns.CONTROLLER), fabrics=self._fabrics)
         self.identity = page
         self.model, self.serial, self.firmware = page.model, page.serial, page.firmware
         self.max_io_bytes = min(page.max_io_bytes or UNLIMITED_IO_BYTES, IO_BYTES_MAX)

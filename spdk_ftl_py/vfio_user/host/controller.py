@@ -53,6 +53,8 @@ log = logging.getLogger(__name__)
 class VfioUserController(BaseController):
     """Use connect(). The controller's user must close it."""
 
+    _fabrics = False
+
     def __init__(self, directory: Path, subnqn: str, timeout_s: float) -> None:
         """Use connect()."""
         super().__init__(subnqn, timeout_s)
