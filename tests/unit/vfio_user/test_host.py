@@ -52,9 +52,9 @@ async def test_io_of_every_kind_reaches_a_zoned_namespace(here: Rig) -> None:
         assert await port.append(64, data[:BLOCK]) == 64
         assert await port.append(64, data[: 2 * BLOCK]) == 65
         zones = await port.zones()
-        assert [zone.write_pointer for zone in zones[:2]] == [32, 67]
+        assert [zone.written for zone in zones[:2]] == [32, 3]
         await port.zone_action(_shim.ZoneAction.RESET, 0)
-        assert (await port.zone_report(0, 1))[0].write_pointer == 0
+        assert (await port.zone_report(0, 1))[0].written == 0
         await port.close()
         for qpair in qpairs:
             await controller.close_io_qpair(qpair)
