@@ -283,7 +283,7 @@ class Front:
         has no identity by which it could be told when it reconnects, so the NBD export ends."""
         await self.nbd.end("the FTL was loaded again, and writes that were not flushed may be lost")
         if self._subsystem is not None:
-            await self._subsystem.disconnect()
+            await self._subsystem.renew_queues()
 
     async def disconnect_disallowed(self) -> None:
         """Disconnects hosts that are no longer allowed. When this returns, none of their I/O is outstanding."""

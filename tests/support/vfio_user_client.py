@@ -169,6 +169,11 @@ class VfioUserClient:
             assert time.monotonic() < give_up, f"CSTS is {self.read_register(nvme.Property.CSTS):#x}"
             time.sleep(0.001)
 
+    def read_until_the_end(self) -> None:
+        """Of the connection: raises EOFError or ConnectionError."""
+        while True:
+            self.read_register(nvme.Property.CSTS)
+
     def enable(self, cc: int = CC_ENABLE) -> None:
         entries = self.admin.entries - 1
         self.write_register(0x28, self.iova + self.admin.sq_at, 8)
@@ -256,9 +261,13 @@ class VfioUserClient:
     # --- I/O --------------------------------------------------------------------------------------------------------
 
     def write(self, pair: QueuePair, lba: int, data: bytes, *, nsid: int = 1) -> Cqe:
+        """Of one or two blocks of 4 KiB."""
         at = self.allocate(len(data))
         self.memory[at : at + len(data)] = data
-        return self.execute(pair, nvme.NvmOp.WRITE, nsid=nsid, prp1=self.iova + at, cdw=(lba, 0, len(data) // PAGE - 1))
+        second = self.iova + at + PAGE if len(data) > PAGE else 0
+        return self.execute(
+            pair, nvme.NvmOp.WRITE, nsid=nsid, prp1=self.iova + at, prp2=second, cdw=(lba, 0, len(data) // PAGE - 1)
+        )
 
     def read(self, pair: QueuePair, lba: int, *, nsid: int = 1) -> bytes:
         at = self.allocate(PAGE)

@@ -225,6 +225,10 @@ class TargetController:
         if self._task is not asyncio.current_task():
             await asyncio.wait([self._task])
 
+    async def renew(self) -> None:
+        """The host connects again by itself."""
+        await self.close()
+
     def _end(self, reason: str) -> None:
         self.end_reason = self.end_reason or reason
         if self.state is ControllerState.LIVE:

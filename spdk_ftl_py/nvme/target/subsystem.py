@@ -86,6 +86,10 @@ class ConnectedController(Protocol):
     async def close(self, reason: str = ...) -> None:
         """Idempotent; returns when its queues are gone."""
 
+    async def renew(self) -> None:
+        """Its host gets new queues: it is disconnected, and connects again, or does not notice. Returns when the old
+        ones are gone."""
+
 
 class Subsystem:
     """Make it first, then pass it to NvmfTarget.add_subsystem(). Changes reach connected hosts at once."""
@@ -326,6 +330,10 @@ class Subsystem:
         await asyncio.gather(*ending)
         if not self.controllers:
             await self.reservation_commands.close()
+
+    async def renew_queues(self) -> None:
+        """Hosts get new queues, which know of flush alarms. No I/O of the old ones is outstanding then."""
+        await asyncio.gather(*(controller.renew() for controller in list(self.controllers.values())))
 
     async def disconnect_disallowed(self) -> None:
         """Controllers of hosts that may no longer be connected."""

@@ -102,7 +102,9 @@ class Controller(Protocol):
     def completion_queue(self, qid: int) -> Queue | None: ...
     def add_completion_queue(self, queue: Queue) -> None: ...
     def remove_completion_queue(self, qid: int) -> None: ...
+    def has_io_queue(self, qid: int) -> bool: ...
     def open_io_queue(self, queue: Queue) -> None: ...
+    async def close_io_queue(self, qid: int) -> None: ...
 
 
 class AdminCommands:
@@ -296,7 +298,7 @@ class AdminCommands:
     def _create_submission_queue(self, sqe: SharedSqe) -> Completion:
         controller, qid, cqid = self._controller, sqe.cdw10 & 0xFFFF, sqe.cdw11 >> 16
         status = self._check_new_queue(
-            sqe, exists=qid in controller.io_queues.qpairs, entry_bytes=wire.SQE_BYTES, entry_shift=controller.iosqes
+            sqe, exists=controller.has_io_queue(qid), entry_bytes=wire.SQE_BYTES, entry_shift=controller.iosqes
         )
         completion_queue = controller.completion_queue(cqid)
         if not status and (completion_queue is None or cqid != qid):
@@ -322,14 +324,14 @@ class AdminCommands:
         controller, qid = self._controller, sqe.cdw10 & 0xFFFF
         if controller.completion_queue(qid) is None:
             return self._keep(sqe, Completion(Status.INVALID_QUEUE_ID))
-        if qid in controller.io_queues.qpairs:
+        if controller.has_io_queue(qid):
             return self._keep(sqe, Completion(Status.INVALID_QUEUE_DELETION))
         controller.remove_completion_queue(qid)
         return self._keep(sqe, Completion(), dropped=[qid])
 
     def _delete_submission_queue(self, sqe: SharedSqe) -> Completion | None:
         qid = sqe.cdw10 & 0xFFFF
-        if qid not in self._controller.io_queues.qpairs or qid in self._deleting:
+        if not self._controller.has_io_queue(qid) or qid in self._deleting:
             return self._keep(sqe, Completion(Status.INVALID_QUEUE_ID))
         self._deleting.add(qid)
         self._controller.spawn(self._delete(sqe, qid))
@@ -338,7 +340,7 @@ class AdminCommands:
     async def _delete(self, sqe: SharedSqe, qid: int) -> None:
         controller = self._controller
         try:
-            await controller.io_queues.close_one(qid)
+            await controller.close_io_queue(qid)
         finally:
             self._deleting.discard(qid)
         left = controller.completion_queue(qid)

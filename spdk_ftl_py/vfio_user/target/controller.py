@@ -82,6 +82,8 @@ class SharedController:
         self.maker = maker
         self.memory = maker.memory()
         self.ended = asyncio.Event()
+        self.shut_down = client.registers.csts & wire.CSTS_SHST_MASK == wire.CSTS_SHST_COMPLETE
+        """The client has shut down in order, and has not enabled the controller again."""
         self._began_s = asyncio.get_running_loop().time()
         self._bar0 = os.dup(client.bar0)
         self._registers = client.registers
@@ -91,6 +93,10 @@ class SharedController:
         self._admin: _shim.SharedAdminQueue | None = None
         self._completion_queues: dict[int, Queue] = {}
         """Those that exist, with or without a submission queue."""
+        self._records: dict[int, Queue] = {}
+        """The I/O queues, with descriptors of our own."""
+        self._changing = asyncio.Lock()
+        """Held while queues are opened or closed."""
         self.io_queues = SharedIoQueues(
             reactor, subsystem, host=host, listener=self.listener, most=min(limits.max_io_qpairs, QUEUES_MAX - 1),
             namespaces=self.visible_namespaces, spawn=self.spawn, live=lambda: self._live,
@@ -112,10 +118,6 @@ class SharedController:
     @property
     def enabled(self) -> bool:
         return self._live and self._admin is not None
-
-    @property
-    def shut_down(self) -> bool:
-        return self._registers.csts & wire.CSTS_SHST_MASK == wire.CSTS_SHST_COMPLETE
 
     @property
     def zoned(self) -> bool:
@@ -189,6 +191,18 @@ class SharedController:
             self.port.drop(reason)
         await self.ended.wait()
 
+    async def renew(self) -> None:
+        """Other queues go on from the records of the present ones. The client does not notice."""
+        async with self._changing:
+            records = list(self._records.values())
+            await self.io_queues.close()
+            for queue in records:
+                if self._live and self._records.get(queue.qid) is queue:
+                    try:
+                        self._serve_queue(queue)
+                    except (ValueError, OSError) as error:
+                        self.faulted(f"I/O queue {queue.qid}: {error}")
+
     async def end(self) -> None:
         """Its client has gone, or goes on with another process. Idempotent."""
         if not self._live:
@@ -236,6 +250,7 @@ class SharedController:
         self._registers = registers
         if self.subsystem.connected_hosts is not None:
             self.subsystem.connected_hosts.arrived(self.host)
+        self.shut_down = False
         self._new_admin_queue()
         self._on_change()
 
@@ -266,10 +281,11 @@ class SharedController:
     async def shut_down_in_order(self, registers: Registers) -> None:
         """The registers tell the client when it is done."""
         self._registers = registers
-        await self.io_queues.close()
+        await self._close_io_queues()
         gone = list(self._completion_queues)
         self._completion_queues.clear()
         self.keep(dropped=gone)
+        self.shut_down = True
         self.subsystem.left_in_order(self)
 
     async def _close_queues(self) -> None:
@@ -277,8 +293,14 @@ class SharedController:
         if admin is not None:
             self.commands.leave()
             await asyncio.to_thread(admin.close)
-        await self.io_queues.close()
+        await self._close_io_queues()
         self._completion_queues.clear()
+
+    async def _close_io_queues(self) -> None:
+        async with self._changing:
+            await self.io_queues.close()
+            for qid in list(self._records):
+                self._drop_record(qid)
 
     # --- take-over --------------------------------------------------------------------------------------------------
 
@@ -300,11 +322,7 @@ class SharedController:
                 self.add_completion_queue(Queue(queue.qid, 0, queue.cq_iova, 0, queue.cq_entries))
                 if queue.sq_entries:
                     self.open_io_queue(queue)
-        if ADMIN_QID in client.queues:
-            self._open_admin(client.queues[ADMIN_QID])
-        else:
-            # It was enabled while no process was there.
-            self._new_admin_queue()
+        self._open_admin(client.queues[ADMIN_QID])
         # Whatever has changed meanwhile, nobody has told the client.
         for nsid in self.visible_namespaces():
             self.events.namespace_changed(nsid)
@@ -321,6 +339,24 @@ class SharedController:
     def remove_completion_queue(self, qid: int) -> None:
         del self._completion_queues[qid]
 
+    def has_io_queue(self, qid: int) -> bool:
+        return qid in self._records
+
     def open_io_queue(self, queue: Queue) -> None:
-        """Its completion queue exists. Raises ValueError, OSError."""
+        """Its completion queue exists. The descriptor stays the caller's. Raises ValueError, OSError."""
+        self._serve_queue(queue)
+        self._records[queue.qid] = queue.with_record(os.dup(queue.descriptor))
+
+    async def close_io_queue(self, qid: int) -> None:
+        """Its completion queue stays. Idempotent."""
+        async with self._changing:
+            await self.io_queues.close_one(qid)
+            self._drop_record(qid)
+
+    def _serve_queue(self, queue: Queue) -> None:
         self.io_queues.adopt(queue.qid, self.maker.io_queue(self.memory, self._bar0, queue, self.io_queues))
+
+    def _drop_record(self, qid: int) -> None:
+        queue = self._records.pop(qid, None)
+        if queue is not None:
+            os.close(queue.descriptor)

@@ -57,7 +57,8 @@ class Backend(Protocol):
 
 class Nobody:
     """The backend while there is no controller: whatever can be done without one is done at once. No queue is served,
-    so no memory is in use, and the next controller finds the registers as they are."""
+    so no memory is in use, and the next controller finds the registers as they are. (Registers.hold() sees to it that
+    no step is to enable it.)"""
 
     def __init__(self, done: Callable[[int], object]) -> None:
         self._done = done
@@ -97,6 +98,8 @@ class Endpoint:
         self._clients = 0
         self._connection: _Connection | None = None
         self._tickets = 0
+        self._step_ticket = 0
+        """Of the step that runs."""
         self._waiting: dict[int, Callable[[int], None]] = {}
         """What the backend has not done yet."""
         self._closed = False
@@ -106,8 +109,13 @@ class Endpoint:
     # --- backend ----------------------------------------------------------------------------------------------------
 
     def set_backend(self, backend: Backend | None) -> None:
-        """None: nobody. The steps that the backend before has not done are over then: it uses nothing any more."""
+        """None: nobody. What the backend before has not done is done then, because it uses nothing any more; but a
+        controller is only enabled by the next one."""
         self.backend = Nobody(self.done) if backend is None else backend
+        if self.client is not None:
+            if backend is None and self.client.registers.running is Step.ENABLE:
+                del self._waiting[self._step_ticket]
+            self.client.registers.hold(backend is None)
         if backend is None:
             for ticket in list(self._waiting):
                 self.done(ticket)
@@ -145,6 +153,7 @@ class Endpoint:
         sock.setblocking(False)
         self._clients += 1
         self.client = ClientState(self._clients, make_bar0(), Registers(self._cap(), self._begin))
+        self.client.registers.hold(isinstance(self.backend, Nobody))
         self._connection = _Connection(self._loop, sock, self.client, self)
         self.backend.came(self.client)
 
@@ -158,7 +167,8 @@ class Endpoint:
                     client.forget_queues()
                 client.registers.finished(ok=not error)
 
-        self.backend.step(self._ticket(finished), step, client)
+        self._step_ticket = self._ticket(finished)
+        self.backend.step(self._step_ticket, step, client)
 
     def connection_ended(self, client: ClientState, reason: str) -> None:
         """By the connection, once."""

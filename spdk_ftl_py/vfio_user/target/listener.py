@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -128,11 +127,10 @@ class VfioUserListener:
         }
 
     def _lost(self) -> None:
-        """The keeper is gone, and the client's connection with it."""
+        """The keeper is gone, and the client's connection with it. The client does not notice that, and its queues are
+        served until stop(): SPDK's initiator waits for the deletion of its queues when it is told to detach the
+        controller, and does nothing else meanwhile."""
         self._alive = False
-        serving = self._serving
-        if serving is not None:
-            self._closing = asyncio.ensure_future(serving.close())
         if self.changed is not None:
             self.changed()
 

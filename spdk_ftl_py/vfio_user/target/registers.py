@@ -21,7 +21,8 @@ DOORBELL_BYTES: Final = 4096
 BAR0_BYTES: Final = REGISTER_BYTES + DOORBELL_BYTES
 QUEUES_MAX: Final = DOORBELL_BYTES // 8
 """Pairs of queues that have doorbells, with the admin queues."""
-READY_TIMEOUT_S: Final = 15.0
+READY_TIMEOUT_S: Final = 60.0
+"""CAP.TO. A controller can't be enabled before the next daemon is there."""
 
 AQA, ASQ, ACQ = 0x24, 0x28, 0x30
 ADMIN_ENTRIES_MIN: Final = 2
@@ -64,6 +65,7 @@ class Registers:
         self.acq = 0
         self._begin = begin
         self._running: Step | None = None
+        self._held = False
         self._reset_due = False
         self._when_idle: list[Callable[[], None]] = []
 
@@ -137,6 +139,13 @@ class Registers:
             self.csts = self.csts & ~wire.CSTS_SHST_MASK | wire.CSTS_SHST_COMPLETE
         self._pump()
 
+    def hold(self, held: bool) -> None:
+        """held: there is no controller, so it can't be enabled now. An enable that has begun was in vain, and waits."""
+        self._held = held
+        if held and self._running is Step.ENABLE:
+            self._running = None
+        self._pump()
+
     def fail(self) -> None:
         """A fault of the client's queues: CSTS.CFS until a reset."""
         self.csts |= wire.CSTS_CFS
@@ -144,7 +153,7 @@ class Registers:
     def _pump(self) -> None:
         while self._running is None:
             step = self._next()
-            if step is None:
+            if step is None or (step is Step.ENABLE and self._held):
                 waiting, self._when_idle = self._when_idle, []
                 for each in waiting:
                     each()

@@ -6,15 +6,18 @@ import asyncio
 import errno
 import tempfile
 from typing import Any
+from uuid import UUID
 
 from unit.target.target_box import NQN, Box
 
-PATIENCE_S = 20.0
+OTHER = UUID("2b1f0c4e-6f0b-4a52-8a3e-0c1f9d6f8a11")
 
 
 async def serve(here: Box, directory: str, bdev: str) -> None:
     await here.rpc("nvmf_create_subsystem", nqn=NQN, allow_any_host=True)
-    await here.rpc("nvmf_subsystem_add_ns", nqn=NQN, namespace={"bdev_name": bdev})
+    # In the same target: a bdev with the UUID of another is not registered.
+    other = {"uuid": str(OTHER), "nguid": OTHER.hex.upper()}
+    await here.rpc("nvmf_subsystem_add_ns", nqn=NQN, namespace={"bdev_name": bdev, **other})
     await here.rpc("nvmf_subsystem_add_listener", nqn=NQN, listen_address=address(directory))
 
 

@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from spdk_ftl_py.errors import BusyError, FtlError
+from spdk_ftl_py.runtime.waiting import until
 from spdk_ftl_py.vfio_user import wire
 from spdk_ftl_py.vfio_user.target import endpoint
 from spdk_ftl_py.vfio_user.wire import Command
@@ -234,7 +235,7 @@ async def test_a_fault_ends_the_client_and_the_next_one_is_served(here: Rig) -> 
     for attack in FAULTS.values():
         await asyncio.to_thread(attack, here.directory)
     await here.enabled(lambda client: client.identify(1))
-    assert len(os.listdir("/proc/self/fd")) <= before + 1
+    assert await until(lambda: len(os.listdir("/proc/self/fd")) <= before, poll_s=0.01, timeout_s=10)
 
 
 async def test_clients_that_leave_at_any_byte_leave_nothing(here: Rig) -> None:
@@ -252,7 +253,7 @@ async def test_clients_that_leave_at_any_byte_leave_nothing(here: Rig) -> None:
     for count in range(len(message)):
         await asyncio.to_thread(leave, count)
     await here.enabled(lambda client: client.identify(1))
-    assert len(os.listdir("/proc/self/fd")) <= before + 1
+    assert await until(lambda: len(os.listdir("/proc/self/fd")) <= before, poll_s=0.01, timeout_s=10)
 
 
 @pytest.mark.parametrize("data", [b"", b"\x01", wire.pack_command(1, Command.VERSION, VERSION) + b"\x01"])
@@ -367,8 +368,7 @@ async def test_connected_is_told(here: Rig) -> None:
     here.listener.changed = lambda: changes.append(here.listener.connected)
     await here.enabled(lambda client: client.disable())
     await here.enabled(lambda client: None)
-    while here.listener.connected:
-        await asyncio.sleep(0.01)
+    await until(lambda: not here.listener.connected, poll_s=0.01, timeout_s=10)
     assert changes == [True, False, True, False]
 
 
@@ -399,8 +399,7 @@ async def test_a_file_that_gets_shorter_ends_the_client_and_no_more(here: Rig) -
         client.memory = mmap.mmap(client.fd, at)
         client.submit(pair, 1, nsid=1, prp1=client.iova + at)
         with pytest.raises((EOFError, ConnectionError)):
-            while True:
-                client.read_register(0)
+            client.read_until_the_end()
 
     await here.use(attack)
     await here.enabled(lambda client: client.identify(1))
