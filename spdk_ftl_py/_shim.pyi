@@ -910,8 +910,8 @@ class SharedQueueMemory:
     def sq_offset(self) -> int: ...
     @property
     def cq_offset(self) -> int: ...
-    def buffer_offset(self, slot: int, /) -> int:
-        """Of the slot's data. IndexError."""
+    def buffer_offset(self, arg: int, /) -> int:
+        """Of the data of that slot. IndexError."""
 
 class Doorbells:
     """The doorbells of a controller, mapped from the file of its BAR0."""
@@ -929,11 +929,10 @@ class Doorbells:
 class SharedHostQpairStats:
     """direct_bytes: moved by the server from or to the memory of I/Os. bounced_bytes: copied here."""
 
-    commands: int
-    direct_bytes: int
-    bounced_bytes: int
-
-    def as_dict(self) -> dict[str, Any]: ...
+    commands: Final[int]
+    direct_bytes: Final[int]
+    bounced_bytes: Final[int]
+    def as_dict(self) -> dict[str, int]: ...
 
 class SharedHostQpair(BlockDevice):
     """The host side of one I/O queue in shared memory: a remote namespace as a BlockDevice."""

@@ -193,7 +193,7 @@ void TargetQpair::on_ahead(const uint8_t *bytes, size_t count) noexcept {
     std::memcpy(&next, bytes, sizeof next);
     if (next.ch.type == PduType::capsule_cmd &&
         (next.sqe.opcode == wire::opcode::read || next.sqe.opcode == wire::opcode::write)) {
-        if (const Namespace *ns = namespaces_.find(next.sqe.nsid); ns != nullptr) {
+        if (const NamespaceTable::Entry *ns = namespaces_.find(next.sqe.nsid); ns != nullptr) {
             ns->device->expect(next.sqe.slba);
         }
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import socket
 import struct
@@ -28,7 +29,10 @@ WAIT_S = 20.0
 
 
 async def test_io_of_every_kind_reaches_a_zoned_namespace(here: Rig) -> None:
+    await here.listener.stop()
     here.subsystem.add_namespace(_shim.EmulatedMedia.zns(here.reactor.shim, 16, 64, 48))
+    here.listener = here.make_listener()
+    await here.listener.start()
     controller = await VfioUserController.connect(here.directory, subnqn=NQN)
     try:
         plain, zoned = await controller.namespaces()
@@ -48,9 +52,9 @@ async def test_io_of_every_kind_reaches_a_zoned_namespace(here: Rig) -> None:
         assert await port.append(64, data[:BLOCK]) == 64
         assert await port.append(64, data[: 2 * BLOCK]) == 65
         zones = await port.zones()
-        assert [zone.write_pointer for zone in zones[:2]] == [32, 67]
+        assert [zone.written for zone in zones[:2]] == [32, 3]
         await port.zone_action(_shim.ZoneAction.RESET, 0)
-        assert (await port.zone_report(0, 1))[0].write_pointer == 0
+        assert (await port.zone_report(0, 1))[0].written == 0
         await port.close()
         for qpair in qpairs:
             await controller.close_io_qpair(qpair)
@@ -232,6 +236,7 @@ LIES: dict[str, tuple[int, Callable[[Liar, bytes, bytes], tuple[bytes, list[int]
 @pytest.mark.parametrize("name", LIES)
 async def test_a_lie_ends_the_connection(folder: Path, name: str) -> None:
     wanted, lie = LIES[name]
+    gc.collect()
     open_before = len(os.listdir("/proc/self/fd"))
 
     def answer(liar: Liar, command: int, message: bytes, payload: bytes) -> tuple[bytes, list[int]] | None:
@@ -240,7 +245,7 @@ async def test_a_lie_ends_the_connection(folder: Path, name: str) -> None:
     async with lying(folder, answer) as directory:
         with pytest.raises(ProtocolError):
             await VfioUserController.connect(directory, timeout_s=WAIT_S)
-    assert len(os.listdir("/proc/self/fd")) == open_before
+    assert len(os.listdir("/proc/self/fd")) <= open_before
 
 
 async def test_a_server_that_is_silent_is_given_up(folder: Path) -> None:
