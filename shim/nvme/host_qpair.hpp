@@ -43,6 +43,10 @@ public:
     void submit(Io &io) noexcept override;
     uint32_t poll(uint64_t now_ns) noexcept override;
     [[nodiscard]] bool busy() const noexcept override;
+    [[nodiscard]] bool awaits() const noexcept override { return connected_ && in_flight_ > 0; }
+    [[nodiscard]] bool hurries() const noexcept override {
+        return elsewhere_ && reads_ > 0 && reads_ == in_flight_ && reads_ <= kHurryMax;
+    }
     [[nodiscard]] bool lost() const noexcept override { return !connected_; }
     [[nodiscard]] int fd() const noexcept override { return stream_->fd(); }
     [[nodiscard]] bool wants_write() const noexcept override { return connected_ && stream_->blocked(); }
@@ -57,7 +61,10 @@ public:
 
 private:
     static constexpr uint32_t kNoSlot = ~uint32_t{0};
-    static constexpr uint32_t kNlbMax = 65536;  // NLB is 16 bits, 0-based
+    static constexpr uint32_t kQuietRounds = 16;
+    static constexpr uint32_t kHurryMax = 2;     // reads in flight; with more, an issuer has enough to do meanwhile
+    static constexpr uint32_t kCpuRounds = 256;  // polls with work between looks where the controller runs
+    static constexpr uint32_t kNlbMax = 65536;   // NLB is 16 bits, 0-based
 
     static constexpr bool to_controller(Op op) noexcept {
         return op == Op::write || op == Op::append || op == Op::deallocate;
@@ -102,6 +109,7 @@ private:
     void answer(Slot &slot, Status status) noexcept;
     void finish(Slot &slot) noexcept;
     uint32_t run_done() noexcept;
+    [[nodiscard]] bool skips_receive() noexcept;
     void check_timeouts(uint64_t now_ns) noexcept;
     void lose() noexcept;
 
@@ -115,6 +123,11 @@ private:
     std::vector<Slot> slots_;  // sized in the constructor
     uint32_t free_ = 0;        // head of the list through next_free; kNoSlot: the list is empty
     uint32_t in_flight_ = 0;
+    uint32_t reads_ = 0;      // of them
+    bool elsewhere_ = false;  // the controller runs on another processor
+    uint32_t cpu_rounds_ = 0;
+    bool awaited_ = false;  // in_flight_ > 0 after the previous poll
+    uint32_t skipped_ = 0;
     uint64_t check_at_ns_ = 0;
     IoList waiting_;  // Ios that wait for a slot
     IoList done_;     // poll() completes these
