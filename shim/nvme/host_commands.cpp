@@ -34,6 +34,7 @@ void HostQpair::start(Io &io) noexcept {
     Slot &slot = slots_[number];
     free_ = slot.next_free;
     ++in_flight_;
+    reads_ += from_controller(io.op) ? 1 : 0;
     slot.io = &io;
     slot.started_ns = reactor_->now_ns();
     slot.length = static_cast<uint32_t>(io.device_data[0]);
@@ -128,6 +129,7 @@ void HostQpair::finish(Slot &slot) noexcept {
     slot.next_free = free_;
     free_ = slot.command.slot;
     --in_flight_;
+    reads_ -= from_controller(io.op) ? 1 : 0;
     if (Io *next = waiting_.pop(); next != nullptr) {
         start(*next);
     }

@@ -43,9 +43,13 @@ public:
     void submit(Io &io) noexcept override;
     uint32_t poll(uint64_t now_ns) noexcept override;
     [[nodiscard]] bool busy() const noexcept override;
+    [[nodiscard]] bool awaits() const noexcept override { return connected_ && in_flight_ > 0; }
+    [[nodiscard]] bool hurries() const noexcept override {
+        return elsewhere_ && reads_ > 0 && reads_ == in_flight_ && reads_ <= kHurryMax;
+    }
     [[nodiscard]] bool lost() const noexcept override { return !connected_; }
     [[nodiscard]] int fd() const noexcept override { return stream_->fd(); }
-    void ready() noexcept override { skipped_ = kIdleRounds; }
+    void ready() noexcept override { skipped_ = kQuietRounds; }
     [[nodiscard]] bool wants_write() const noexcept override { return connected_ && stream_->blocked(); }
     [[nodiscard]] uint64_t deadline_ns() const noexcept override {
         return config_.io_timeout_ns > 0 && in_flight_ > 0 ? check_at_ns_ : ~uint64_t{0};
@@ -58,9 +62,9 @@ public:
 
 private:
     static constexpr uint32_t kNoSlot = ~uint32_t{0};
-    // Without a command in flight nothing but the end of the connection arrives, so only one of this many rounds looks:
-    // each look is a system call that delays the other pollers.
-    static constexpr uint32_t kIdleRounds = 16;
+    static constexpr uint32_t kQuietRounds = 16;
+    static constexpr uint32_t kHurryMax = 2;     // reads in flight; with more, an issuer has enough to do meanwhile
+    static constexpr uint32_t kCpuRounds = 256;  // polls with work between looks where the controller runs
 
     struct Slot {
         Io *io = nullptr;  // null: the slot is free
@@ -99,6 +103,7 @@ private:
     void answer(Slot &slot, Status status) noexcept;
     void finish(Slot &slot) noexcept;
     uint32_t run_done() noexcept;
+    [[nodiscard]] bool skips_receive() noexcept;
     void check_timeouts(uint64_t now_ns) noexcept;
     void lose() noexcept;
 
@@ -112,7 +117,11 @@ private:
     std::vector<Slot> slots_;  // sized in the constructor
     uint32_t free_ = 0;        // head of the list through next_free; kNoSlot: the list is empty
     uint32_t in_flight_ = 0;
-    uint32_t skipped_ = 0;  // rounds in which nobody looked for input
+    uint32_t reads_ = 0;      // of them
+    bool elsewhere_ = false;  // the controller runs on another processor
+    uint32_t cpu_rounds_ = 0;
+    bool awaited_ = false;  // in_flight_ > 0 after the previous poll
+    uint32_t skipped_ = 0;
     uint64_t check_at_ns_ = 0;
     IoList waiting_;  // Ios that wait for a slot
     IoList done_;     // poll() completes these

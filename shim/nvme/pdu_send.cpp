@@ -5,6 +5,7 @@
 
 #include <cerrno>
 #include <cstring>
+#include <utility>
 
 #include "base/crc32c.hpp"
 #include "base/fault_in.hpp"
@@ -182,6 +183,27 @@ uint32_t PduStream::flush() noexcept {
     return finished;
 }
 
+uint32_t PduStream::exchange(bool receives) noexcept {
+    uint32_t work = flush();
+    if (fault_) {
+        // The peer may have said why before it closed the connection.
+        const StreamFault unsent = std::exchange(fault_, {});
+        work += receive();
+        if (fault_.reason != QpairClose::peer_terminated && fault_.reason != QpairClose::protocol_error) {
+            fault_ = unsent;
+        }
+        return work;
+    }
+    if (!receives) {
+        return work;
+    }
+    work += receive();
+    if (!fault_ && head_ != nullptr && !blocked_) {
+        work += flush();
+    }
+    return work;
+}
+
 void PduStream::clear() noexcept {
     for (TxPdu *pdu = head_; pdu != nullptr; pdu = pdu->next) {
         pdu->queued = false;
@@ -213,7 +235,7 @@ void PduStream::shut_write() noexcept {
 
 bool PduStream::drain_input() noexcept {
     for (uint32_t round = 0; round < kReceiveRounds; ++round) {
-        const ssize_t got = recv(fd_, buffer_.get(), kRxBufferBytes, MSG_DONTWAIT);
+        const ssize_t got = recv(fd_, buffer_.get(), rx_bytes_, MSG_DONTWAIT);
         if (got == 0 || (got < 0 && errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR)) {
             return true;
         }

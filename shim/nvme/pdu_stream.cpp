@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <sched.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -69,8 +70,10 @@ PduStream::PduStream(PduHandler &handler, Role role, int fd, bool header_digest,
       role_(role),
       header_digest_(header_digest),
       data_digest_(data_digest),
+      rx_bytes_(role == Role::host ? kRxBufferHost : kRxBufferTarget),
       tls_(std::move(tls)),
-      buffer_(std::make_unique_for_overwrite<uint8_t[]>(kRxBufferBytes)) {
+      buffer_(std::make_unique_for_overwrite<uint8_t[]>(rx_bytes_)),
+      window_(rx_bytes_) {
     int type = 0;
     socklen_t length = sizeof type;
     if (getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &length) != 0) {
@@ -158,7 +161,7 @@ ssize_t PduStream::receive_some(size_t &asked) noexcept {
         }
         return got;
     }
-    asked = std::min(window_, kRxBufferBytes - end_);
+    asked = std::min(window_, rx_bytes_ - end_);
     iovec linear{buffer_.get() + end_, asked};
     const ssize_t got = tls_ ? tls_->read(&linear, 1) : recv(fd_, linear.iov_base, asked, MSG_DONTWAIT);
     if (got > 0) {
@@ -167,8 +170,16 @@ ssize_t PduStream::receive_some(size_t &asked) noexcept {
     return got;
 }
 
+bool PduStream::peer_is_elsewhere() const noexcept {
+    int cpu = -1;
+    socklen_t length = sizeof cpu;
+    return getsockopt(fd_, SOL_SOCKET, SO_INCOMING_CPU, &cpu, &length) == 0 && cpu >= 0 && cpu != sched_getcpu();
+}
+
 uint32_t PduStream::receive() noexcept {
     uint32_t work = 0;
+    const uint64_t enough = bytes_in_ + (role_ == Role::host ? rx_bytes_ : kReceiveRounds * rx_bytes_);
+    drained_ = false;
     for (uint32_t round = 0; round < kReceiveRounds && !fault_ && !stopped_; ++round) {
         size_t asked = 0;
         const ssize_t got = receive_some(asked);
@@ -184,19 +195,24 @@ uint32_t PduStream::receive() noexcept {
                 set_fault(QpairClose::socket_error, static_cast<uint32_t>(errno));
                 ++work;
             }
+            drained_ = true;
             return work;
         }
         ++work;
         bytes_in_ += static_cast<uint64_t>(got);
         parse();
         if (static_cast<size_t>(got) < asked) {
+            drained_ = true;
             if (tls_ && (data_left_ > 0 || static_cast<size_t>(got) >= kDirectMin)) {
                 tls_->acknowledge();
             }
             break;
         }
         if (!(state_ == State::data && data_left_ >= kDirectMin)) {
-            window_ = kRxBufferBytes;  // small PDUs filled the small window
+            window_ = rx_bytes_;  // small PDUs filled the small window
+        }
+        if (bytes_in_ >= enough) {
+            break;
         }
     }
     return work;

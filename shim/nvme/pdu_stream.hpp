@@ -119,6 +119,10 @@ public:
     void queue(TxPdu &pdu) noexcept;
     // Sends what the kernel takes. Returns the number of PDUs that were sent completely.
     uint32_t flush() noexcept;
+    // A poll's part: flush(), receive() if `receives`, and flush() for what the handler has queued meanwhile. What
+    // other pollers have queued leaves first, so that the peer works while this side asks its socket. Returns the work
+    // done.
+    uint32_t exchange(bool receives) noexcept;
     // Drops all queued PDUs. If one was partly sent, the stream cannot send any more.
     void clear() noexcept;
     // Queues the TermReq of this role for the present fault (protocol_error).
@@ -139,6 +143,10 @@ public:
     [[nodiscard]] int fd() const noexcept { return open_ ? fd_ : -1; }
     [[nodiscard]] bool sending() const noexcept { return head_ != nullptr || (tls_ && tls_->holds_output()); }
     [[nodiscard]] bool blocked() const noexcept { return blocked_ && sending(); }
+    // The last receive() has taken all that there was.
+    [[nodiscard]] bool drained() const noexcept { return drained_; }
+    // What was received last was processed on another processor than the one that runs this. On loopback, the sender's.
+    [[nodiscard]] bool peer_is_elsewhere() const noexcept;
     // receive() has work although the socket has no input.
     [[nodiscard]] bool has_input() const noexcept { return tls_ && open_ && tls_->has_input(); }
     [[nodiscard]] bool partly_sent() const noexcept { return head_ != nullptr && head_sent_ > 0; }
@@ -149,7 +157,11 @@ public:
 private:
     enum class State : uint8_t { common_header, header, padding, data, digest };
 
-    static constexpr size_t kRxBufferBytes = 128 * 1024;
+    // A controller may send all answers of a queue at once. The host takes at most this many bytes, about, in one
+    // receive(), and passes them on before it reads more. If everything always moved as one batch, of host, FTL and
+    // base only one at a time would have work.
+    static constexpr size_t kRxBufferHost = 64 * 1024;
+    static constexpr size_t kRxBufferTarget = 128 * 1024;
     // While large data streams in, the read-ahead is this small, so that the rest goes to its destination without a
     // copy.
     static constexpr size_t kRxSmallWindow = 2048;
@@ -171,6 +183,7 @@ private:
     const Role role_;
     const bool header_digest_;
     const bool data_digest_;
+    const size_t rx_bytes_;  // size of buffer_
     bool open_ = true;
     bool stopped_ = false;
     bool blocked_ = false;
@@ -183,7 +196,8 @@ private:
     std::unique_ptr<uint8_t[]> buffer_;
     size_t begin_ = 0;
     size_t end_ = 0;
-    size_t window_ = kRxBufferBytes;
+    size_t window_ = 0;
+    bool drained_ = true;
     wire::CommonHeader ch_{};
     uint32_t header_need_ = 0;  // length of the header and its digest
     uint32_t data_length_ = 0;

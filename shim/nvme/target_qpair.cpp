@@ -391,14 +391,17 @@ uint32_t TargetQpair::poll(uint64_t now_ns) noexcept {
         } else if (skips_round(now_ns)) {
             return 0;
         }
-        const uint32_t received = stream_->fault() ? 0 : stream_->receive();
-        if (received > 0) {
-            heard_ns_ = now_ns;
-            ++hits_;
-        }
-        work = received;
         if (!stream_->fault()) {
-            work += stream_->flush();
+            const uint64_t bytes = stream_->bytes_in();
+            const uint64_t sent = stream_->bytes_out();
+            work = stream_->exchange(true);
+            if (stream_->bytes_out() != sent && stream_->drained()) {
+                reactor_->let_others_run();  // a host on this machine may have nothing to do but read the answers
+            }
+            if (stream_->bytes_in() != bytes) {
+                heard_ns_ = now_ns;
+                ++hits_;
+            }
         }
         if (!stream_->fault() && !disconnect_) {
             return work;

@@ -13,6 +13,7 @@
 #include <iterator>
 #include <stdexcept>
 #include <system_error>
+#include <utility>
 
 namespace ftl {
 namespace {
@@ -49,7 +50,8 @@ void clear_eventfd(int fd) noexcept {
 
 }  // namespace
 
-Reactor::Reactor(std::string name, uint32_t spin_us) : name_(std::move(name)), spin_ns_(uint64_t{spin_us} * 1000) {
+Reactor::Reactor(std::string name, uint32_t spin_us)
+    : name_(std::move(name)), spin_ns_(uint64_t{spin_us} * 1000), patience_ns_(spin_ns_) {
     wake_fd_ = checked(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC), "eventfd");
     event_fd_ = checked(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC), "eventfd");
     rebuild_epoll();
@@ -108,6 +110,7 @@ void Reactor::run() {
     refresh_clock();
     uint64_t last_work_ns = now_ns_;
     bool worked = false;
+    bool slept = false;  // since the last work, while something was awaited
     while (!stopping_.load(std::memory_order_acquire)) {
         const uint64_t before_ns = now_ns_;
         refresh_clock();
@@ -120,16 +123,33 @@ void Reactor::run() {
             worked = true;
         }
         if (poll_round() > 0) {
+            if (slept) {
+                slept = false;
+                adapt_patience(now_ns_ - last_work_ns);
+            }
             last_work_ns = now_ns_;
             worked = true;
+            if (std::exchange(others_run_, false)) {
+                sched_yield();
+            }
             continue;
         }
-        const bool busy =
-            std::any_of(entries_.begin(), entries_.end(), [](const Entry &entry) { return entry.poller->busy(); });
-        if (busy || now_ns_ - last_work_ns < spin_ns_) {
+        bool busy = false;
+        bool awaits = false;
+        bool hurries = false;
+        for (const Entry &entry : entries_) {
+            busy |= entry.poller->busy();
+            awaits |= entry.poller->awaits();
+            hurries |= entry.poller->hurries();
+        }
+        if (hurries && spin_ns_ > 0 && now_ns_ - last_work_ns < kHurryMaxNs) {
+            continue;
+        }
+        if (busy || now_ns_ - last_work_ns < (awaits ? patience_ns_ : spin_ns_)) {
             sched_yield();  // the peer may need this core to make the progress that we poll for
             continue;
         }
+        slept = awaits;
         worked = sleep();
     }
     {
@@ -139,6 +159,13 @@ void Reactor::run() {
     }
     run_calls();
     owner_ = std::thread::id();
+}
+
+// The reactor has slept, and the work that it awaited came after waited_ns.
+void Reactor::adapt_patience(uint64_t waited_ns) noexcept {
+    if (spin_ns_ > 0) {
+        patience_ns_ = waited_ns > kAwaitMaxNs ? spin_ns_ : std::max(spin_ns_, std::min(2 * patience_ns_, kAwaitMaxNs));
+    }
 }
 
 uint32_t Reactor::step() {

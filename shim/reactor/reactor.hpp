@@ -25,6 +25,11 @@ public:
     virtual ~Poller() = default;
     virtual uint32_t poll(uint64_t now_ns) noexcept = 0;  // returns how much was done
     [[nodiscard]] virtual bool busy() const noexcept { return false; }
+    // It has asked somebody for something, and the answer may come within microseconds.
+    [[nodiscard]] virtual bool awaits() const noexcept { return false; }
+    // Little is awaited, from another processor: others have nothing to do before it comes, so the reactor does not
+    // offer them this processor.
+    [[nodiscard]] virtual bool hurries() const noexcept { return false; }
     // The fd to sleep on; -1 for none. EPOLLIN when wants_read(), EPOLLOUT when wants_write().
     [[nodiscard]] virtual int fd() const noexcept { return -1; }
     [[nodiscard]] virtual bool wants_read() const noexcept { return true; }
@@ -45,7 +50,13 @@ public:
     static constexpr size_t kEventRing = 8192;
     static constexpr size_t kLostBlocksMax = kEventRing / 2;
 
-    // spin_us: how long to continue polling after the last work before sleeping.
+    // Limit on how long a reactor polls for what a poller awaits. A processor that sleeps takes some 50 us to wake up
+    // in a virtual machine.
+    static constexpr uint64_t kAwaitMaxNs = 200'000;
+    static constexpr uint64_t kHurryMaxNs = 10'000;  // for how long after the last work a poller may hurry
+
+    // spin_us: how long to continue polling after the last work before sleeping. While a poller awaits something, the
+    // reactor continues longer, up to kAwaitMaxNs, if it has slept before for less than that.
     explicit Reactor(std::string name, uint32_t spin_us = 20);
     ~Reactor();
     Reactor(const Reactor &) = delete;
@@ -67,6 +78,10 @@ public:
 
     // Any thread: wakes the reactor, so that every poller is polled soon. Cheap while the reactor is awake.
     void wake() noexcept;
+
+    // Reactor thread only. Another process, perhaps one that needs this processor, has got work: it may run after this
+    // round.
+    void let_others_run() noexcept { others_run_ = true; }
 
     // Reactor thread only (or inside call()). Events have the returned id as `source`. The reactor shares ownership
     // until remove(). Any poll() may call remove(), even for its own poller.
@@ -110,11 +125,13 @@ private:
     void refresh_clock() noexcept;
     void watch_fds();
     void rebuild_epoll();
+    void adapt_patience(uint64_t waited_ns) noexcept;
     bool sleep();  // true: there was work after all
     void signal_events() noexcept;
 
     std::string name_;
     uint64_t spin_ns_;
+    uint64_t patience_ns_;  // how long to poll for what is awaited
     int epoll_fd_ = -1;
     int wake_fd_ = -1;
     int event_fd_ = -1;
@@ -130,6 +147,7 @@ private:
     std::vector<Entry> added_;  // added during a poll(); moved to entries_ after the round
     uint32_t next_id_ = 1;
     bool polling_ = false;
+    bool others_run_ = false;
     bool swept_needed_ = false;
     uint64_t now_ns_ = 0;
     bool simulated_clock_ = false;

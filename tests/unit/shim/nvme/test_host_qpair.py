@@ -11,7 +11,7 @@ import pytest
 from spdk_ftl_py import _shim
 from support import pdus
 from support.pdus import H2C_DATA, H2C_TERM, LAST, SUCCESS, Digests
-from support.qpair_rig import Done, Peer, host_peer
+from support.qpair_rig import Done, Peer, host_peer, joined
 
 BOTH = Digests(True, True)
 PATH_ERROR = 0x370
@@ -335,6 +335,40 @@ def test_the_controllers_term_req_is_reported() -> None:
         assert finished(peer, ticket).status == PATH_ERROR
         assert [(event.reason, event.detail) for event in peer.events] == [(_shim.QpairClose.PEER_TERMINATED, 5)]
         assert not qpair.connected
+
+
+def test_the_controllers_term_req_is_the_reason_even_if_a_command_could_not_be_sent() -> None:
+    with host_peer() as (peer, _, port):
+        ticket = port.submit(_shim.Op.FLUSH)
+        sent(peer)
+        peer.socket.send(pdus.term_req(pdus.C2H_TERM, 5, bytes(72)))
+        peer.socket.close()
+        late = port.submit(_shim.Op.FLUSH)
+        peer.settle()
+        assert {peer.done.pop(each).status for each in (ticket, late)} == {PATH_ERROR}
+        assert [(event.reason, event.detail) for event in peer.events] == [(_shim.QpairClose.PEER_TERMINATED, 5)]
+
+
+def test_an_end_of_the_connection_is_noticed_although_nothing_is_in_flight() -> None:
+    with joined(lambda reactor: _shim.EmulatedMedia.null(reactor, 64), threaded=True) as (rig, _):
+        rig.read(0)
+        rig.target.close()
+        rig.until(lambda: any(event.kind == _shim.EventKind.HOST_QPAIR_LOST for event in rig.events))
+
+
+def test_many_answers_at_once_are_passed_on_in_parts() -> None:
+    """What the first of them leads to must not wait for the last one."""
+    with host_peer(queue_depth=31) as (peer, _, port):
+        buffers = [bytearray(4096) for _ in range(31)]
+        tickets = [port.submit(_shim.Op.READ, lba, 1, buffer) for lba, buffer in enumerate(buffers)]
+        commands = peer.pdus()
+        for command in commands:
+            peer.socket.send(pdus.c2h_data(command.u16(10), 0, bytes(4096), flags=LAST | SUCCESS))
+        peer.reactor.step()
+        peer.collect()
+        assert 0 < len(peer.done) < len(tickets)
+        peer.settle()
+        assert [peer.done[ticket].status for ticket in tickets] == [0] * len(tickets)
 
 
 @pytest.mark.parametrize("cut", [0, 1, 8, 23, 24, 25, 4000])
