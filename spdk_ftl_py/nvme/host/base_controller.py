@@ -11,7 +11,7 @@ import abc
 import asyncio
 import contextlib
 from collections.abc import Callable, Coroutine
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 from ... import _shim
 from ...errors import FtlError, ParameterError, PathError, ProtocolError, UnsupportedError

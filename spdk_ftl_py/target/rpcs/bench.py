@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import time
-from typing import Any, Literal, Final
+from typing import Any, Final, Literal
 
 from ... import _shim
 from ...errors import ClaimedError, NotFoundError
