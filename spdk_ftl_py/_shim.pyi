@@ -1165,7 +1165,7 @@ class SharedTargetQpair:
         """Bytes are those of data."""
 
     def close(self) -> None:
-        """Waits until every command has come back from its device. What is in flight stays in the record. Idempotent."""
+        """Waits until every command is back from its device. What is in flight stays in the record. Idempotent."""
 
 class AdminCommand:
     token: Final[int]

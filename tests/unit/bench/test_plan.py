@@ -16,7 +16,7 @@ from spdk_ftl_py.bench.workloads import WORKLOADS
 from spdk_ftl_py.errors import FtlError, ParameterError, UnsupportedError
 
 PERF = """\
-TCP (addr:127.0.0.1 subnqn:nqn.2026-11.io.spdk-ftl:bench-raw) NSID 1 from core  1:  275493.48    1076.15  116.07 32.06 347.30
+TCP (addr:127.0.0.1 subnqn:nqn.2026-11.io.spdk:bench) NSID 1 from core  1:  275493.48    1076.15  116.07 32.06 347.30
 ========================================================
 Total                                          :  275493.48    1076.15     116.07      32.06     347.30
 
