@@ -15,7 +15,7 @@ relocates."""
 STEADY_WRITES: Final = 2
 """How often the capacity is written at random before the steady state is measured."""
 WARM_BLOCKS: Final = 40_000
-"""More than a warm-up writes."""
+"""More than a warm-up writes, unless the base is so small that its third is less."""
 RENEW_EMPTY: Final = 0.5
 RENEW_FILLED: Final = 0.25
 """A fresh FTL is made anew when less than this part of its budget is left."""
@@ -91,7 +91,7 @@ class _Fresh:
             bed.renew()
             if self._filled:
                 self._fill()
-        limit = max(1, bed.budget - WARM_BLOCKS) if workload.kind == "write" else 0
+        limit = max(bed.budget - WARM_BLOCKS, bed.budget // 3) if workload.kind == "write" else 0
         before = bed.stats()
         window = bed.window("ftl", workload, timing, blocks=self.blocks, total_blocks=limit)
         after = bed.stats()

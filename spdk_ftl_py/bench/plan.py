@@ -81,6 +81,14 @@ GC_TAIL: Final = Goal(10, at_least=False)
 GC_READS: Final = Goal(1.3, at_least=False)
 """p99 of reads, to that without relocation."""
 
+# Issue 12, section 4: client and base in one process, both ways by vfio-user.
+SHARED_GOALS: Final = {
+    ("read-qd1", "latency_to_raw_tcp"): Goal(1.2, at_least=False),
+    ("write-qd1", "latency_to_raw_tcp"): Goal(0.6, at_least=False),
+    ("seq-write", "mib_s_to_raw_vfio_user"): Goal(0.6),
+    ("write-qd128", "cpu_us_daemon"): Goal(1.2, at_least=False),
+}
+
 
 def selected(sections: Sequence[Section], patterns: Sequence[str]) -> list[Section]:
     """The workloads that match one of the patterns: SECTION/WORKLOAD, with * and ? as in file names. A pattern without

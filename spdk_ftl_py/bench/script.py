@@ -26,18 +26,19 @@ from .measuring import measure, windows
 from .perf import possible
 from .plan import FULL, QUICK, Section, selected
 from .progress import progress
-from .results import gc_rows, rows_of
+from .results import gc_rows, rows_of, shared_rows
 from .rows import Row, load, save
 from .table import lines_of
 
 TARGETS: Final = ("embedded", "spdk_tgt")
 PROGRAM_ENVIRONMENT: Final = "SPDK_TGT"
-QUICK_SECONDS: Final = 0.4
+QUICK_SECONDS: Final = 0.3
 SECONDS: Final = 1.5
 QUICK_REPEATS: Final = 3
 REPEATS: Final = 5
 KEPT: Final = Path(__file__).resolve().parents[2] / "bench" / "results" / "latest.json"
 BASE_MIB: Final = 2048
+QUICK_BASE_MIB: Final = 1024
 BASE_MIB_MIN: Final = 512
 
 
@@ -67,6 +68,8 @@ def main(description: str, argv: list[str] | None = None) -> int:
             plot.check()
         before = load(args.compare) if args.compare is not None else []
         rows = _run(args, sections, programs, timing, console)
+        if not args.only and args.perf is None:
+            rows += shared_rows("embedded/vfio-user")
         if args.keep and args.json is None:
             args.json = KEPT
         if args.json is not None:
@@ -105,12 +108,9 @@ def build_parser(description: str) -> argparse.ArgumentParser:
     parser.add_argument("--seconds", type=_positive, metavar="N", help="length of a window")
     parser.add_argument("--repeats", type=_count, metavar="N", help="windows of each workload on each side")
     parser.add_argument(
-        "--base-mib",
-        type=_base,
-        default=BASE_MIB,
-        metavar="MIB",
-        help="size of raw bdev and base (default: %(default)s)",
-    )
+        "--base-mib", type=_base, metavar="MIB",
+        help=f"size of raw bdev and base (default: {BASE_MIB}, with --quick {QUICK_BASE_MIB})",
+    )  # fmt: skip
     parser.add_argument(
         "--cores", type=_cores, default=(0, 1, 1), metavar="T,D,C",
         help="cores of target, daemon and client (default: 0,1,1)",
@@ -194,9 +194,10 @@ def _run(
     with progress(console, windows(sections, timing) * len(programs)) as tell:
         for target, program in programs:
             target_core, daemon_core, client_core = args.cores
+            base_mib = args.base_mib or (QUICK_BASE_MIB if args.quick else BASE_MIB)
             options = Options(
-                program, base_mib=args.base_mib, target_core=target_core, other_core=daemon_core,
-                client_core=client_core, perf=args.perf,
+                program, base_mib=base_mib, target_core=target_core, other_core=daemon_core, client_core=client_core,
+                perf=args.perf,
             )  # fmt: skip
             tell(f"{target}: starting", 0)
             with tempfile.TemporaryDirectory(prefix="ftl-bench-") as folder, Bed(Path(folder), options) as bed:
