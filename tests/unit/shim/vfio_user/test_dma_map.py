@@ -65,6 +65,7 @@ def test_regions_do_not_overlap(fd: int) -> None:
     assert memory.region_count == 0
 
 
+@pytest.mark.skipif("libasan" in os.environ.get("LD_PRELOAD", ""), reason="it takes too long there")
 def test_there_are_only_so_many(fd: int) -> None:
     memory = _shim.DmaMap()
     for number in range(_shim.DMA_REGIONS_MAX):
