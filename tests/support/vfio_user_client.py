@@ -53,7 +53,8 @@ class Connection:
     def send_raw(self, data: bytes, fds: tuple[int, ...] = ()) -> None:
         ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
         sent = self.socket.sendmsg([data], ancillary)
-        self.socket.sendall(data[sent:])
+        if sent < len(data):
+            self.socket.sendall(data[sent:])
 
     def receive(self) -> tuple[Header, bytes, list[int]]:
         """EOFError at the end."""

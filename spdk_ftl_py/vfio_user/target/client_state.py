@@ -13,7 +13,8 @@ from ...nvme.wire import PAGE_BYTES
 from ..fd_socket import close_all
 from .registers import BAR0_BYTES, QUEUES_MAX, Registers
 
-REGIONS_MAX: Final = 1024
+REGIONS_MAX: Final = 256
+"""Each needs a descriptor. SPDK's initiator has at most 128."""
 ADDRESSES: Final = 1 << 64
 FILE_BYTES_MAX: Final = (1 << 63) - 1
 NOTE_BYTES_MAX: Final = 32 << 10

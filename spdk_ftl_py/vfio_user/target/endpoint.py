@@ -150,9 +150,15 @@ class Endpoint:
             self._log("a second client was refused: one is connected")
             sock.close()
             return
+        try:
+            bar0 = make_bar0()
+        except OSError as error:
+            self._log(f"a client was refused: {error.strerror}")
+            sock.close()
+            return
         sock.setblocking(False)
         self._clients += 1
-        self.client = ClientState(self._clients, make_bar0(), Registers(self._cap(), self._begin))
+        self.client = ClientState(self._clients, bar0, Registers(self._cap(), self._begin))
         self.client.registers.hold(isinstance(self.backend, Nobody))
         self._connection = _Connection(self._loop, sock, self.client, self)
         self.backend.came(self.client)
@@ -279,6 +285,9 @@ class _Connection:
                 message.close()
         except FtlError as error:
             self.end(f"the client was disconnected: {error.message}")
+        except OSError as error:
+            # Such as: no descriptor is left.
+            self.end(f"the client was disconnected: {error.strerror}")
 
     def _answer(self, message: Message) -> None:
         header, payload = message.header, message.payload

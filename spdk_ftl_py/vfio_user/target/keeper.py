@@ -13,6 +13,7 @@ import contextlib
 import errno
 import heapq
 import os
+import resource
 import selectors
 import signal
 import socket
@@ -334,6 +335,8 @@ def main(arguments: list[str]) -> int:
     """``python -m spdk_ftl_py.vfio_user.target.keeper DIRECTORY``: returns when the keeper listens, and leaves it as a
     process of its own. On failure: a line on stderr, and the errno as exit status."""
     loop = SmallLoop()
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGPIPE):
         signal.signal(number, signal.SIG_IGN)
     try:

@@ -20,6 +20,7 @@ from spdk_ftl_py.errors import BusyError, FtlError
 from spdk_ftl_py.runtime.waiting import until
 from spdk_ftl_py.vfio_user import wire
 from spdk_ftl_py.vfio_user.target import endpoint
+from spdk_ftl_py.vfio_user.target.client_state import REGIONS_MAX
 from spdk_ftl_py.vfio_user.wire import Command
 from support.vfio_user_client import PAGE, Connection, VfioUserClient, VfioUserError
 from unit.vfio_user.rig import Rig
@@ -160,6 +161,18 @@ def pipe_end() -> int:
     reading, writing = os.pipe()
     os.close(writing)
     return reading
+
+
+async def test_a_client_has_a_limited_number_of_regions(here: Rig) -> None:
+    def attempt(client: VfioUserClient) -> None:
+        for number in range(1, REGIONS_MAX):
+            client.map(number * PAGE, PAGE, client.fd)
+        with pytest.raises(VfioUserError, match="No space"):
+            client.map(REGIONS_MAX * PAGE, PAGE, client.fd)
+        client.unmap(PAGE, PAGE)
+        client.map(REGIONS_MAX * PAGE, PAGE, client.fd)
+
+    await here.use(attempt)
 
 
 @pytest.mark.parametrize("make", [pipe_end, lambda: os.open("/dev/zero", os.O_RDWR), lambda: os.open("/", os.O_RDONLY)])
