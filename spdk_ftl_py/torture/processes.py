@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ..client import DaemonClient
+from ..daemon.vfio_user_export import FOLDER, remove_stray_endpoints
 from ..demo.processes import Child, spdk_ftl
 from ..errors import FtlError
 from ..runtime.reactor import ReactorLoop
@@ -124,6 +125,7 @@ class _World:
         self._rng = random.Random(options.seed)
         self._daemon_socket = str(folder / "ftl.sock")
         self._buffers = folder / "buffers"
+        self._endpoints = folder / "state" / FOLDER
         self._rpc = TargetRpc(str(folder / "target.sock"))
         # What a user keeps to restart a target: its drive, and this configuration.
         config: list[dict[str, Any]] = [{"method": "nvmf_create_transport", "params": {"trtype": "TCP"}}]
@@ -184,6 +186,8 @@ class _World:
             # The daemon first: it undoes what it made in the target.
             await self._daemon.stop()
             await self._target.stop()
+            # Keepers would wait a while for the next daemon.
+            remove_stray_endpoints(self._endpoints, ())
 
     async def _create(self) -> None:
         params: dict[str, Any] = {"name": FTL_BDEV, "base_bdev": BASE_BDEV, "target": self._rpc.address}

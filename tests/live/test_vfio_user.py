@@ -1,121 +1,94 @@
-"""ftl0 by vfio-user in a real spdk_tgt: shared memory, no TCP port, and kill -9 of whoever is in it."""
+"""A controller of ours in a real spdk_tgt, over vfio-user: its serving process is killed and replaced under load, and
+what stands on it sees a pause."""
 
 from __future__ import annotations
 
-import json
+import asyncio
 import os
-import signal
-import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
-
-import pytest
 
 from live.spdk_target import SpdkTarget
-from live.test_crash import running, under_load
-from spdk_ftl_py.under_test.restartable import DaemonUnderTest
-from support.system import Daemon
+from spdk_ftl_py.library.controller import Controller, Namespace
+from spdk_ftl_py.runtime.reactor import ReactorLoop
+from spdk_ftl_py.runtime.waiting import until
+from support.vfio_user_server import BLOCKS, NQN, Server
 
-TARGET_NQN = "nqn.2026-11.io.spdk-ftl:lvol-on-ftl0"
-FILE_BYTES = 192 << 20
-BACK_S = 60.0
-ZONES = ("--zone-capacity", "256", "--num-punits", "2")
-
-
-def device_of(target: SpdkTarget, daemon: Daemon) -> dict[str, Any]:
-    (device,) = json.loads(target.ftl(daemon, "ftl_get_devices"))
-    told: dict[str, Any] = device
-    return told
+USER_NQN = "nqn.2016-06.io.spdk:user"
+HOST_NQN = "nqn.2016-06.io.spdk:load"
+BLOCK_BYTES = 4096
+QUEUE_DEPTH = 32
+KILLS = 3
 
 
-def keeper_of(endpoint: str) -> int | None:
-    """The pid of the process that holds the endpoint."""
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            words = path.read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if endpoint.encode() in words:
-            return int(path.parent.name)
-    return None
+class Load:
+    """Writes blocks, each with its number and a version, and reads them again. Blocks are in turn in the hands of one
+    worker each."""
+
+    def __init__(self, namespace: Namespace) -> None:
+        self._namespace = namespace
+        self._versions: dict[int, int] = {}
+        self.commands = 0
+        self.stop = False
+
+    def content(self, lba: int) -> bytes:
+        word = (self._versions[lba] << 32 | lba).to_bytes(8, "little")
+        return word * (BLOCK_BYTES // len(word))
+
+    async def run(self) -> None:
+        await asyncio.gather(*(self._work(range(first, BLOCKS, QUEUE_DEPTH)) for first in range(QUEUE_DEPTH)))
+
+    async def _work(self, lbas: range) -> None:
+        while not self.stop:
+            for lba in lbas:
+                self._versions[lba] = self._versions.get(lba, 0) + 1
+                await self._namespace.write(lba, self.content(lba))
+                assert await self._namespace.read(lba) == self.content(lba)
+                self.commands += 2
+                if self.stop:
+                    break
+
+    async def go_on(self) -> None:
+        """Returns after a thousand more commands."""
+        enough = self.commands + 1000
+        assert await until(lambda: self.commands >= enough, poll_s=0.01, timeout_s=30)
+
+    async def verify(self) -> None:
+        for lba in self._versions:
+            assert await self._namespace.read(lba) == self.content(lba), lba
 
 
-def eventually(true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + BACK_S
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)  # other processes get there; nothing announces it
-
-
-@pytest.fixture
-def base(folder: Path) -> Callable[[SpdkTarget], None]:
-    file = folder / "base"
-    with file.open("wb") as new:
-        new.truncate(FILE_BYTES)
-
-    def configure(target: SpdkTarget) -> None:
-        target.call("bdev_aio_create", name="Aio0", filename=str(file), block_size=4096)
-
-    return configure
-
-
-@pytest.fixture
-def daemons(folder: Path) -> Iterator[DaemonUnderTest]:
-    """One after the other, with the same state."""
-    daemons = DaemonUnderTest(folder)
-    yield daemons
-    daemons.stop()
-
-
-def create(target: SpdkTarget, daemon: Daemon) -> dict[str, Any]:
-    target.ftl(daemon, "bdev_ftl_create", "-b", "ftl0", "-d", "Aio0", *ZONES, "--transport", "vfio-user")
-    device = device_of(target, daemon)
-    assert (device["attached"], device["transport"], device["export"]["trtype"]) == (True, "vfio-user", "VFIOUSER")
-    assert device["listeners"] == []
-    return device
-
-
-def test_an_lvol_on_it_goes_on_when_the_daemon_is_killed(
-    spdk_program: str, folder: Path, base: Callable[[SpdkTarget], None], daemons: DaemonUnderTest
-) -> None:
-    with running(spdk_program, folder, base) as target:
-        spdk = target.spdk
-        device = create(spdk, daemons.now)
-        keeper = keeper_of(device["endpoint"])
-        spdk.call("bdev_lvol_create_lvstore", bdev_name="ftl0", lvs_name="lvs0", cluster_sz=1 << 20)
-        spdk.call("bdev_lvol_create", lvs_name="lvs0", lvol_name="l0", size_in_mib=24)
-        port = spdk.export("lvs0/l0", TARGET_NQN)
-        under_load(("127.0.0.1", str(port), TARGET_NQN), daemons.kill_and_restart, seed=5, times=2)
-        assert keeper_of(device["endpoint"]) == keeper
-        spdk.call("nvmf_delete_subsystem", nqn=TARGET_NQN)
-        spdk.call("bdev_lvol_delete_lvstore", lvs_name="lvs0")
-        spdk.ftl(daemons.now, "bdev_ftl_delete", "-b", "ftl0")
-        assert spdk.bdev("ftl0") is None
-        eventually(lambda: keeper_of(device["endpoint"]) is None)
-        assert not Path(device["endpoint"]).exists()
-
-
-def test_a_target_that_was_killed_gets_it_again(
-    spdk_program: str, folder: Path, base: Callable[[SpdkTarget], None], daemons: DaemonUnderTest
-) -> None:
-    with running(spdk_program, folder, base) as target:
-        create(target.spdk, daemons.now)
-        target.kill_and_restart()
-        assert target.spdk.call("bdev_get_bdevs", name="ftl0", timeout=60_000)[0]["name"] == "ftl0"
-        assert device_of(target.spdk, daemons.now)["transport"] == "vfio-user"
-        target.spdk.ftl(daemons.now, "bdev_ftl_delete", "-b", "ftl0")
-
-
-def test_a_keeper_that_was_killed_is_replaced(
-    spdk_program: str, folder: Path, base: Callable[[SpdkTarget], None], daemons: DaemonUnderTest
-) -> None:
-    with running(spdk_program, folder, base) as target:
-        endpoint = create(target.spdk, daemons.now)["endpoint"]
-        keeper = keeper_of(endpoint)
-        assert keeper is not None
-        os.kill(keeper, signal.SIGKILL)
-        eventually(lambda: keeper_of(endpoint) not in (None, keeper))
-        eventually(lambda: device_of(target.spdk, daemons.now)["attached"])
-        assert target.spdk.bdev("ftl0") is not None
-        target.spdk.ftl(daemons.now, "bdev_ftl_delete", "-b", "ftl0")
+async def test_a_killed_server_is_a_pause_for_the_target(spdk_target: SpdkTarget, folder: Path) -> None:
+    endpoint, file = folder / "e", folder / "drive"
+    server = await asyncio.to_thread(Server, endpoint, file)
+    assert server.ready
+    names = spdk_target.call(
+        "bdev_nvme_attach_controller", name="Shared0", trtype="VFIOUSER", traddr=str(endpoint), subnqn=NQN
+    )
+    assert names == ["Shared0n1"]
+    spdk_target.call("nvmf_create_transport", trtype="TCP")
+    port = spdk_target.export("Shared0n1", USER_NQN)
+    async with (
+        ReactorLoop("load") as reactor,
+        await Controller.connect("127.0.0.1", port, USER_NQN, hostnqn=HOST_NQN) as controller,
+    ):
+        load = Load(await controller.open_namespace(reactor))
+        running = asyncio.ensure_future(load.run())
+        for _ in range(KILLS):
+            await load.go_on()
+            await asyncio.to_thread(server.kill)
+            server = await asyncio.to_thread(Server, endpoint, file)
+            assert server.ready
+        await load.go_on()
+        load.stop = True
+        await running
+        await load.verify()
+    spdk_target.call("nvmf_delete_subsystem", nqn=USER_NQN)
+    spdk_target.call("bdev_nvme_detach_controller", name="Shared0")
+    # It attaches again, and a reset by the target works too.
+    spdk_target.call("bdev_nvme_attach_controller", name="Shared0", trtype="VFIOUSER", traddr=str(endpoint), subnqn=NQN)
+    spdk_target.call("bdev_nvme_reset_controller", name="Shared0")
+    spdk_target.call("bdev_nvme_detach_controller", name="Shared0")
+    assert await asyncio.to_thread(server.stop) == 0
+    assert not os.listdir(endpoint)
+    complaints = [line for line in spdk_target.log().splitlines() if "*ERROR*" in line]
+    assert not complaints, complaints
