@@ -195,11 +195,8 @@ def spdk_rpc_plugin_initialize(subparsers: Any) -> None:
     parser.add_argument(
         "--verify", action="store_true", default=None, help="accept only blocks that an earlier run has written"
     )
-    bench_names = (
-        *("name", "rw", "pattern", "io_size", "queue_depth", "seconds", "write_percent", "num_blocks", "sync"),
-        "verify",
-    )
-    parser.set_defaults(func=_call("ftltgt_bench_bdev", _plain(*bench_names)))
+    measured = ("rw", "pattern", "io_size", "queue_depth", "seconds", "write_percent", "num_blocks", "sync", "verify")
+    parser.set_defaults(func=_call("ftltgt_bench_bdev", _plain("name", *measured)))
 
     parser = add("ftltgt_get_media_stats", help="Print the completed I/Os and the zone states of an emulated drive")
     parser.add_argument("name", help="name of the bdev")

@@ -17,6 +17,8 @@ from ..methods import rpc
 from ..refusals import refused
 from ..state import TargetState
 
+Kind = Literal["read", "write", "mixed"]
+
 BLOCK_BYTES: Final = 4096
 IO_BYTES_MAX: Final = 1 << 20
 QUEUE_DEPTH_MAX: Final = 1024
@@ -49,7 +51,8 @@ async def ftltgt_bench_bdev(target: TargetState, params: Params) -> dict[str, An
     io_size: in bytes. num_blocks: the region, from the start of the bdev. sync: a flush follows each write. verify:
     reads accept only blocks that an earlier run has written there.
     """
-    name, rw = params["name"], params.get("rw", "read")
+    name: str = params["name"]
+    rw: Kind = params.get("rw", "read")
     io_bytes = params.get("io_size", BLOCK_BYTES)
     gone = asyncio.Event()
     bdev = target.bdevs.find(name)
@@ -95,12 +98,7 @@ async def ftltgt_bench_bdev(target: TargetState, params: Params) -> dict[str, An
 
 
 async def _run(
-    target: TargetState,
-    load: _shim.LoadGenerator,
-    params: Params,
-    rw: Literal["read", "write", "mixed"],
-    io_bytes: int,
-    gone: asyncio.Event,
+    target: TargetState, load: _shim.LoadGenerator, params: Params, rw: Kind, io_bytes: int, gone: asyncio.Event
 ) -> dict[str, Any]:
     ended = asyncio.Event()
     target.reactor.subscribe(load.id, lambda event: ended.set() if load_ended(event, load) else None)
