@@ -98,7 +98,6 @@ void BandWriter::take_reloc(ZoneWriter &zone, BatchHeader &header, uint32_t coun
         header.blocks[i] = BlockEntry{meta.lba, seq, meta.crc, 0};
     }
     header.count = count;
-    state_.throttle.relocated(count);
 }
 
 void BandWriter::take_records(ZoneWriter &zone, BatchHeader &header, bool of_user) noexcept {
