@@ -67,6 +67,8 @@ class Options:
     """Use an nv cache in a file."""
     keep: bool = False
     """Keep the directory with state, drive and logs."""
+    cores: int = 1
+    """Reactors that serve the hosts."""
 
 
 class Interrupted(FtlError):
@@ -98,6 +100,7 @@ async def run_processes(options: Options, report: Report, progress: Progress) ->
 def replay(options: Options) -> str:
     """The command that repeats the run, as far as that is possible with processes."""
     more = " --use-append" * options.use_append + " --cache non-vss" * options.cache
+    more += f" --cores {options.cores}" * (options.cores > 1)
     return f"spdk-ftl torture --processes --seed {options.seed} --crashes {options.crashes}{more}"
 
 
@@ -133,7 +136,7 @@ class _World:
             "spdk-ftl serve",
             spdk_ftl(
                 "serve", "--socket", self._daemon_socket, "--state-dir", str(folder / "state"),
-                "--buffer-dir", str(self._buffers),
+                "--buffer-dir", str(self._buffers), "--reactors", str(options.cores),
             ),
             "spdk-ftl: ready",
             folder / "serve.log",
@@ -176,6 +179,8 @@ class _World:
             params["use_append"] = True
         if self._options.cache:
             params["cache"] = CACHE_BDEV
+        if self._options.cores > 1:
+            params["conf"] = {"cores": self._options.cores}
         await asyncio.to_thread(DaemonClient(self._daemon_socket).call, "bdev_ftl_create", params)
 
     async def _connect(self, reactor: ReactorLoop) -> Hosts:

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 import spdk_ftl_py
-from mutation.mutations import MUTATIONS, Edit, Mutation
+from mutation.mutations import CROSSING_MUTATIONS, MUTATIONS, Edit, Mutation
 from spdk_ftl_py import _shim
 from spdk_ftl_py.torture.run import CRASHES_PER_WORLD
 
@@ -89,7 +89,7 @@ def test_torture_notices(mutation: Mutation, mutated_shim: Path, tmp_path: Path)
 def test_every_defect_of_the_shim_is_in_the_list() -> None:
     sources = [*CHECKOUT.glob("shim/*/*.cpp"), *CHECKOUT.glob("shim/*/*.hpp")]
     there = {name for path in sources for name in re.findall(r"MUTATED\((\w+)\)", path.read_text())} - {"name"}
-    assert there == {mutation.name for mutation in MUTATIONS if mutation.in_shim}
+    assert there == {mutation.name for mutation in MUTATIONS if mutation.in_shim} | set(CROSSING_MUTATIONS)
 
 
 def test_the_product_has_none_of_them(mutated_shim: Path) -> None:
@@ -102,5 +102,6 @@ def test_the_product_has_none_of_them(mutated_shim: Path) -> None:
 
 def test_the_documentation_lists_them() -> None:
     text = (CHECKOUT / "docs" / "testing.md").read_text()
-    missing = [mutation.name for mutation in MUTATIONS if f"`{mutation.name}`" not in text]
+    names = [*(mutation.name for mutation in MUTATIONS), *CROSSING_MUTATIONS]
+    missing = [name for name in names if f"`{name}`" not in text]
     assert not missing, f"docs/testing.md does not list {missing}"
