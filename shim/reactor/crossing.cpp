@@ -59,7 +59,7 @@ uint32_t Landing::poll(uint64_t now_ns) noexcept {
     while (cancelled != nullptr) {
         Io *next = cancelled->crossed_cancel;
         // One that is done is the front's again, as soon as this cancel counts as seen.
-        if (!cancelled->crossed_done || MUTATED(done_io_cancelled)) {
+        if (!cancelled->crossed_done) {
             device_->cancel(*cancelled);
         }
         cancelled = next;
@@ -209,7 +209,7 @@ uint32_t Crossing::poll(uint64_t /*now_ns*/) noexcept {
     uint32_t work = 0;
     for (Io *io = landing_->done.take(); io != nullptr; ++work) {
         Io *next = io->next;
-        if (io->crossed_ticket != 0 && !MUTATED(cancel_not_awaited)) {
+        if (io->crossed_ticket != 0) {
             early_.push(*io);
         } else if (!MUTATED(crossed_completion_lost) || io->op != Op::flush) {
             complete(*io);

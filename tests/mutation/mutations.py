@@ -486,7 +486,5 @@ CROSSING_MUTATIONS: dict[str, str] = {
     "crossed_completion_lost": "the completion of a flush does not reach the other reactor's issuer",
     "lease_given_twice": "two writes are received into the same slot of the write buffer",
     "old_lease_kept": "a front keeps leases of a core that the gate no longer has, or that needs the room",
-    "cancel_not_awaited": "an I/O is its issuer's again while its cancel is on the way",
-    "done_io_cancelled": "a cancel reaches an I/O that has already gone back",
 }
 """Of crossings between reactors: test_crossing_mutations.py."""
