@@ -625,6 +625,26 @@ class GateAccount:
     """Also Write Zeroes."""
     def as_dict(self) -> dict[str, object]: ...
 
+# --- crossing ---------------------------------------------------------------------------------------------------
+
+class CrossingStats:
+    ios: Final[int]
+    leased_blocks: Final[int]
+    """Blocks of writes whose data was received straight into the device's memory."""
+    leases: Final[int]
+    """Blocks of that memory that the front's reactor has now."""
+    def as_dict(self) -> dict[str, int]: ...
+
+class Crossing(BlockDevice):
+    """A device on the reactor `core` as a device on the reactor `front`: I/O goes over, and its completions come
+    back. What may be lost stands behind a gate, and the gate on the core's reactor."""
+
+    def __init__(self, front: Reactor, core: Reactor, device: BlockDevice, leases: int = 0) -> None:
+        """leases: the most blocks of the device's memory that the front gets ahead, for writes to receive their data
+        into; 0 to 256. ValueError for another crossing, and if both reactors are the same."""
+
+    def stats(self) -> CrossingStats: ...
+
 # --- load -------------------------------------------------------------------------------------------------------
 
 class Latencies:

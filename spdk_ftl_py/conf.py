@@ -45,6 +45,7 @@ WRITE_BUFFER_BYTES_MAX: Final = 1 << 30
 RELOC_QDEPTH_MAX: Final = 1024
 ACTIVE_RELOCS_MAX: Final = 64
 IO_CHANNELS_MAX: Final = 1024
+CORES_MAX: Final = 64
 NV_CACHE_REQUESTS_MAX: Final = 1 << 16
 NV_CACHE_REQUEST_BLOCKS_MAX: Final = 256
 SCRUB_DAYS_MAX: Final = 365
@@ -151,6 +152,8 @@ class FtlConf:
     allow_open_bands: bool = False
     max_io_channels: int = 128
     """I/O channels: I/O queues of hosts."""
+    cores: int = 1
+    """Reactors over which these queues are spread; at most those of the daemon are used."""
     nv_cache: NvCacheConf = NvCacheConf()
     use_append: bool = False
     reloc_policy: str = "cost_benefit"
@@ -262,6 +265,7 @@ class FtlConf:
         _range("max_reloc_qdepth", self.max_reloc_qdepth, 1, RELOC_QDEPTH_MAX, "outstanding reads for each relocation")
         _range("max_active_relocs", self.max_active_relocs, 1, ACTIVE_RELOCS_MAX, "bands relocated at the same time")
         _range("max_io_channels", self.max_io_channels, 1, IO_CHANNELS_MAX, "host I/O queues")
+        _range("cores", self.cores, 1, CORES_MAX, "reactors that serve hosts")
         _range("nv_cache.max_request_cnt", self.nv_cache.max_request_cnt, 1, NV_CACHE_REQUESTS_MAX, "requests")
         _range("nv_cache.max_request_size", self.nv_cache.max_request_size, 1, NV_CACHE_REQUEST_BLOCKS_MAX, "blocks")
         _range("scrub_days", self.scrub_days, 0, SCRUB_DAYS_MAX, "days in which everything is verified once; 0: never")

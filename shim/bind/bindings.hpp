@@ -18,6 +18,7 @@ void bind_core_config(nanobind::module_ &m);   // CoreConfig, NvCacheConfig
 void bind_core_account(nanobind::module_ &m);  // BandInfo, CoreStats, NvCacheStats, ScrubStatus
 void bind_core(nanobind::module_ &m);          // FtlCore
 void bind_gate(nanobind::module_ &m);          // Gate
+void bind_crossing(nanobind::module_ &m);      // Crossing
 void bind_load(nanobind::module_ &m);          // LoadGenerator
 void bind_nbd(nanobind::module_ &m);           // NbdConnection
 void bind_vfio_user(nanobind::module_ &m);     // DmaMap, SharedTargetQpair, SharedAdminQueue

@@ -232,6 +232,18 @@ void FtlCore::abandon(Io &io) noexcept {
     give_back(io);
 }
 
+void FtlCore::adopt(Io &io, std::span<Io *const> parts) noexcept {
+    WriteBuffer &buffer = state_.buffer;
+    uint32_t next = kNoSlot;
+    for (size_t i = parts.size(); i-- > 0;) {
+        const auto slot = static_cast<uint32_t>(parts[i]->device_data[0]);
+        buffer.next[slot] = next;
+        buffer.records[slot].crc = parts[i]->crc;
+        next = slot;
+    }
+    io.device_data[0] = next;
+}
+
 // Does nothing unless the Io holds reserved slots.
 void FtlCore::give_back(Io &io) noexcept {
     WriteBuffer &buffer = state_.buffer;
@@ -270,9 +282,9 @@ bool FtlCore::share_allows() noexcept {
 
 // From here on the block belongs to the device: it has a seq, a CRC, an L2P entry and a place in the FIFO. With an nv
 // cache, the cache gets the block before the FIFO.
-void FtlCore::accept_block(uint64_t lba, uint32_t slot) noexcept {
+void FtlCore::accept_block(uint64_t lba, uint32_t slot, uint32_t crc) noexcept {
     state_.overtake_trim(lba, 1);
-    hold(slot, lba, state_.next_seq++, crc32c(0, state_.buffer.block(slot), kBlockSize));
+    hold(slot, lba, state_.next_seq++, crc);
     if (!cache_ || !cache_->push(slot)) {
         state_.buffer.fifo.push_back(state_.buffer.next.data(), slot);
     }
@@ -301,7 +313,9 @@ void FtlCore::accept_reserved(Io &io) noexcept {
     for (uint32_t i = 0; i < io.block_count; ++i) {
         const uint32_t next = state_.buffer.next[slot];
         state_.buffer.lent[slot] = 1;
-        accept_block(io.lba + i, slot);
+        const WriteBuffer &buffer = state_.buffer;
+        accept_block(io.lba + i, slot,
+                     io.crcs_known ? buffer.records[slot].crc : crc32c(0, buffer.block(slot), kBlockSize));
         slot = next;
     }
     state_.buffer.reserved -= io.block_count;
@@ -317,7 +331,7 @@ bool FtlCore::accept_own(Io &io) noexcept {
     for (; block < io.block_count && buffer.free.count() > 0; ++block) {
         const uint32_t slot = buffer.free.take();
         cursor.read(buffer.block(slot), kBlockSize);
-        accept_block(io.lba + block, slot);
+        accept_block(io.lba + block, slot, crc32c(0, buffer.block(slot), kBlockSize));
     }
     io.device_data[1] = block;
     if (block < io.block_count) {

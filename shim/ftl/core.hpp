@@ -55,6 +55,10 @@ public:
             state_.crcs.prefetch(lba);
         }
     }
+    [[nodiscard]] const void *reserves() const noexcept override {
+        return state_.failed != status::ok || writes_wait_ ? nullptr : this;
+    }
+    void adopt(Io &io, std::span<Io *const> parts) noexcept override;
     [[nodiscard]] uint64_t allocated_blocks() override;
     [[nodiscard]] bool lost() const noexcept override {
         return state_.failed != status::ok && !MUTATED(lost_core_answers);
@@ -156,7 +160,7 @@ private:
     void write(Io &io) noexcept;
     [[nodiscard]] bool share_allows() noexcept;
     void flush(Io &io, bool forced) noexcept;
-    void accept_block(uint64_t lba, uint32_t slot) noexcept;
+    void accept_block(uint64_t lba, uint32_t slot, uint32_t crc) noexcept;
     void hold(uint32_t slot, uint64_t lba, uint64_t seq, uint32_t crc) noexcept;
     void check_recovered(uint64_t lba, uint64_t block_count, uint64_t seq, const char *order) const;
     void accept_reserved(Io &io) noexcept;

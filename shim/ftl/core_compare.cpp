@@ -127,7 +127,7 @@ bool FtlCore::judge_compare(Compare &compare) noexcept {
     cursor.read(buffer.block(slot), kBlockSize);
     compare.parent = nullptr;
     state_.unwatch(compare.number);
-    accept_block(io.lba, slot);
+    accept_block(io.lba, slot, crc32c(0, state_.buffer.block(slot), kBlockSize));
     io.compared = true;
     accepted(io);
     return true;

@@ -115,6 +115,17 @@ struct Io {
     bool gated_cancelled = false;  // the issuer is gone: no other device may execute it
     uint64_t gated_at_ns = 0;      // when it reached a gate that keeps an account
 
+    // Set by a Crossing (shim/reactor/crossing.hpp), from reserve() or submit() until complete() runs.
+    void (*crossed_complete)(Io &) noexcept = nullptr;
+    void *crossed_owner = nullptr;
+    void *crossed_leases = nullptr;  // what iov points into
+    Io *crossed_cancel = nullptr;    // the next one in the mailbox of cancels
+    uint64_t crossed_ticket = 0;     // of its cancel; 0: not cancelled
+    bool crossed_done = false;       // the other reactor has sent it back
+    // A write into reserved memory: adopt() has got the CRC32C of each block with it, as the crc of the part.
+    bool crcs_known = false;
+    uint32_t crc = 0;
+
     [[nodiscard]] std::span<iovec> memory() const noexcept { return {iov, iov_count}; }
 };
 
@@ -170,6 +181,16 @@ public:
     // A read or write of that LBA is probably next: brings what it needs into the processor's caches. `lba` may be any
     // number.
     virtual void expect(uint64_t lba) const noexcept { (void)lba; }
+
+    // What reserve() takes memory from now; null: from nothing, because there is no room, or because the device can't
+    // adopt(). Who holds memory in reserve that came from something else should abandon() it.
+    [[nodiscard]] virtual const void *reserves() const noexcept { return nullptr; }
+    // Turns what reserve() has given to each of `parts`, one block each and all from the same memory, into what it
+    // would have given to `io`, whose iov points there already, in the order of its blocks. `io` is submitted next.
+    virtual void adopt(Io &io, std::span<Io *const> parts) noexcept {
+        (void)io;
+        (void)parts;
+    }
 
     // The issuer of a submitted Io no longer needs its result. A device that only holds the Io completes it in one of
     // the next polls; others continue.

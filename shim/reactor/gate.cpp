@@ -162,6 +162,19 @@ void Gate::abandon(Io &io) noexcept {
     }
 }
 
+void Gate::adopt(Io &io, std::span<Io *const> parts) noexcept {
+    auto *memory = static_cast<Behind *>(parts.front()->gated_memory);
+    // A device that has a successor gets no more I/O. Its memory stays until the Io is done, like that of a held one.
+    if (memory == behind_.get()) {
+        memory->device->adopt(io, parts);
+    }
+    for (Io *part : parts) {
+        part->gated_memory = nullptr;
+    }
+    memory->users -= parts.size() - 1;
+    io.gated_memory = memory;
+}
+
 void Gate::cancel(Io &io) noexcept {
     io.gated_cancelled = true;
     if (held_.remove(io)) {

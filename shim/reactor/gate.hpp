@@ -53,6 +53,10 @@ public:
     bool reserve(Io &io, uint32_t iov_room) noexcept override;
     void expect(uint64_t lba) const noexcept override;
     void abandon(Io &io) noexcept override;
+    [[nodiscard]] const void *reserves() const noexcept override {
+        return state_ == State::open && behind_->device->reserves() != nullptr ? behind_.get() : nullptr;
+    }
+    void adopt(Io &io, std::span<Io *const> parts) noexcept override;
     // While there is no device: what the last one said when it was asked.
     [[nodiscard]] uint64_t allocated_blocks() override;
     void cancel(Io &io) noexcept override;  // no later device gets the Io, held or still outstanding

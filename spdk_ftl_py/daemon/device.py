@@ -116,9 +116,11 @@ class ManagedDevice(OrderedDevice):
             log.warning("%s: no_data is for benchmarks only: the FTL neither keeps nor verifies what is written", self)
         self.conf = ftl.conf
         await self.admission.settle_target(self.target_rpc, self.uuid)
+        await self.front.spread(self.conf.cores)
         await self.front.open(
             ftl.core, max_io_qpairs=self.conf.max_io_channels, allowed=self.admission.allowed, hosts=self.hosts,
             secure_channel=self.admission.secure_channel, reservations=self.reservations,
+            buffer_blocks=ftl.core.stats().write_buffer_blocks,
         )  # fmt: skip
         self.front.set_health(lambda: Smart() if self.ftl is None else smart_of(self.ftl))
         self.export_before = self.export

@@ -44,6 +44,7 @@ HEALTH_LOOK_S: Final = 5.0
 TRIM_BLOCKS: Final = 1 << 18
 """Blocks in one trim of the daemon itself. Larger trims would make hosts wait."""
 _SERIAL_NUMBER_MAX: Final = 20
+LEASES_MAX: Final = 256
 
 log = logging.getLogger(__name__)
 
@@ -107,13 +108,17 @@ class Front:
         self._is_own = is_own
         self._is_open = self._closed = False
         self._subsystem: Subsystem | None = None
-        self._refusing: _shim.Gate | None = None
+        self._refusing: dict[ReactorLoop, _shim.Gate] = {}
         self._targets: set[bytes] = set()
         """Host identifiers of the target that were connected while the base was there. Each process of a target has its
         own."""
         self._reactors = reactors
         self._reactor: ReactorLoop | None = None
         """Shared with other FTLs."""
+        self._more: list[ReactorLoop] = []
+        """Further ones, for hosts' queues."""
+        self._crossings: dict[ReactorLoop, _shim.Crossing] = {}
+        """The gate on these."""
         self._started = False
         self._own: set[asyncio.Task[None]] = set()
         """I/O of the daemon itself on the reactor."""
@@ -135,6 +140,28 @@ class Front:
         """How the target reaches the FTL."""
         return self.tcp if self._shared is None else self._shared
 
+    async def spread(self, cores: int) -> None:
+        """Has hosts' queues served on so many reactors, if the daemon has them. After start(), before open();
+        idempotent."""
+        if self._more or self.gate is not None:
+            return
+        if cores > self._reactors.most:
+            log.warning(
+                "%s: conf cores is %d, but the daemon has %d reactors (serve --reactors): it uses those",
+                self.name, cores, self._reactors.most,
+            )  # fmt: skip
+        self._more = await self._reactors.take_more(self.reactor, min(cores, self._reactors.most) - 1)
+
+    @property
+    def cores(self) -> int:
+        """Reactors in use."""
+        return 1 + len(self._more)
+
+    def places(self) -> list[tuple[ReactorLoop, _shim.BlockDevice]]:
+        """The device for hosts on each of the reactors. After open()."""
+        assert self.gate is not None
+        return [(self.reactor, self.gate), *self._crossings.items()]
+
     def prepare_endpoint(self) -> None:
         """If the target is to use vfio-user: makes the endpoint's directory, before the FTL is made. Idempotent. Raises
         FtlError."""
@@ -148,14 +175,18 @@ class Front:
 
     async def open(
         self, core: _shim.BlockDevice, *, max_io_qpairs: int, allowed: AllowedHosts, hosts: ConnectedHosts,
-        secure_channel: bool, reservations: Reservations,
+        secure_channel: bool, reservations: Reservations, buffer_blocks: int = 0,
     ) -> None:  # fmt: skip
-        """Admits hosts that are allowed, and records them in `hosts`. secure_channel: only with TLS. Raises
-        FtlError."""
+        """Admits hosts that are allowed, and records them in `hosts`. secure_channel: only with TLS. buffer_blocks: of
+        the core's write buffer, of which cores besides the first get a quarter ahead. Raises FtlError."""
         self.gate = _shim.Gate(self.reactor.shim, core, accounts=True)
-        self._refusing = _shim.Gate(self.reactor.shim, core)
-        # Hosts retry after a path error.
-        self._refusing.fail(Status.INVALID_NAMESPACE)
+        for reactor in (self.reactor, *self._more):
+            self._refusing[reactor] = refusing = _shim.Gate(reactor.shim, core)
+            # Hosts retry after a path error.
+            refusing.fail(Status.INVALID_NAMESPACE)
+        leases = min(LEASES_MAX, buffer_blocks // (4 * max(1, len(self._more))))
+        for reactor in self._more:
+            self._crossings[reactor] = _shim.Crossing(reactor.shim, self.reactor.shim, self.gate, leases=leases)
         subsystem = Subsystem(
             self._nqn,
             serial_number=self._device.hex[:_SERIAL_NUMBER_MAX],
@@ -166,7 +197,7 @@ class Front:
         )
         subsystem.add_namespace(
             self.gate, nsid=EXPORT_NSID, uuid=self._device, nguid=export_nguid(self._device).bytes,
-            reservations=reservations,
+            reservations=reservations, elsewhere=self._crossings,
         )  # fmt: skip
         subsystem.connected_hosts = hosts
         self._targets = {host.hostid for host in hosts.known if self._is_own(host.hostnqn)}
@@ -176,7 +207,7 @@ class Front:
         subsystem.hides_fused = self._is_own
         self.tcp.secure_channel = secure_channel
         self._subsystem = subsystem
-        await self.tcp.open(subsystem)
+        await self.tcp.open(subsystem, self._more)
         if self._shared is not None:
             try:
                 await self._shared.open(subsystem)
@@ -208,7 +239,7 @@ class Front:
             await self.tcp.close(keep=False)
             raise BusyError(f"{self.name}: its export has ended: nothing was changed")
         if self._subsystem is not None:
-            await self.tcp.open(self._subsystem)
+            await self.tcp.open(self._subsystem, self._more)
 
     @property
     def export(self) -> Export | None:
@@ -242,14 +273,14 @@ class Front:
         if self.came_early and self._subsystem is not None:
             self._subsystem.stand_in_changed()
 
-    def _stand_in(self, host: HostKey) -> _shim.BlockDevice | None:
+    def _stand_in(self, host: HostKey, reactor: ReactorLoop) -> _shim.BlockDevice | None:
         if self.gate is None or not self._is_own(host.hostnqn):
             return None
         if self.gate.state == "open":
             self._targets.add(host.hostid)
         elif host.hostid not in self._targets:
             self.came_early = True
-            return self._refusing
+            return self._refusing[reactor]
         return None
 
     def _client_changed(self) -> None:
@@ -333,7 +364,11 @@ class Front:
         await end_tasks(self._own)
         if self._started:
             self._started = False
-            await self._reactors.give_back(self.reactor)
+            self._crossings.clear()
+            self._refusing.clear()
+            for reactor in (*self._more, self.reactor):
+                await self._reactors.give_back(reactor)
+            self._more = []
 
     # --- I/O of the daemon's own
 

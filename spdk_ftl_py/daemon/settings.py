@@ -18,6 +18,7 @@ LIMITS: Final = tuple(f"limit_{name}{suffix}" for name in LIMIT_NAMES for suffix
 FIXED: Final = {
     "overprovisioning": "because it determines the capacity: create a new FTL",
     "use_append": "because it determines the size of batches: create a new FTL",
+    "cores": "because it applies to one load: delete the FTL, and load it with bdev_ftl_create -u UUID --conf cores=N",
     "allow_open_bands": "because it applies to one load: delete the FTL, and load it with bdev_ftl_create -u UUID -o",
 }
 """Settings that are fixed at the creation, and what to do instead."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Final
 from uuid import UUID
 
@@ -122,11 +122,12 @@ class TcpExport:
         """The target notices when a connection is lost, and connects again."""
         return True
 
-    async def open(self, subsystem: Subsystem) -> None:
-        """Admits hosts of the subsystem. Raises FtlError."""
+    async def open(self, subsystem: Subsystem, more_reactors: Sequence[ReactorLoop] = ()) -> None:
+        """Admits hosts of the subsystem. more_reactors: for their queues, besides the FTL's own. Raises FtlError."""
         if self.address is None or self._subsystem is not None:
             return
         assert self._nvmf is not None
+        self._nvmf.more_reactors = list(more_reactors)
         subsystem.add_listener(*self.address, secure_channel=self.secure_channel)
         self._nvmf.add_subsystem(subsystem)
         if self._catalog is not None:

@@ -99,6 +99,7 @@ def _settings(conf: FtlConf, *, listed: Mapping[str, Any]) -> list[dict[str, obj
             if name not in listed
         ),
         _one("overprovisioning", conf.lba_rsvd, "percent", "Determines the capacity"),
+        _one("cores", conf.cores, "", "Reactors that serve hosts, if the daemon has as many"),
         _one("use_append", conf.use_append, "", "Determines the size of batches"),
         _one("allow_open_bands", conf.allow_open_bands, "", "Applies to this load only"),
         *(_one(name, True, "", desc) for name, desc in ALWAYS.items()),

@@ -37,6 +37,9 @@ class FtlSettings(_Dotted, total=False):
     for each entry (0 to 4294967295)."""
     max_io_channels: int
     """Number of host I/O queues that the export accepts (1 to 1024; default 128)."""
+    cores: int
+    """Number of the daemon's reactors (serve --reactors) over which host I/O queues are spread; one of them also runs
+    the FTL itself (1 to 64; default 1)."""
     reloc_policy: Literal["cost_benefit", "greedy"]
     """How the FTL chooses bands to relocate (default "cost_benefit")."""
     verify_reads: bool

@@ -76,14 +76,19 @@ class Reactors:
         """The reactor with the fewest users, running. Call give_back() as often."""
         return (await self.take_several(1))[0]
 
-    async def take_several(self, count: int) -> list[ReactorLoop]:
+    async def take_more(self, besides: ReactorLoop, count: int) -> list[ReactorLoop]:
+        """As take_several(), of the others."""
+        return await self.take_several(count, besides)
+
+    async def take_several(self, count: int, besides: ReactorLoop | None = None) -> list[ReactorLoop]:
         """Different reactors, those with the fewest users first. Raises ParameterError if there are not so many."""
         if count > self.most:
             raise ParameterError(
                 f"{count} cores: this daemon has {self.most} reactor{'s' if self.most > 1 else ''}: start it with "
                 f"--reactors {count} or more, or ask for fewer cores"
             )
-        numbers = sorted(range(self.most), key=lambda number: (self._users[number], number))[:count]
+        others = (number for number in range(self.most) if besides is None or self._reactors[number] is not besides)
+        numbers = sorted(others, key=lambda number: (self._users[number], number))[:count]
         taken: list[ReactorLoop] = []
         try:
             for number in numbers:

@@ -7,6 +7,7 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any, Final
 
+from ..conf import CORES_MAX
 from ..errors import FtlError
 from ..usage import text, whole
 from .options import CACHES, NO_CACHE, Options
@@ -105,6 +106,13 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
             "(default: in a third of the worlds)"
         ),
     )
+    parser.add_argument(
+        "--cores",
+        type=whole(1, CORES_MAX),
+        default=1,
+        metavar="N",
+        help="with --processes: have N reactors of the daemon serve the hosts (default: %(default)s)",
+    )
     parser.add_argument("--world", type=whole(0), metavar="N", help="run only this world of the seed")
     parser.add_argument(
         "--keep", action="store_true", help="with --processes: keep the temporary directory with drive, state and logs"
@@ -137,6 +145,8 @@ def run(args: argparse.Namespace) -> int:
             args.parser.error(f"--{name} can't be used with --processes, where the moments of crashes are random")
     if args.processes and args.cache == "vss":
         args.parser.error("--cache vss can't be used with --processes: no bdev with metadata outlives its target there")
+    if args.cores > 1 and not args.processes:
+        args.parser.error("--cores can only be used with --processes")
     if args.keep and not args.processes:
         args.parser.error("--keep can only be used with --processes")
     if args.transport != "tcp" and not args.processes:
@@ -166,8 +176,9 @@ def run(args: argparse.Namespace) -> int:
         world=args.world,
     )
     processes = ProcessesOptions(
-        args.seed, crashes, args.use_append, args.cache != NO_CACHE, args.keep, args.transport == "vfio-user"
-    )
+        args.seed, crashes, args.use_append, args.cache != NO_CACHE, args.keep, args.transport == "vfio-user",
+        args.cores,
+    )  # fmt: skip
     replay = replay_of_processes(processes) if args.processes else options.command()
     try:
         with screen.phase("torture", crashes) as phase:

@@ -74,6 +74,8 @@ class Options:
     """Keep the directory with state, drive and logs."""
     vfio_user: bool = False
     """The target reaches the FTL by vfio-user, and hosts reach it through the target."""
+    cores: int = 1
+    """Reactors that serve the hosts."""
 
 
 def _free_port() -> int:
@@ -112,6 +114,7 @@ def replay(options: Options) -> str:
     """The command that repeats the run, as far as that is possible with processes."""
     more = " --use-append" * options.use_append + " --cache non-vss" * options.cache
     more += " --transport vfio-user" * options.vfio_user
+    more += f" --cores {options.cores}" * (options.cores > 1)
     return f"spdk-ftl torture --processes --seed {options.seed} --crashes {options.crashes}{more}"
 
 
@@ -148,7 +151,7 @@ class _World:
             "spdk-ftl serve",
             spdk_ftl(
                 "serve", "--socket", self._daemon_socket, "--state-dir", str(folder / "state"),
-                "--buffer-dir", str(self._buffers),
+                "--buffer-dir", str(self._buffers), "--reactors", str(options.cores),
             ),
             "spdk-ftl: ready",
             folder / "serve.log",
@@ -200,6 +203,8 @@ class _World:
             params["use_append"] = True
         if self._options.cache:
             params["cache"] = CACHE_BDEV
+        if self._options.cores > 1:
+            params["conf"] = {"cores": self._options.cores}
         await asyncio.to_thread(DaemonClient(self._daemon_socket).call, "bdev_ftl_create", params)
 
     async def _connect(self, reactor: ReactorLoop) -> Hosts:

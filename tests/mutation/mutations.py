@@ -490,3 +490,9 @@ RECORDS = {
 }
 """Of the shim, too. Torture does not notice them, but tests/unit/shim/vfio_user/test_record_steps.py does: it kills the
 process that serves a queue at every instruction."""
+CROSSING_MUTATIONS: dict[str, str] = {
+    "crossed_completion_lost": "the completion of a flush does not reach the other reactor's issuer",
+    "lease_given_twice": "two writes are received into the same slot of the write buffer",
+    "old_lease_kept": "a front keeps leases of a core that the gate no longer has, or that needs the room",
+}
+"""Of crossings between reactors: test_crossing_mutations.py."""

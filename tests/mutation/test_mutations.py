@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 import spdk_ftl_py
-from mutation.mutations import MUTATIONS, RECORDS, Edit, Mutation
+from mutation.mutations import CROSSING_MUTATIONS, MUTATIONS, RECORDS, Edit, Mutation
 from spdk_ftl_py import _shim
 from spdk_ftl_py.torture.run import CRASHES_PER_WORLD
 
@@ -25,7 +25,7 @@ PACKAGE = Path(spdk_ftl_py.__file__).parent
 CHECKOUT = Path(__file__).resolve().parents[2]
 SEED = 20261122
 CHOSEN_ENV = "SPDK_FTL_MUTATION"
-IN_SHIM = {*(mutation.name for mutation in MUTATIONS if mutation.in_shim), *RECORDS}
+IN_SHIM = {*(mutation.name for mutation in MUTATIONS if mutation.in_shim), *RECORDS, *CROSSING_MUTATIONS}
 
 pytestmark = pytest.mark.timeout(900)  # the first waits for the build
 
@@ -118,6 +118,6 @@ def test_the_product_has_none_of_them(mutated_shim: Path) -> None:
 
 def test_the_documentation_lists_them() -> None:
     text = (CHECKOUT / "docs" / "testing.md").read_text()
-    names = [*(mutation.name for mutation in MUTATIONS), *RECORDS]
+    names = [*(mutation.name for mutation in MUTATIONS), *RECORDS, *CROSSING_MUTATIONS]
     missing = [name for name in names if f"`{name}`" not in text]
     assert not missing, f"docs/testing.md does not list {missing}"

@@ -78,6 +78,9 @@ class IoQueueSet(Generic[QueueT]):
         self.qpairs: dict[int, QueueT | None] = {}
         """By queue id; None while Connect is being answered."""
         self._reactor = reactor
+        """Of queues that are nowhere else."""
+        self._elsewhere: dict[int, ReactorLoop] = {}
+        """By queue id."""
         self._subsystem = subsystem
         self._host = host
         self._listener = listener
@@ -109,10 +112,13 @@ class IoQueueSet(Generic[QueueT]):
         hosts = None if self._subsystem is None else self._subsystem.connected_hosts
         return None if hosts is None else hosts.alarm_of(self._host)
 
-    def devices(self) -> dict[int, _shim.BlockDevice]:
-        """Those that serve the namespaces now, by NSID."""
-        stand_in = None if self._subsystem is None else self._subsystem.stand_in(self._host)
-        return {nsid: stand_in or namespace.device for nsid, namespace in self._namespaces().items()}
+    def devices(self, reactor: ReactorLoop) -> dict[int, _shim.BlockDevice]:
+        """Those that serve the namespaces now on that reactor, by NSID."""
+        stand_in = None if self._subsystem is None else self._subsystem.stand_in(self._host, reactor)
+        return {nsid: stand_in or namespace.device_on(reactor) for nsid, namespace in self._namespaces().items()}
+
+    def reactor_of(self, qid: int) -> ReactorLoop:
+        return self._elsewhere.get(qid, self._reactor)
 
     def bars(self) -> dict[int, tuple[int, int]]:
         """Those of the namespaces now, by NSID."""
@@ -138,10 +144,11 @@ class IoQueueSet(Generic[QueueT]):
         """Releases a reservation that was not used."""
         self.qpairs.pop(qid, None)
 
-    def adopt(self, qid: int, qpair: QueueT) -> None:
+    def adopt(self, qid: int, qpair: QueueT, reactor: ReactorLoop) -> None:
         """The queue is closed here from now on. It must have the current devices() and bars()."""
         self.qpairs[qid] = qpair
-        self._reactor.subscribe(qpair.id, lambda event: self._on_event(qid, qpair, event))
+        self._elsewhere[qid] = reactor
+        reactor.subscribe(qpair.id, lambda event: self._on_event(qid, qpair, event))
 
     def _on_event(self, qid: int, qpair: QueueT, event: _shim.Event) -> None:
         """What the shim tells of a queue."""
@@ -158,11 +165,13 @@ class IoQueueSet(Generic[QueueT]):
     async def _close(self, qid: int, qpair: QueueT) -> None:
         # The queue id becomes free only when its last command has ended: a host that reconnects must not overtake it.
         await self._leave(qpair)
-        await _close_qpair(self._reactor, qpair)
-        self._reactor.unsubscribe(qpair.id)
+        reactor = self.reactor_of(qid)
+        await _close_qpair(reactor, qpair)
+        reactor.unsubscribe(qpair.id)
         if self.qpairs.get(qid) is qpair:
             self._ended.add(qpair.stats().as_dict())
             del self.qpairs[qid]
+            self._elsewhere.pop(qid, None)
 
     async def close(self) -> None:
         """Closes all of them, and waits for their last I/O."""
@@ -174,13 +183,17 @@ class IoQueueSet(Generic[QueueT]):
 
     def serve_anew(self) -> None:
         """They get the current devices()."""
-        for nsid, device in self.devices().items():
-            self.set_device(nsid, device)
+        for qid, qpair in list(self.qpairs.items()):
+            if qpair is not None:
+                for nsid, device in self.devices(self.reactor_of(qid)).items():
+                    qpair.set_namespace(nsid, device, self._bars_of(nsid))
 
-    def set_device(self, nsid: int, device: _shim.BlockDevice | None) -> None:
+    def set_namespace(self, nsid: int, namespace: Namespace | None) -> None:
         """None: the host no longer sees that namespace."""
-        for qpair in self._adopted:
-            qpair.set_namespace(nsid, device, self._bars_of(nsid))
+        for qid, qpair in list(self.qpairs.items()):
+            if qpair is not None:
+                device = None if namespace is None else namespace.device_on(self.reactor_of(qid))
+                qpair.set_namespace(nsid, device, self._bars_of(nsid))
 
     def bars_changed(self, nsid: int) -> None:
         """They get the current bars; when it returns, the reactor has them."""

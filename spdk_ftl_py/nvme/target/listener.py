@@ -8,7 +8,7 @@ import logging
 import math
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -81,11 +81,13 @@ class NvmfTarget:
         peers: PeerLimits | None = None,
         is_own: Callable[[str], bool] = lambda hostnqn: False,
         catalog: Catalog | None = None,
+        more_reactors: Sequence[ReactorLoop] = (),
     ) -> None:
-        """The reactor must be the one that polls the devices of its namespaces. connections: the log of hosts that
-        connect and leave. authentication: the hashes and DH groups that hosts with keys may use. is_own: whether a host
-        NQN is exempt from the limits of peers. catalog: this target is a discovery service for those subsystems of
-        other targets, and has none itself. Raises ParameterError."""
+        """The reactor must be the one that polls the devices of its namespaces. more_reactors: I/O queues are spread
+        over them, too; the namespaces need a device on each. connections: the log of hosts that connect and leave.
+        authentication: the hashes and DH groups that hosts with keys may use. is_own: whether a host NQN is exempt from
+        the limits of peers. catalog: this target is a discovery service for those subsystems of other targets, and has
+        none itself. Raises ParameterError."""
         for what, value, low, high, unit in (
             ("max_io_bytes", max_io_bytes, 2 * wire.PAGE_BYTES, 1 << 24, wire.PAGE_BYTES),
             ("in_capsule_bytes", in_capsule_bytes, 0, 1 << 20, 16),
@@ -95,6 +97,8 @@ class NvmfTarget:
             if not low <= value <= high or value % unit:
                 raise ParameterError(f"{what} {value} must lie in {low}..{high}, in steps of {unit}")
         self.reactor = reactor
+        self.more_reactors = list(more_reactors)
+        """May be changed; applies to queues that connect from now on."""
         self.subsystems: dict[str, Subsystem] = {}
         self.limits = TargetLimits(max_io_bytes, in_capsule_bytes, max_queue_depth, max_io_qpairs_per_controller)
         self.peers = peers or PeerLimits()
@@ -494,15 +498,29 @@ class NvmfTarget:
             return self._busy("I/O queues", "see docs/security.md, --limit io-queues-per-host-percent=")
         return None
 
+    def _reactor_for(self, controller: TargetController) -> ReactorLoop:
+        """The one with the fewest I/O queues of that subsystem. Of those with equally many, the core's comes last: it
+        works for all of them."""
+        if not self.more_reactors or controller.subsystem is None:
+            return self.reactor
+        users = dict.fromkeys([*self.more_reactors, self.reactor], 0)
+        for each in controller.subsystem.controllers.values():
+            for qid in each.io_queues.qpairs:
+                reactor = each.io_queues.reactor_of(qid)
+                if each.io_queues.qpairs[qid] is not None and reactor in users:
+                    users[reactor] += 1
+        return min(users, key=lambda reactor: users[reactor])
+
     def _hand_over(self, queue: CapsuleQueue, request: ConnectRequest, controller: TargetController) -> None:
         connection, queues = queue.connection, controller.io_queues
+        reactor = self._reactor_for(controller)
         qpair = _shim.TargetQpair(
-            self.reactor.shim,
+            reactor.shim,
             connection.socket.fileno(),
             queue_size=request.queue_size,
             header_digest=connection.header_digest,
             data_digest=connection.data_digest,
-            namespaces=queues.devices(),
+            namespaces=queues.devices(reactor),
             max_io_bytes=self.limits.max_io_bytes,
             in_capsule_bytes=self.limits.in_capsule_bytes,
             max_h2c_data=self.limits.max_io_bytes,
@@ -515,4 +533,4 @@ class NvmfTarget:
         )
         # The shim has its own descriptor of the socket; this one is closed when _serve() returns.
         assert controller.accepts_io_queues
-        queues.adopt(request.qid, qpair)
+        queues.adopt(request.qid, qpair, reactor)

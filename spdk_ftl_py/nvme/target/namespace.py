@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from uuid import UUID
 
 from ... import _shim
 from ...errors import ParameterError
+from ...runtime.reactor import ReactorLoop
 from .. import wire
 from ..identify import NamespaceTraits
 from .reservations import Reservations
@@ -18,11 +20,13 @@ class Namespace:
     def __init__(
         self, nsid: int, device: _shim.BlockDevice, uuid: UUID | None, nguid: bytes, eui64: bytes,
         reservations: Reservations | None = None, ana_group: int = 0,
+        elsewhere: Mapping[ReactorLoop, _shim.BlockDevice] | None = None,
     ) -> None:  # fmt: skip
-        """ana_group: 0 if the subsystem does not report ANA."""
+        """ana_group: 0 if the subsystem does not report ANA. elsewhere: the device on further reactors."""
         self.nsid = nsid
         self.reservations = reservations or Reservations()
         self.device = device
+        self._elsewhere = dict(elsewhere or {})
         self.uuid = uuid
         self.nguid = nguid
         self.eui64 = eui64
@@ -50,6 +54,10 @@ class Namespace:
             compare_write_blocks=device.compare_write_blocks,
             ana_group=ana_group,
         )
+
+    def device_on(self, reactor: ReactorLoop) -> _shim.BlockDevice:
+        """What I/O queues of that reactor are served by."""
+        return self._elsewhere.get(reactor, self.device)
 
     def measure(self) -> bool:
         """Takes over the current size of the device. False: the size has not changed."""

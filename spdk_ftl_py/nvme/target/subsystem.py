@@ -9,6 +9,7 @@ from uuid import UUID, uuid4
 
 from ... import _shim
 from ...errors import ExistsError, NotFoundError, ParameterError
+from ...runtime.reactor import ReactorLoop
 from .. import wire
 from ..auth.key import HostKeys
 from ..auth.psk import PskSource
@@ -38,6 +39,9 @@ class ConnectedQueues(ReservedQueues, Protocol):
     @property
     def qpairs(self) -> Mapping[int, object]:
         """By queue id."""
+
+    def reactor_of(self, qid: int) -> ReactorLoop:
+        """Which serves that queue."""
 
     def serve_anew(self) -> None:
         """Called when the device that serves their I/O has changed."""
@@ -146,7 +150,7 @@ class Subsystem:
         """Of discovery services besides its target's."""
         self.connected_hosts: ConnectedHosts | None = None
         """Kept up to date if there is one."""
-        self.stand_in: Callable[[HostKey], _shim.BlockDevice | None] = lambda host: None
+        self.stand_in: Callable[[HostKey, ReactorLoop], _shim.BlockDevice | None] = lambda host, reactor: None
         """The device that serves the I/O of a host now, instead of the device of each namespace."""
         self.smart: Callable[[], Smart] = Smart
         """The health of what is behind it."""
@@ -168,10 +172,11 @@ class Subsystem:
         eui64: bytes | None = None,
         reservations: Reservations | None = None,
         ana_group: int | None = None,
+        elsewhere: Mapping[ReactorLoop, _shim.BlockDevice] | None = None,
     ) -> int:
         """Returns the NSID (the lowest free one if None). The UUID defaults to a random one, the NGUID to the UUID.
         reservations: which the caller may share; None: new ones, which end with the namespace. ana_group: None: its
-        NSID.
+        NSID. elsewhere: the same device on further reactors of the target.
 
         Raises ExistsError if the NSID is in use, ParameterError for impossible identifiers or devices.
         """
@@ -190,7 +195,7 @@ class Subsystem:
         if len(nguid) != 16 or len(eui64) not in (0, 8):
             raise ParameterError(f"{self.nqn}: namespace {nsid} needs an NGUID of 16 bytes and an EUI64 of 8 bytes")
         group = (ana_group or nsid) if self.ana else 0
-        namespace = Namespace(nsid, device, uuid, nguid, eui64, reservations, group)
+        namespace = Namespace(nsid, device, uuid, nguid, eui64, reservations, group, elsewhere)
         self.namespaces[nsid] = namespace
         for controller in self.controllers.values():
             controller.namespace_changed(nsid, namespace)

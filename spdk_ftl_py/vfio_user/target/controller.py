@@ -354,7 +354,9 @@ class SharedController:
             self._drop_record(qid)
 
     def _serve_queue(self, queue: Queue) -> None:
-        self.io_queues.adopt(queue.qid, self.maker.io_queue(self.memory, self._bar0, queue, self.io_queues))
+        queues = self.io_queues
+        shared = self.maker.io_queue(self.memory, self._bar0, queue, queues)
+        queues.adopt(queue.qid, shared, queues.reactor_of(queue.qid))
 
     def _drop_record(self, qid: int) -> None:
         queue = self._records.pop(qid, None)

@@ -53,7 +53,7 @@ class ShimQueues:
     """The QueueMaker of the product."""
 
     def __init__(self, reactor: ReactorLoop, max_io_bytes: int) -> None:
-        self._reactor = reactor
+        self.reactor = reactor
         self._max_io_bytes = max_io_bytes
 
     def memory(self) -> _shim.DmaMap:
@@ -67,7 +67,7 @@ class ShimQueues:
 
     def admin_queue(self, memory: _shim.DmaMap, bar0: int, queue: Queue) -> _shim.SharedAdminQueue:
         return _shim.SharedAdminQueue(
-            self._reactor.shim, memory, bar0, queue.descriptor, queue.sq_iova, queue.cq_iova, queue.sq_entries,
+            self.reactor.shim, memory, bar0, queue.descriptor, queue.sq_iova, queue.cq_iova, queue.sq_entries,
             queue.cq_entries,
         )  # fmt: skip
 
@@ -79,7 +79,7 @@ class ShimQueues:
             cq_entries=queue.cq_entries, max_io_bytes=self._max_io_bytes, flush_alarm=queues.flush_alarm,
         )  # fmt: skip
         return _shim.SharedTargetQpair(
-            self._reactor.shim, memory, bar0, queue.descriptor, config, queues.devices(), queues.bars()
+            self.reactor.shim, memory, bar0, queue.descriptor, config, queues.devices(self.reactor), queues.bars()
         )
 
 

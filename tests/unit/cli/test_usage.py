@@ -226,7 +226,7 @@ SENSE = {
     "--reactors 2 --cpu-mask 0x1",
     "target": "-r /s -c f --zns name=a,zone_size=16M,capacity=12M,zones=8 --malloc size=1M,block_size=512,md_size=8",
     "demo": "--json f --size 512M --writes 1 --time 0.5 --seed 0",
-    "torture": "--seed 0 --crashes 1 --every 0 --world 0",
+    "torture": "--seed 0 --crashes 1 --every 0 --world 0 --cores 1",
     "check": "x -s host:5 --target-user 0 --zone-capacity 1",
     "scrub": "ftl0 --socket s --daemon-user root",
     "nbd": "ftl0 --socket /s --read-only --control-socket s --json",
@@ -305,6 +305,7 @@ def test_what_makes_sense_is_not_refused(command: str) -> None:
             "serve --audit-log f --log-level audit=error",
             "argument --log-level: the subject audit has no level if --audit-log is given",
         ),
+        ("torture --cores 2", "--cores can only be used with --processes"),
         ("torture --processes --every 5", "--every can't be used with --processes"),
     ],
 )

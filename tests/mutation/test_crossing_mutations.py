@@ -1,0 +1,45 @@
+"""The tests of crossings can fail: they notice each of these defects. Torture's worlds have one reactor, so they are
+not among those it must notice."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mutation.mutations import CROSSING_MUTATIONS
+from mutation.test_mutations import CHECKOUT, CHOSEN_ENV, mutant
+
+TESTS = "tests/unit/shim/reactor/test_crossing.py"
+NOT_THREADED = "not threads"
+
+pytestmark = pytest.mark.timeout(900)
+
+
+def run(folder: Path, mutation: str) -> subprocess.CompletedProcess[str]:
+    arguments = ("-x", "-q", "-p", "no:cacheprovider", "-c", str(CHECKOUT / "pyproject.toml"), "-k", NOT_THREADED)
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", *arguments, str(CHECKOUT / TESTS)],
+        cwd=folder,  # python -m pytest looks there first
+        env={**os.environ, "PYTHONPATH": str(folder), CHOSEN_ENV: mutation, "PYTEST_ADDOPTS": "--timeout 100"},
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize("name", CROSSING_MUTATIONS)
+def test_the_tests_of_crossings_notice(name: str, mutated_shim: Path, tmp_path: Path) -> None:
+    folder = mutant((), mutated_shim, tmp_path / "mutant")
+    done = run(folder, name)
+    # Also a crash.
+    assert done.returncode == 1 or done.returncode < 0, (
+        f"{CROSSING_MUTATIONS[name]}\n{done.stdout[-2000:]}{done.stderr}"
+    )
+
+
+def test_they_find_nothing_without_them(mutated_shim: Path, tmp_path: Path) -> None:
+    done = run(mutant((), mutated_shim, tmp_path / "mutant"), "")
+    assert done.returncode == 0, done.stdout[-2000:]
