@@ -11,8 +11,8 @@
 namespace ftl {
 namespace {
 
-constexpr uint32_t kPage = DmaMap::kPageBytes;
-constexpr uint64_t kPrpOffsetMask = kPage - 1;
+constexpr uint32_t kPrpPage = DmaMap::kPageBytes;
+constexpr uint64_t kPrpOffsetMask = kPrpPage - 1;
 constexpr uint32_t kPrpBytes = 8;
 
 // Type and subtype of an SGL descriptor. The only subtype is an address.
@@ -63,20 +63,20 @@ Status CommandMemory::prps(const wire::Sqe &sqe, Pieces &pieces) noexcept {
         return status::prp_offset;
     }
     const auto offset = static_cast<uint32_t>(prp[0] & kPrpOffsetMask);
-    if (const Status bad = add(prp[0], std::min(pieces.left, kPage - offset), pieces); bad != status::ok) {
+    if (const Status bad = add(prp[0], std::min(pieces.left, kPrpPage - offset), pieces); bad != status::ok) {
         return bad;
     }
     if (pieces.left == 0) {
         return status::ok;
     }
-    return pieces.left <= kPage ? add_page(prp[1], pieces) : prp_list(prp[1], pieces);
+    return pieces.left <= kPrpPage ? add_page(prp[1], pieces) : prp_list(prp[1], pieces);
 }
 
 Status CommandMemory::add_page(uint64_t address, Pieces &pieces) noexcept {
     if ((address & kPrpOffsetMask) != 0) {
         return status::prp_offset;
     }
-    return add(address, std::min(pieces.left, kPage), pieces);
+    return add(address, std::min(pieces.left, kPrpPage), pieces);
 }
 
 // The last entry of a page of the list names the next page, if there are more pages of data than entries. Only the
@@ -86,8 +86,8 @@ Status CommandMemory::prp_list(uint64_t list, Pieces &pieces) noexcept {
         return status::prp_offset;
     }
     for (;;) {
-        const uint32_t room = (kPage - static_cast<uint32_t>(list & kPrpOffsetMask)) / kPrpBytes;
-        const uint32_t needed = (pieces.left + kPage - 1) / kPage;
+        const uint32_t room = (kPrpPage - static_cast<uint32_t>(list & kPrpOffsetMask)) / kPrpBytes;
+        const uint32_t needed = (pieces.left + kPrpPage - 1) / kPrpPage;
         const bool more = needed > room;
         const uint32_t entries = more ? room : needed;
         const iovec found = map_.find(list, uint64_t{entries} * kPrpBytes, false, list_hint_);

@@ -13,7 +13,7 @@
 namespace ftl {
 namespace {
 
-constexpr uint32_t kTimeoutChecks = 8;  // checks per timeout period
+constexpr uint32_t kSharedTimeoutChecks = 8;  // checks per timeout period
 constexpr uint32_t kQueuePage = SharedQueueMemory::kPage;
 constexpr uint32_t kNapShare = 4;  // a nap is that part of the time waited so far
 constexpr uint16_t kPhase = 1;     // of a completion's status field
@@ -268,7 +268,7 @@ void SharedHostQpair::check_timeouts(uint64_t now_ns) noexcept {
     if (config_.io_timeout_ns == 0 || now_ns < check_at_ns_) {
         return;
     }
-    check_at_ns_ = now_ns + config_.io_timeout_ns / kTimeoutChecks;
+    check_at_ns_ = now_ns + config_.io_timeout_ns / kSharedTimeoutChecks;
     for (const Slot &slot : slots_) {
         if (slot.io != nullptr && now_ns > slot.started_ns + config_.io_timeout_ns) {
             fault_ = QpairClose::timed_out;

@@ -18,7 +18,7 @@ namespace {
 
 constexpr uint32_t kSqePage = DmaMap::kPageBytes / sizeof(wire::Sqe);
 constexpr uint32_t kCqePage = DmaMap::kPageBytes / sizeof(wire::Cqe);
-constexpr uint16_t kPhase = 1;
+constexpr uint16_t kPhaseBit = 1;
 
 const SharedQueueConfig &checked(const SharedQueueConfig &config) {
     const auto within = [](const char *name, uint32_t value, uint32_t least, uint32_t most) {
@@ -189,7 +189,7 @@ void SharedQueue::complete(uint32_t number, uint16_t status, uint64_t result) no
     cqe.sqhd = static_cast<uint16_t>(sq_head_);
     cqe.sqid = static_cast<uint16_t>(config_.qid);
     cqe.cid = slot.sqe.cid;
-    cqe.status = static_cast<uint16_t>(status | (phase_ ? kPhase : 0));
+    cqe.status = static_cast<uint16_t>(status | (phase_ ? kPhaseBit : 0));
     slot.cqe = cqe;
     if (!MUTATED(completion_not_noted)) {
         store_recorded(slot.position, completed_ + 1);

@@ -156,8 +156,7 @@ class SharedController:
 
     def namespace_changed(self, nsid: int, namespace: Namespace | None) -> None:
         """Called by the subsystem after the change."""
-        device = namespace.device if namespace is not None and nsid in self.visible_namespaces() else None
-        self.io_queues.set_device(nsid, device)
+        self.io_queues.set_namespace(nsid, namespace if nsid in self.visible_namespaces() else None)
         self.events.zone_log_read(nsid)
         self.events.namespace_changed(nsid)
 
