@@ -1374,6 +1374,8 @@ class CoreStats:
     """Blocks that are not on media."""
     write_buffer_landed: Final[int]
     """Blocks on media, but held until the base has flushed."""
+    write_buffer_reserved: Final[int]
+    """Room for the data of writes that are being received, and for those of other reactors."""
     write_buffer_blocks: Final[int]
     busy_answers: Final[int]
     """Of the base, to what was then sent again."""

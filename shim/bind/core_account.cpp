@@ -46,6 +46,7 @@ struct BandInfo {
 struct CoreStatsNow : CoreStats {
     uint64_t write_buffer_used = 0;
     uint64_t write_buffer_landed = 0;
+    uint64_t write_buffer_reserved = 0;
     uint64_t write_buffer_blocks = 0;
     uint64_t next_seq = 0;
     uint64_t mapped_blocks = 0;
@@ -151,8 +152,9 @@ CoreStatsNow stats_of(FtlCore &core) {
     on_reactor(core, [&] {
         static_cast<CoreStats &>(now) = state.stats;
         now.write_buffer_landed = state.buffer.landed.count + state.buffer.flushing.count;
-        now.write_buffer_used =
-            state.buffer.slot_count - state.buffer.free.count() - state.buffer.reserved - now.write_buffer_landed;
+        now.write_buffer_reserved = state.buffer.reserved;
+        now.write_buffer_used = state.buffer.slot_count - state.buffer.free.count() - now.write_buffer_reserved -
+                                now.write_buffer_landed;
         now.write_buffer_blocks = state.buffer.slot_count;
         now.next_seq = state.next_seq;
         now.mapped_blocks = state.mapped;
@@ -279,6 +281,7 @@ void bind_core_account(nb::module_ &m) {
         .field("zones_finished", &CoreStats::zones_finished)
         .field("write_buffer_used", &CoreStatsNow::write_buffer_used)
         .field("write_buffer_landed", &CoreStatsNow::write_buffer_landed)
+        .field("write_buffer_reserved", &CoreStatsNow::write_buffer_reserved)
         .field("write_buffer_blocks", &CoreStatsNow::write_buffer_blocks)
         .field("busy_answers", &CoreStats::busy_answers)
         .field("scrub_reads", &CoreStats::scrub_reads)
