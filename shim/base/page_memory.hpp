@@ -46,14 +46,14 @@ public:
     // Maps the first `bytes` bytes of a file, which must be at least that large. Writes go to the file. Throws
     // std::system_error.
     static PageMemory of_file(int fd, uint64_t bytes) { return PageMemory(bytes, MAP_SHARED, fd); }
-    // Pages that another process may map, from `offset` on. Throws std::system_error.
-    static PageMemory shared(uint64_t bytes, Sharing sharing, uint64_t offset = 0) {
+    // Pages that another process may map. Throws std::system_error.
+    static PageMemory shared(uint64_t bytes, Sharing sharing) {
         constexpr uint64_t unit = uint64_t{2} << 20;  // SPDK registers memory for DMA in units of 2 MiB
         const uint64_t whole = (bytes + unit - 1) / unit * unit;
         const int fd = shared_memory::sealed_file("spdk-ftl", whole);
         try {
             PageMemory memory = of_file(fd, whole);
-            memory.share(fd, offset, sharing);
+            memory.share(fd, sharing);
             ::close(fd);
             return memory;
         } catch (...) {
@@ -84,11 +84,9 @@ public:
     PageMemory(const PageMemory &) = delete;
     PageMemory &operator=(const PageMemory &) = delete;
 
-    // Another process may map this memory from `offset` on. fd: the file that it is mapped from, at offset 0. Once.
-    // Throws std::system_error.
-    void share(int fd, uint64_t offset, Sharing sharing) {
-        shared_ = shared_memory::add(data_ + offset, bytes_ - offset, fd, offset, sharing);
-    }
+    // Another process may map this memory. fd: the file that it is mapped from, at offset 0. Once. Throws
+    // std::system_error.
+    void share(int fd, Sharing sharing) { shared_ = shared_memory::add(data_, bytes_, fd, 0, sharing); }
 
     [[nodiscard]] uint8_t *data() const noexcept { return data_; }
     [[nodiscard]] uint64_t bytes() const noexcept { return bytes_; }

@@ -59,8 +59,9 @@ private:
         uint64_t finish_at = 0;               // time of the next attempt; 0: it is in flight
         Status finish_refused = status::ok;   // the status of a busy base, which is probed with another I/O now
         std::vector<layout::BlockEntry> map;  // the entry of each offset, for the summary
-        uint8_t *scratch = nullptr;           // the header, or blocks of the summary
-        std::vector<uint32_t> items;          // slots or records of the batch
+        uint8_t *scratch = nullptr;   // the header, or blocks of the summary; a server may change it: see Sharing
+        std::vector<uint32_t> items;  // slots or records of the batch
+        uint32_t item_count = 0;
         std::vector<iovec> iov;
         BaseIo io;
     };

@@ -34,6 +34,7 @@ void BandWriter::start_batch(OpenBand &open, ZoneWriter &zone, Source source) no
     header.band_seq = band.seq;
     header.address = state_.config.use_append ? 0 : place.start + zone.next_offset;
     header.count = 0;
+    zone.item_count = 0;
     header.band = open.band;
     header.punit = zone.punit;
     zone.state = ZoneState::batch;
@@ -61,9 +62,9 @@ void BandWriter::start_batch(OpenBand &open, ZoneWriter &zone, Source source) no
             break;
     }
     header.kind = static_cast<uint16_t>(kind);
-    std::fill(header.blocks + header.count, header.blocks + layout::kEntriesPerBlock, BlockEntry{});
+    std::fill(header.blocks + zone.item_count, header.blocks + layout::kEntriesPerBlock, BlockEntry{});
     header.crc = layout::block_crc(&header);
-    const uint32_t data_blocks = kind == BatchKind::data ? header.count : 0;
+    const uint32_t data_blocks = kind == BatchKind::data ? zone.item_count : 0;
     zone.block_count = 1 + data_blocks;
     zone.map[zone.first_offset] =
         BlockEntry{layout::kHeaderLba, 0, 0, layout::kHeaderFlag | static_cast<uint32_t>(kind)};
@@ -83,6 +84,7 @@ void BandWriter::take_user(ZoneWriter &zone, BatchHeader &header, uint32_t count
         header.blocks[i] = BlockEntry{record.lba, record.seq, record.crc, 0};
     }
     header.count = count;
+    zone.item_count = count;
     buffer.requeued -= std::min(buffer.requeued, count);
     buffer.waiting_since = buffer.fifo.empty() ? 0 : std::max<uint64_t>(state_.now, 1);
     ++user_batches_;
@@ -98,6 +100,7 @@ void BandWriter::take_reloc(ZoneWriter &zone, BatchHeader &header, uint32_t coun
         header.blocks[i] = BlockEntry{meta.lba, seq, meta.crc, 0};
     }
     header.count = count;
+    zone.item_count = count;
 }
 
 void BandWriter::take_records(ZoneWriter &zone, BatchHeader &header, bool of_user) noexcept {
@@ -117,6 +120,7 @@ void BandWriter::take_records(ZoneWriter &zone, BatchHeader &header, bool of_use
         }
     }
     header.count = count;
+    zone.item_count = count;
     streams_[of_user ? kStreamUser : kStreamReloc].records_busy = true;
 }
 
@@ -365,8 +369,7 @@ void BandWriter::landed(ZoneWriter &zone) noexcept {
         }
         case Source::user_records:
         case Source::reloc_records: {
-            const auto &block = *reinterpret_cast<const BatchHeader *>(zone.scratch);
-            for (uint32_t i = 0; i < block.count; ++i) {
+            for (uint32_t i = 0; i < zone.item_count; ++i) {
                 state_.records.landed(state_, zone.items[i], header);
             }
             ++state_.bands.change(zone.band->band).record_headers;
@@ -409,13 +412,12 @@ void BandWriter::give_up(ZoneWriter &zone) noexcept {
 }
 
 void BandWriter::requeue(ZoneWriter &zone) noexcept {
-    const auto &header = *reinterpret_cast<const BatchHeader *>(zone.scratch);
     if (zone.source == Source::user) {
         // Batches fail in any order. Code that waits for an epoch looks at the head of the FIFO, which must stay in
         // order.
-        state_.buffer.requeue(zone.items.data(), header.count);
+        state_.buffer.requeue(zone.items.data(), zone.item_count);
     }
-    for (uint32_t i = header.count; i-- > 0;) {
+    for (uint32_t i = zone.item_count; i-- > 0;) {
         const uint32_t item = zone.items[i];
         switch (zone.source) {
             case Source::user:

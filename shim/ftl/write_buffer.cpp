@@ -46,17 +46,6 @@ private:
     int fd_;
 };
 
-// The data from data_offset on are shared with the base's server. The records before them are not mapped there.
-PageMemory memory_at(const std::optional<std::string> &path, size_t bytes, size_t data_offset) {
-    if (!path) {
-        return PageMemory::shared(bytes, Sharing::sends, data_offset);
-    }
-    const File file(*path, bytes);
-    PageMemory memory = PageMemory::of_file(file.fd(), bytes);
-    memory.share(file.fd(), data_offset, Sharing::sends);
-    return memory;
-}
-
 }  // namespace
 
 BufferMapping::BufferMapping(uint32_t slot_count, uint32_t record_count, uint64_t block_count, const layout::Uuid &uuid,
@@ -72,11 +61,21 @@ BufferMapping::BufferMapping(uint32_t slot_count, uint32_t record_count, uint64_
     header.data_offset = header.records_offset + round_up(sizeof(PendingRecord) * record_count);
     header.block_count = block_count;
     header.crc = crc32c(0, &header, sizeof(header));
-    memory_ = memory_at(path, header.data_offset + size_t{slot_count} * kBlockSize, header.data_offset);
+    const size_t data_bytes = size_t{slot_count} * kBlockSize;
+    if (path) {
+        const size_t bytes = header.data_offset + data_bytes;
+        memory_ = PageMemory::of_file(File(*path, bytes).fd(), bytes);
+        data_ = memory_.data() + header.data_offset;
+    } else {
+        // Who may map a file may map all of it, so the data are apart. A file that has a path is not shared at all: it
+        // can't be sealed.
+        memory_ = PageMemory(header.data_offset, Pages::counted);
+        data_memory_ = PageMemory::shared(data_bytes, Sharing::sends);
+        data_ = data_memory_.data();
+    }
     uint8_t *base = memory_.data();
     slots_ = reinterpret_cast<SlotRecord *>(base + header.slots_offset);
     records_ = reinterpret_cast<PendingRecord *>(base + header.records_offset);
-    data_ = base + header.data_offset;
     std::atomic_thread_fence(std::memory_order_release);
     std::memcpy(base, &header, sizeof(header));
 }

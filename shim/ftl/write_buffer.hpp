@@ -156,6 +156,7 @@ public:
 
 private:
     PageMemory memory_;
+    PageMemory data_memory_;  // if it is not part of memory_
     SlotRecord *slots_ = nullptr;
     PendingRecord *records_ = nullptr;
     uint8_t *data_ = nullptr;
