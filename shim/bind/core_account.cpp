@@ -153,8 +153,8 @@ CoreStatsNow stats_of(FtlCore &core) {
         static_cast<CoreStats &>(now) = state.stats;
         now.write_buffer_landed = state.buffer.landed.count + state.buffer.flushing.count;
         now.write_buffer_reserved = state.buffer.reserved;
-        now.write_buffer_used = state.buffer.slot_count - state.buffer.free.count() - now.write_buffer_reserved -
-                                now.write_buffer_landed;
+        now.write_buffer_used =
+            state.buffer.slot_count - state.buffer.free.count() - now.write_buffer_reserved - now.write_buffer_landed;
         now.write_buffer_blocks = state.buffer.slot_count;
         now.next_seq = state.next_seq;
         now.mapped_blocks = state.mapped;
