@@ -224,14 +224,8 @@ class SharedController:
         self.regions[region.iova] = region
 
     async def unmap(self, region: Region) -> None:
-        """Waits for the I/O that is in flight. Raises RuntimeError if that takes too long; then nothing has changed."""
-        queues = [queue for queue in self.io_queues.qpairs.values() if queue is not None]
-        try:
-            await asyncio.gather(*(asyncio.to_thread(queue.quiesce) for queue in queues))
-            await asyncio.to_thread(self.memory.unmap, region.iova, region.size)
-        finally:
-            for queue in queues:
-                queue.resume()
+        """No later command can use it. Waits for those in flight that do, but see DmaMap.unmap()."""
+        await asyncio.to_thread(self.memory.unmap, region.iova, region.size)
         del self.regions[region.iova]
 
     def has_memory(self, iova: int, size: int) -> bool:

@@ -139,14 +139,9 @@ class Serving:
         self._port.done(ticket, failed)
 
     async def _unmap(self, ticket: int, region: Region) -> None:
-        failed = 0
-        try:
-            if self.controller is not None:
-                await self.controller.unmap(region)
-        except RuntimeError as error:
-            log.warning("vfio-user client at %s: memory stays mapped: %s", self._directory, error)
-            failed = errno.EBUSY
-        self._port.done(ticket, failed)
+        if self.controller is not None:
+            await self.controller.unmap(region)
+        self._port.done(ticket)
 
     async def _step(self, ticket: int, step: Step, registers: Registers) -> None:
         controller, failed = self.controller, 0
