@@ -54,6 +54,7 @@ class Serving:
         self._port = port
         self._maker = maker
         self._on_change = on_change
+        self._closing = False
         self._work: asyncio.Queue[Coroutine[Any, Any, None]] = asyncio.Queue()
         self._task = asyncio.get_running_loop().create_task(self._run(), name=f"vfio-user endpoint {directory}")
 
@@ -74,6 +75,7 @@ class Serving:
     async def close(self) -> None:
         """What is begun is finished. The client's queues are served no longer; its commands in flight stay recorded.
         Idempotent."""
+        self._closing = True
         await end_tasks([self._task])
         while not self._work.empty():
             self._work.get_nowait().close()
@@ -115,6 +117,7 @@ class Serving:
             controller = SharedController(
                 self._reactor, self._subsystem, self._limits, client=client, cntlid=cntlid, host=self._host,
                 directory=self._directory, port=self._port, maker=self._maker, on_change=self._on_change,
+                patient=lambda: not self._closing,
             )  # fmt: skip
             self.controller = controllers[cntlid] = controller
             try:
