@@ -206,7 +206,7 @@ class SharedController:
                         self.faulted(f"I/O queue {queue.qid}: {error}")
 
     async def end(self) -> None:
-        """Its client has gone, or goes on with another process. Idempotent."""
+        """Call it when the client has gone, or another process takes it over. Idempotent."""
         if not self._live:
             return
         self._live = False
@@ -332,7 +332,7 @@ class SharedController:
                 if queue.sq_entries:
                     self.open_io_queue(queue)
         self._open_admin(client.queues[ADMIN_QID])
-        # Whatever has changed meanwhile, nobody has told the client.
+        # Nobody has told the client of changes that were made without a daemon.
         for nsid in self.visible_namespaces():
             self.events.namespace_changed(nsid)
         self._on_change()

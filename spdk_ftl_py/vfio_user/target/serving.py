@@ -1,4 +1,4 @@
-"""Does what an endpoint asks for, one thing after the other: the clients' controllers come and go here."""
+"""Executes the requests of an endpoint, one after the other: creates and closes the clients' controllers."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ log = logging.getLogger(__name__)
 
 
 class EndpointPort(Port, Protocol):
-    """The endpoint, wherever it is."""
+    """The endpoint, in this process or in a keeper."""
 
     def done(self, ticket: int, error: int = 0) -> None: ...
 
 
 class Serving:
-    """The controllers of one endpoint, one at a time. Methods return at once; the work follows in its order."""
+    """The controllers of one endpoint, one at a time. Methods return at once; the work is done in their order."""
 
     def __init__(
         self,
@@ -63,7 +63,7 @@ class Serving:
         return self.controller is not None and self.controller.enabled
 
     async def settled(self) -> None:
-        """Returns when everything that was asked for until now is done."""
+        """Returns when all requests until now are done."""
         done = asyncio.get_running_loop().create_future()
 
         async def tell() -> None:
@@ -73,8 +73,8 @@ class Serving:
         await done
 
     async def close(self) -> None:
-        """What is begun is finished. The client's queues are served no longer; its commands in flight stay recorded.
-        Idempotent."""
+        """Finishes the request that has begun, and stops serving the client's queues. Its commands in flight stay
+        recorded. Idempotent."""
         self._closing = True
         await end_tasks([self._task])
         while not self._work.empty():
@@ -89,7 +89,7 @@ class Serving:
     # --- the endpoint -----------------------------------------------------------------------------------------------
 
     def came(self, client: ClientState, *, release: Callable[[], object] = lambda: None) -> None:
-        """A client has connected, or goes on with us. release: called when client is not used any more."""
+        """A client has connected, or was taken over. release: called when `client` is not used any more."""
         self._work.put_nowait(self._begin(client, release))
 
     def map(self, ticket: int, region: Region, *, release: Callable[[], object] = lambda: None) -> None:
