@@ -84,7 +84,7 @@ uint64_t FtlCore::deadline_ns() const noexcept {
         return ~uint64_t{0};
     }
     const bool again = flush_again_at_ > state_.now && !flush_in_flight_;
-    const bool unlimited_soon = throttled_ && state_.active_moves == 0;
+    const bool unlimited_soon = throttled_ && state_.active_moves == 0 && state_.throttle.share > 0;
     return std::min({unlimited_soon ? state_.moved_ns + kNextMoveNs : ~uint64_t{0},
                      marking_ ? trim_again_ : ~uint64_t{0}, writer_.deadline_ns(), movers_.deadline_ns(),
                      state_.busy_ios.due_ns(), cache_ ? cache_->deadline_ns() : ~uint64_t{0},

@@ -326,8 +326,8 @@ class BandManager:
     def _fitting_pace(self) -> Pace:
         sizes = self.moves.in_line(self.bands)
         pace = decide(self.limits, self.level, sizes)
-        # Data in danger, and writes that stand still, do not wait for more writes.
-        if self._starved() or self.moves.endangered(self.bands):
+        # Data in danger, even if it is behind in line, and writes that stand still do not wait for more writes.
+        if self._starved() or self.moves.endangered(self.bands) or self.bands.any_endangered():
             return Pace(pace.user_share)
         return pace
 

@@ -16,6 +16,9 @@ level is as large as the number of free bands is on average."""
 FACTOR_MIN: Final = 0.25
 """A move that has begun goes on at this part of the natural pace at least, however many bands are free."""
 FACTOR_MAX: Final = 4.0
+PACE_MAX: Final = 1_000_000_000
+"""Per thousand: more than any base does, and less than what the core has no number for. Zones that fail during a move
+can leave next to nothing to gain."""
 DIGITS: Final = 2
 """Of the pace. More would only mean more orders."""
 
@@ -66,7 +69,7 @@ def decide(limits: Limits, at: float, moves: Iterable[MoveSize]) -> Pace:
         return Pace(share)
     factor = 1 + (limits.start_bands - at) / max(1, limits.start_bands - limits.low_bands)
     natural = valid / gain * min(max(factor, FACTOR_MIN), FACTOR_MAX)
-    return Pace(share, _rounded(max(1, round(1000 * natural))))
+    return Pace(share, _rounded(min(max(1, round(1000 * natural)), PACE_MAX)))
 
 
 def _rounded(number: int) -> int:

@@ -57,6 +57,12 @@ def test_without_a_move_or_a_gain_relocation_is_not_paced() -> None:
     assert decide(LIMITS, 40, [MoveSize(1000, 1000, 1000)]).reloc_per_thousand is None
 
 
+def test_a_pace_always_fits_the_core_however_little_a_move_gains() -> None:
+    pace = decide(LIMITS, 30, [MoveSize(1 << 30, 1 << 30, (1 << 30) + 1)])
+    assert pace.reloc_per_thousand is not None
+    assert pace.reloc_per_thousand < 1 << 32
+
+
 def test_the_level_does_not_jump_when_a_band_is_opened_moved_or_freed() -> None:
     def at(free: int, room: int, *moves: MoveSize) -> float:
         return level(free=free, room=room, moves=moves, band_blocks=1000, open_bands=2)
