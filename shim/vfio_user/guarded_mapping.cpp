@@ -108,7 +108,8 @@ void install() {
     });
 }
 
-void check(int fd, uint64_t offset, uint64_t bytes) {
+// Returns how much is to be mapped: the kernel maps huge pages as a whole, and unmaps no part of one.
+uint64_t check(int fd, uint64_t offset, uint64_t bytes) {
     struct stat file {};
     struct statfs system {};
     if (fstat(fd, &file) != 0 || fstatfs(fd, &system) != 0) {
@@ -123,17 +124,18 @@ void check(int fd, uint64_t offset, uint64_t bytes) {
         throw std::invalid_argument("the file of the shared memory has " + std::to_string(there) + " bytes, not " +
                                     std::to_string(bytes) + " from " + std::to_string(offset) + " on");
     }
+    const uint64_t unit = type == HUGETLBFS_MAGIC ? static_cast<uint64_t>(system.f_bsize) : 1;
+    return (bytes + unit - 1) / unit * unit;
 }
 
 }  // namespace
 
 GuardedMapping::GuardedMapping(int fd, uint64_t offset, uint64_t bytes, bool writable,
                                std::shared_ptr<std::atomic<bool>> broken)
-    : bytes_(bytes), broken_(std::move(broken)) {
-    check(fd, offset, bytes);
+    : bytes_(bytes), mapped_bytes_(check(fd, offset, bytes)), broken_(std::move(broken)) {
     install();
     const int access = PROT_READ | (writable ? PROT_WRITE : 0);
-    void *data = ::mmap(nullptr, bytes, access, MAP_SHARED, fd, static_cast<off_t>(offset));
+    void *data = ::mmap(nullptr, mapped_bytes_, access, MAP_SHARED, fd, static_cast<off_t>(offset));
     if (data == MAP_FAILED) {
         throw std::system_error(errno, std::generic_category(), std::to_string(bytes) + " bytes of shared memory");
     }
@@ -142,11 +144,11 @@ GuardedMapping::GuardedMapping(int fd, uint64_t offset, uint64_t bytes, bool wri
     const std::lock_guard lock(table_mutex);
     const auto free = std::find_if(table.begin(), table.end(), [](const Guarded &entry) { return entry.begin == 0; });
     if (free == table.end()) {
-        ::munmap(data, bytes);
+        ::munmap(data, mapped_bytes_);
         throw std::invalid_argument("more than " + std::to_string(kMappingsMax) + " regions of shared memory");
     }
     place_ = static_cast<uint32_t>(free - table.begin());
-    change(*free, begin, begin + bytes, writable, broken_.get());
+    change(*free, begin, begin + mapped_bytes_, writable, broken_.get());
     table_used = std::max(table_used.load(), place_ + 1);
 }
 
@@ -155,7 +157,7 @@ GuardedMapping::~GuardedMapping() {
         const std::lock_guard lock(table_mutex);
         change(table[place_], 0, 0, false, nullptr);
     }
-    ::munmap(data_, bytes_);
+    ::munmap(data_, mapped_bytes_);
 }
 
 }  // namespace ftl

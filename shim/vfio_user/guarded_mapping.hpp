@@ -27,6 +27,7 @@ public:
 private:
     uint8_t *data_ = nullptr;
     uint64_t bytes_;
+    uint64_t mapped_bytes_;
     uint32_t place_ = 0;  // in the table of the handler
     std::shared_ptr<std::atomic<bool>> broken_;
 };
