@@ -54,6 +54,7 @@ class Serving:
         self._port = port
         self._maker = maker
         self._on_change = on_change
+        self._closing = False
         self._work: asyncio.Queue[Coroutine[Any, Any, None]] = asyncio.Queue()
         self._task = asyncio.get_running_loop().create_task(self._run(), name=f"vfio-user endpoint {directory}")
 
@@ -74,6 +75,7 @@ class Serving:
     async def close(self) -> None:
         """Finishes the request that has begun, and stops serving the client's queues. Its commands in flight stay
         recorded. Idempotent."""
+        self._closing = True
         await end_tasks([self._task])
         while not self._work.empty():
             self._work.get_nowait().close()
@@ -115,6 +117,7 @@ class Serving:
             controller = SharedController(
                 self._reactor, self._subsystem, self._limits, client=client, cntlid=cntlid, host=self._host,
                 directory=self._directory, port=self._port, maker=self._maker, on_change=self._on_change,
+                patient=lambda: not self._closing,
             )  # fmt: skip
             self.controller = controllers[cntlid] = controller
             try:
@@ -139,14 +142,9 @@ class Serving:
         self._port.done(ticket, failed)
 
     async def _unmap(self, ticket: int, region: Region) -> None:
-        failed = 0
-        try:
-            if self.controller is not None:
-                await self.controller.unmap(region)
-        except RuntimeError as error:
-            log.warning("vfio-user client at %s: memory stays mapped: %s", self._directory, error)
-            failed = errno.EBUSY
-        self._port.done(ticket, failed)
+        if self.controller is not None:
+            await self.controller.unmap(region)
+        self._port.done(ticket)
 
     async def _step(self, ticket: int, step: Step, registers: Registers) -> None:
         controller, failed = self.controller, 0
