@@ -45,7 +45,7 @@ struct Lease {
 // The end of a crossing on the core's reactor, which owns it. Only Crossing uses it.
 class Landing final : public Poller {
 public:
-    Landing(Reactor &front, Reactor &core, std::shared_ptr<BlockDevice> device, uint32_t leases);
+    Landing(std::shared_ptr<Reactor> front, Reactor &core, std::shared_ptr<BlockDevice> device, uint32_t leases);
 
     uint32_t poll(uint64_t now_ns) noexcept override;
     [[nodiscard]] bool busy() const noexcept override { return wakes_; }
@@ -76,7 +76,7 @@ private:
     uint32_t refill(uint64_t now_ns) noexcept;
     void leave() noexcept;
 
-    Reactor &front_;
+    const std::shared_ptr<Reactor> front_;  // a poll that began before the crossing was destroyed may still wake it
     Reactor &core_;
     uint32_t id_ = 0;
     std::shared_ptr<BlockDevice> device_;

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import random
 import socket
 import time
@@ -123,6 +124,18 @@ def test_a_crossing_is_refused_in_front_of_another_and_on_one_reactor() -> None:
         _shim.Crossing(front, core, media, 257)
     assert (crossing.block_count, crossing.max_io_blocks) == (media.block_count, media.max_io_blocks)
     assert crossing.allocated_blocks() == media.allocated_blocks()
+
+
+def test_the_front_reactor_stays_while_the_core_may_wake_it() -> None:
+    core, front = _shim.Reactor("core"), _shim.Reactor("front")
+    media = _shim.EmulatedMedia.conventional(core, 64)
+    crossing = _shim.Crossing(front, core, media)
+    fds = len(os.listdir("/proc/self/fd"))
+    del crossing, front
+    gc.collect()
+    assert len(os.listdir("/proc/self/fd")) == fds
+    core.step(1)  # the end of the crossing there leaves
+    assert len(os.listdir("/proc/self/fd")) < fds
 
 
 @pytest.mark.parametrize("leases", [0, LEASES])
