@@ -180,7 +180,12 @@ Crossing::Crossing(std::shared_ptr<Reactor> front, std::shared_ptr<Reactor> core
 Crossing::~Crossing() {
     registration_.reset();
     landing_->closing.store(true, std::memory_order_release);
-    core_->wake();
+    if (core_->running()) {
+        core_->wake();
+    } else {
+        // Nobody may ever poll the landing, which shares the core's reactor with it.
+        core_->call([this] { landing_->leave(); });  // does not wait: no thread runs
+    }
 }
 
 void Crossing::submit(Io &io) noexcept {

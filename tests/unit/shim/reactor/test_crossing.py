@@ -126,16 +126,21 @@ def test_a_crossing_is_refused_in_front_of_another_and_on_one_reactor() -> None:
     assert crossing.allocated_blocks() == media.allocated_blocks()
 
 
-def test_the_front_reactor_stays_while_the_core_may_wake_it() -> None:
-    core, front = _shim.Reactor("core"), _shim.Reactor("front")
-    media = _shim.EmulatedMedia.conventional(core, 64)
-    crossing = _shim.Crossing(front, core, media)
+def test_nothing_stays_of_a_crossing_that_outlives_the_threads_of_its_reactors() -> None:
+    gc.collect()
     fds = len(os.listdir("/proc/self/fd"))
-    del crossing, front
+    core, front = _shim.Reactor("core"), _shim.Reactor("front")
+    gate = _shim.Gate(core, _shim.EmulatedMedia.conventional(core, 64))
+    crossing = _shim.Crossing(front, core, gate)
+    for each in (core, front):
+        each.start()
+    for each in (front, core):
+        each.stop()
+    gate.fail(PATH_ERROR)
+    assert len(os.listdir("/proc/self/fd")) > fds
+    del each, crossing, gate, core, front
     gc.collect()
     assert len(os.listdir("/proc/self/fd")) == fds
-    core.step(1)  # the end of the crossing there leaves
-    assert len(os.listdir("/proc/self/fd")) < fds
 
 
 @pytest.mark.parametrize("leases", [0, LEASES])
