@@ -4,10 +4,10 @@ The script starts a target on core 0, and the daemon and a client on core 1. The
 base of the same size with the FTL on it. The same client reaches both over NVMe/TCP, by turns: a window on the raw
 bdev, one on the FTL, and so on. A result is the median of the repeats.
 
-  python bench/run.py --quick                            all that matters, within 3 minutes
+  python bench/run.py --quick                            the most important workloads, within 3 minutes
   python bench/run.py --only write-qd1,seq-write --seconds 2 --repeats 5
   python bench/run.py --only 'gc/*' --target spdk_tgt    with the spdk_tgt of $SPDK_TGT
-  python bench/run.py --list                             what there is
+  python bench/run.py --list                             lists the workloads
 
 Run it on a machine with no other work. Exit code 1: the bench failed; goals that are not met do not make it fail.
 """

@@ -194,9 +194,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
                 const uint64_t iova = kBase + uint64_t{input.ConsumeIntegralInRange<uint32_t>(0, 40)} * kPage;
                 try {
                     if (input.ConsumeBool()) {
-                        qpair->quiesce();
                         memory->unmap(kBase, uint64_t{kPages} * kPage);
-                        qpair->resume();
                     }
                     memory->map(iova, uint64_t{input.ConsumeIntegralInRange<uint32_t>(1, kPages)} * kPage, client.fd(),
                                 0, input.ConsumeBool());

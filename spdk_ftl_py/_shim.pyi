@@ -1110,13 +1110,18 @@ class DmaMap:
         also for a region that overlaps another one, for too many, and for a file that is too short; OSError."""
 
     def unmap(self, iova: int, size: int) -> None:
-        """A region as it was mapped. No command may use it: see SharedTargetQpair.quiesce(). A queue in it remains."""
+        """A region as it was mapped. No later command finds it; a queue in it remains. Waits for commands in flight
+        whose data lie there, at most 1 s: then the memory stays mapped for them until they are back."""
 
     def clear(self) -> None:
-        """Unmaps all regions."""
+        """Unmaps all regions, and waits for nothing."""
 
     @property
     def region_count(self) -> int: ...
+    @property
+    def lingering_count(self) -> int:
+        """Regions that were unmapped, and that commands in flight use yet."""
+
     @property
     def broken(self) -> bool:
         """A file was shrunk, and there is other memory in its place."""
@@ -1176,11 +1181,6 @@ class SharedTargetQpair:
 
     @property
     def aborting(self) -> int: ...
-    def quiesce(self) -> None:
-        """Waits until no device uses the client's memory, and fetches no command until resume(). RuntimeError: a device
-        has not given its I/O back within 5 s; no command is fetched then, either."""
-
-    def resume(self) -> None: ...
     def stats(self) -> TargetQpairStats:
         """Bytes are those of data."""
 

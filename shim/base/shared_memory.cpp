@@ -21,7 +21,7 @@ SharedRange::~SharedRange() {
 namespace shared_memory {
 namespace {
 
-constexpr size_t kPlaces = 256;  // further ranges are found by find(), but not by may_hold(): they are not shared
+constexpr size_t kPlaces = 1024;  // further ranges are found by find(), but not by may_hold(): they are not shared
 
 // begin and end of one range change one after the other, so may_hold() may be wrong for a moment. It is only a hint.
 struct Place {

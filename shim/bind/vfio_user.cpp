@@ -38,12 +38,12 @@ void bind_memory(nb::module_ &m) {
         .def("unmap", &DmaMap::unmap, nb::arg("iova"), nb::arg("size"), unlocked)
         .def("clear", &DmaMap::clear, unlocked)
         .def_prop_ro("region_count", &DmaMap::region_count, unlocked)
+        .def_prop_ro("lingering_count", &DmaMap::lingering_count, unlocked)
         .def_prop_ro("broken", &DmaMap::broken);
     m.attr("DMA_REGIONS_MAX") = DmaMap::kRegionsMax;
 }
 
 void bind_shared_target(nb::module_ &m) {
-    const nb::call_guard<nb::gil_scoped_release> unlocked;
     nb::class_<SharedQpairConfig>(m, "SharedQpairConfig")
         .def(
             "__init__",
@@ -69,10 +69,7 @@ void bind_shared_target(nb::module_ &m) {
             },
             nb::arg("reactor"), nb::arg("memory"), nb::arg("bar0_fd"), nb::arg("record_fd"), nb::arg("config"),
             nb::arg("namespaces"), nb::arg("bars") = BarPairs())
-        .def_static("record_bytes", &record_bytes, nb::arg("sq_entries"))
-        .def(
-            "quiesce", [](PySharedTargetQpair &self) { self->quiesce(); }, unlocked)
-        .def("resume", [](PySharedTargetQpair &self) { self->resume(); }, unlocked);
+        .def_static("record_bytes", &record_bytes, nb::arg("sq_entries"));
 }
 
 void bind_shared_admin(nb::module_ &m) {

@@ -19,14 +19,17 @@ constexpr bool of_media(Status status) {
 
 }  // namespace
 
-Reader::Reader(CoreState &state) : state_(state), children_(kChildren) {
+Reader::Reader(CoreState &state) : state_(state), children_(kChildren), pages_(uint64_t{kChildren} * kBlockSize) {
     free_.reserve(kChildren);
+    uint8_t *page = pages_.data();
     for (Child &child : children_) {
         child.reader = this;
         child.io.op = Op::read;
         child.io.iov = child.iov;
         child.io.owner = &child;
         child.io.complete = on_complete;
+        child.page = page;
+        page += kBlockSize;
         free_.push_back(&child);
     }
 }
@@ -145,7 +148,7 @@ uint32_t Reader::issue_run(Io &io, uint32_t block, IovCursor &cursor, uint64_t a
     child.count = count;
     child.done = 0;
     child.come = 0;
-    child.again = child.cached = false;
+    child.again = child.cached = child.apart = false;
     child.probe = {};
     for (uint32_t i = 0; i < count; ++i) {
         child.crcs[i] = state_.crcs.get(io.lba + block + i);
@@ -179,6 +182,12 @@ uint32_t Reader::point_iov(Child &child, IovCursor cursor, uint32_t most_blocks)
     }
     child.io.iov_count = entries;
     return count;
+}
+
+void Reader::point_apart(Child &child) noexcept {
+    child.iov[0] = {child.page, kBlockSize};
+    child.io.iov_count = 1;
+    child.apart = true;
 }
 
 void Reader::submit(Child &child, uint64_t address, uint32_t block_count) noexcept {
@@ -235,7 +244,10 @@ void Reader::came_back(Child &child) noexcept {
 bool Reader::go_on(Child &child, Status status, bool alive) noexcept {
     Io &parent = *child.parent;
     for (;;) {
-        check(child);
+        // A failed read leaves the page as it was: with another block, perhaps.
+        if (status == status::ok || !child.apart) {
+            check(child);
+        }
         if (child.done == child.count) {
             return false;
         }
@@ -293,18 +305,29 @@ void Reader::check(Child &child) noexcept {
     IovCursor cursor(child.parent->memory());
     cursor.skip(size_t{child.first + child.done} * kBlockSize);
     while (child.done < child.come) {
-        if (state_.crcs.kept()) {
-            uint32_t crc = 0;
-            cursor.each(kBlockSize, [&crc](const uint8_t *data, size_t bytes) { crc = crc32c(crc, data, bytes); });
-            if (BlockCrcs::cut(crc) != child.crcs[child.done] && !MUTATED(read_not_verified) &&
-                !(child.again && MUTATED(second_read_not_verified))) {
-                return;
-            }
+        const iovec page{child.page, kBlockSize};
+        if (!matches(child, child.apart ? IovCursor(page) : cursor)) {
+            return;
+        }
+        if (child.apart) {
+            cursor.write(child.page, kBlockSize);
+        } else {
+            cursor.skip(kBlockSize);
         }
         state_.stats.reads_rescued += child.cached ? 1 : 0;
         ++child.done;
-        child.again = child.cached = false;
+        child.again = child.cached = child.apart = false;
     }
+}
+
+bool Reader::matches(const Child &child, IovCursor cursor) const noexcept {
+    if (!state_.crcs.kept()) {
+        return true;
+    }
+    uint32_t crc = 0;
+    cursor.each(kBlockSize, [&crc](const uint8_t *data, size_t bytes) { crc = crc32c(crc, data, bytes); });
+    return BlockCrcs::cut(crc) == child.crcs[child.done] || MUTATED(read_not_verified) ||
+           (child.again && MUTATED(second_read_not_verified));
 }
 
 // Reads block `done` again, at the address that the L2P has now: it may have been moved, overwritten or trimmed
@@ -317,9 +340,7 @@ Reader::Found Reader::look_up(Child &child) noexcept {
     const uint64_t entry = state_.l2p.get(lba);
     switch (L2p::tag(entry)) {
         case L2p::Tag::media:
-            if (point_iov(child, cursor, 1) == 0) {
-                return Found::lost;  // cannot happen: a run has whole blocks
-            }
+            point_apart(child);
             submit(child, entry, 1);
             return Found::in_flight;
         case L2p::Tag::slot:
@@ -339,7 +360,7 @@ Reader::Found Reader::look_up(Child &child) noexcept {
     }
     ++child.done;
     child.come = std::max(child.come, child.done);
-    child.again = false;
+    child.again = child.apart = false;
     return Found::here;
 }
 
@@ -362,7 +383,7 @@ bool Reader::rescue(Child &child) noexcept {
     ++state_.stats.reads_rescued;
     ++child.done;
     child.come = std::max(child.come, child.done);
-    child.again = false;
+    child.again = child.apart = false;
     return true;
 }
 
@@ -370,9 +391,7 @@ bool Reader::ask_cache(Child &child) noexcept {
     if (state_.cache == nullptr) {
         return false;
     }
-    IovCursor cursor(child.parent->memory());
-    cursor.skip(size_t{child.first + child.done} * kBlockSize);
-    point_iov(child, cursor, 1);
+    point_apart(child);
     const uint64_t lba = child.parent->lba + child.first + child.done;
     child.cached = state_.cache->read(lba, child.crcs[child.done], child.io);
     return child.cached;

@@ -3,8 +3,9 @@
 // the caller's memory, with children from a pool. Reads that find no child wait in order.
 //
 // Every block is verified against the CRC that its LBA had at the lookup (unless CoreConfig::verify_reads is off). A
-// block that does not match, or that media can't return, is looked up and read once more, alone. Then the write buffer
-// and the nv cache are asked, which may still have it; otherwise the read fails. The band is moved.
+// block that does not match, or that media can't return, is looked up and read once more, alone, into memory of the
+// core: a client of vfio-user can change its own while the block is verified, and no band is moved for that. Then the
+// write buffer and the nv cache are asked, which may still have it; otherwise the read fails. The band is moved.
 //
 // A read of a busy base fails only if the base reads another block. A base that reads nothing has failed.
 #pragma once
@@ -15,6 +16,7 @@
 #include <vector>
 
 #include "base/iov_cursor.hpp"
+#include "base/page_memory.hpp"
 #include "ftl/core_state.hpp"
 #include "reactor/io_list.hpp"
 
@@ -48,6 +50,8 @@ private:
         uint32_t come = 0;    // blocks of the run, from the first on, that were read
         bool again = false;   // block `done` is being read for the second time
         bool cached = false;  // or from the nv cache
+        bool apart = false;   // block `done` comes into `page`
+        uint8_t *page = nullptr;
         BaseIo io;
         Probe probe;
         iovec iov[kChildIov + 1];   // the last one takes the metadata of a block in an nv cache
@@ -59,6 +63,8 @@ private:
     bool advance(Io &io) noexcept;
     uint32_t issue_run(Io &io, uint32_t block, IovCursor &cursor, uint64_t address, uint32_t limit) noexcept;
     static uint32_t point_iov(Child &child, IovCursor cursor, uint32_t most_blocks) noexcept;
+    static void point_apart(Child &child) noexcept;
+    [[nodiscard]] bool matches(const Child &child, IovCursor cursor) const noexcept;
     void submit(Child &child, uint64_t address, uint32_t block_count) noexcept;
     bool copy_slot(uint32_t slot, IovCursor &cursor) noexcept;
     static void on_complete(Io &io) noexcept;
@@ -71,6 +77,7 @@ private:
 
     CoreState &state_;
     std::vector<Child> children_;
+    PageMemory pages_;  // of the children
     std::vector<Child *> free_;
     IoList waiting_;
     Patience patience_{kBusyReadPatienceNs};

@@ -6,8 +6,8 @@
 //   issuer → Crossing ── Ios, cancels ──→ Landing → device (a Gate)
 //            Crossing ←─ Ios, leases ──── Landing
 //
-// Neither side ever waits for the other: what is sent is a mailbox, and a reactor that sleeps is woken once for all
-// that was sent to it in a round.
+// Neither side ever waits for the other. Items go through mailboxes, and a sender wakes a sleeping reactor once for all
+// items of a round.
 //
 // Leases. reserve() must answer at once, but the device's memory belongs to the core's thread. So the landing reserves
 // blocks ahead, one lease each, and the front gives them to its writes: their data is received straight into the

@@ -14,7 +14,7 @@
 
 namespace ftl {
 
-// Reads memory of a client once: what was copied is not read again, whatever the compiler would like.
+// Reads memory of a client exactly once: the compiler can't make it read the memory again instead of the copy.
 void copy_once(void *to, const void *from, size_t bytes) noexcept;
 
 class CommandMemory {

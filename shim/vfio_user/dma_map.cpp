@@ -6,6 +6,7 @@
 #include <sstream>
 #include <stdexcept>
 #include <string>
+#include <thread>
 #include <utility>
 
 namespace ftl {
@@ -45,7 +46,8 @@ void DmaMap::map(uint64_t iova, uint64_t bytes, int fd, uint64_t offset, bool wr
     if (into_next || into_last) {
         throw std::invalid_argument(named(iova, bytes) + ": it overlaps another one");
     }
-    if (regions.size() >= kRegionsMax) {
+    release_unused();
+    if (regions.size() + lingering_.size() >= kRegionsMax) {
         throw std::invalid_argument(named(iova, bytes) + ": there are " + std::to_string(kRegionsMax) + " already");
     }
     // The braces are evaluated in order, but the mapping can't be moved: it is made in place.
@@ -55,21 +57,41 @@ void DmaMap::map(uint64_t iova, uint64_t bytes, int fd, uint64_t offset, bool wr
 }
 
 void DmaMap::unmap(uint64_t iova, uint64_t bytes) {
-    const std::lock_guard lock(mutex_);
-    Regions regions = table_->regions;
-    const auto found = std::find_if(regions.begin(), regions.end(), [&](const std::shared_ptr<const Region> &region) {
-        return region->iova == iova && region->mapping.bytes() == bytes;
-    });
-    if (found == regions.end()) {
-        throw std::invalid_argument(named(iova, bytes) + ": there is none like that");
+    constexpr auto kLook = std::chrono::microseconds(200);
+    std::shared_ptr<const Region> region;
+    {
+        const std::lock_guard lock(mutex_);
+        Regions regions = table_->regions;
+        const auto found = std::find_if(regions.begin(), regions.end(), [&](const std::shared_ptr<const Region> &each) {
+            return each->iova == iova && each->mapping.bytes() == bytes;
+        });
+        if (found == regions.end()) {
+            throw std::invalid_argument(named(iova, bytes) + ": there is none like that");
+        }
+        region = *found;
+        regions.erase(found);
+        auto table = table_of(std::move(regions));
+        lingering_.push_back(region);
+        publish(std::move(table));
     }
-    regions.erase(found);
-    publish(table_of(std::move(regions)));
+    const auto until = std::chrono::steady_clock::now() + kUnmapWait;
+    while (lingers(region) && std::chrono::steady_clock::now() < until) {
+        std::this_thread::sleep_for(kLook);
+    }
 }
 
 void DmaMap::clear() {
     const std::lock_guard lock(mutex_);
+    const Regions &regions = table_->regions;
+    lingering_.insert(lingering_.end(), regions.begin(), regions.end());
     publish(table_of({}));
+    release_unused();
+}
+
+size_t DmaMap::lingering_count() {
+    const std::lock_guard lock(mutex_);
+    release_unused();
+    return lingering_.size();
 }
 
 size_t DmaMap::region_count() {
@@ -77,13 +99,18 @@ size_t DmaMap::region_count() {
     return table_->regions.size();
 }
 
-void DmaMap::attach(const std::shared_ptr<Reactor> &reactor) {
+void DmaMap::attach(const std::shared_ptr<Reactor> &reactor, const MemoryUser *user) {
     const std::lock_guard lock(mutex_);
     ++readers_[reactor];
+    if (user != nullptr) {
+        users_.emplace(user, reactor);
+    }
 }
 
-void DmaMap::detach(const std::shared_ptr<Reactor> &reactor) {
+void DmaMap::detach(const std::shared_ptr<Reactor> &reactor, const MemoryUser *user) {
     const std::lock_guard lock(mutex_);
+    users_.erase(user);
+    release_unused();
     if (--readers_[reactor] == 0) {
         readers_.erase(reactor);
     }
@@ -140,6 +167,35 @@ std::unique_ptr<const DmaMap::Table> DmaMap::table_of(Regions regions) {
         table->spans.push_back({region->iova, region->iova + mapping.bytes(), mapping.data(), region->writable});
     }
     return table;
+}
+
+bool DmaMap::in_use(const Region &region) const {
+    const uint8_t *begin = region.mapping.data();
+    const uint8_t *end = begin + region.mapping.bytes();
+    return std::any_of(users_.begin(), users_.end(), [&](const auto &each) {
+        const auto &[user, reactor] = each;
+        bool used = false;
+        reactor->call([&, user = user] { used = user->uses(begin, end); });
+        return used;
+    });
+}
+
+void DmaMap::release_unused() {
+    std::erase_if(lingering_, [this](const std::shared_ptr<const Region> &region) { return !in_use(*region); });
+}
+
+bool DmaMap::lingers(const std::shared_ptr<const Region> &region) {
+    const std::lock_guard lock(mutex_);
+    release_unused();
+    if (std::find(lingering_.begin(), lingering_.end(), region) == lingering_.end()) {
+        return false;
+    }
+    for (const auto &[user, reactor] : users_) {
+        if (!reactor->running()) {
+            reactor->step();  // nobody else brings the commands back
+        }
+    }
+    return true;
 }
 
 void DmaMap::publish(std::unique_ptr<const Table> table) {

@@ -18,7 +18,7 @@ SharedAdminQueue::SharedAdminQueue(std::shared_ptr<Reactor> reactor, std::shared
       naps_(queue_.doorbells(), *reactor_),
       slots_(queue_.slot_count()),
       waiting_(queue_.slot_count()) {
-    memory_->attach(reactor_);
+    memory_->attach(reactor_, nullptr);
     // The reactor only borrows the queue. close() removes it from the reactor.
     const std::shared_ptr<Poller> borrowed(std::shared_ptr<void>(), this);
     reactor_->call([&] { id_ = reactor_->add(borrowed); });
@@ -147,7 +147,7 @@ void SharedAdminQueue::close() {
         naps_.end();
         reactor_->remove(id_);
     });
-    memory_->detach(reactor_);
+    memory_->detach(reactor_, nullptr);
     removed_from_reactor_ = true;
 }
 

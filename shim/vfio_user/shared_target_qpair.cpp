@@ -71,7 +71,7 @@ SharedTargetQpair::SharedTargetQpair(std::shared_ptr<Reactor> reactor, std::shar
             qpair.io_done(qpair.slots_[done.owner_data]);
         };
     }
-    memory_->attach(reactor_);
+    memory_->attach(reactor_, this);
     // The reactor only borrows the qpair. close() removes it from the reactor.
     const std::shared_ptr<Poller> borrowed(std::shared_ptr<void>(), this);
     reactor_->call([&] { id_ = reactor_->add(borrowed); });
@@ -119,22 +119,6 @@ void SharedTargetQpair::abort_io(uint32_t nsid) {
     });
 }
 
-void SharedTargetQpair::quiesce() {
-    reactor_->call([this] { fetching_ = false; });
-    const bool quiet = wait_until(*reactor_, std::chrono::nanoseconds(kQuiesceNs), [this] {
-        bool none = false;
-        reactor_->call([&] { none = outstanding_ == 0; });
-        return none;
-    });
-    if (!quiet) {
-        throw std::runtime_error("a device did not complete the outstanding I/O of a queue within 5 s");
-    }
-}
-
-void SharedTargetQpair::resume() {
-    reactor_->call([this] { fetching_ = true; });
-}
-
 TargetQpairStats SharedTargetQpair::stats() {
     TargetQpairStats copy;
     reactor_->call([&] { copy = stats_; });
@@ -161,9 +145,24 @@ void SharedTargetQpair::close() {
         throw std::runtime_error("a device did not complete the outstanding I/O of a closed queue within 30 s");
     }
     reactor_->call([this] { reactor_->remove(id_); });
-    memory_->detach(reactor_);
+    memory_->detach(reactor_, this);
     removed_from_reactor_ = true;
     namespaces_.clear();
+}
+
+bool SharedTargetQpair::uses(const uint8_t *begin, const uint8_t *end) const noexcept {
+    for (const Slot &slot : slots_) {
+        if (!slot.at_device) {
+            continue;
+        }
+        for (const iovec &piece : slot.io.memory()) {
+            const auto *first = static_cast<const uint8_t *>(piece.iov_base);
+            if (first < end && begin < first + piece.iov_len) {
+                return true;
+            }
+        }
+    }
+    return false;
 }
 
 // --- commands -----------------------------------------------------------------------------------------------------
@@ -177,21 +176,19 @@ uint32_t SharedTargetQpair::poll(uint64_t now_ns) noexcept {
         die(true);
         return work + 1;
     }
-    if (fetching_) {
-        const std::vector<uint32_t> &unfinished = queue_.unfinished();
-        while (replayed_ < unfinished.size()) [[unlikely]] {
-            start(unfinished[replayed_++]);
-            ++work;
+    const std::vector<uint32_t> &unfinished = queue_.unfinished();
+    while (replayed_ < unfinished.size()) [[unlikely]] {
+        start(unfinished[replayed_++]);
+        ++work;
+    }
+    for (uint32_t i = 0; i < kBatch; ++i) {
+        const uint32_t number = queue_.fetch();
+        if (number == SharedQueue::kNone) {
+            break;
         }
-        for (uint32_t i = 0; i < kBatch; ++i) {
-            const uint32_t number = queue_.fetch();
-            if (number == SharedQueue::kNone) {
-                break;
-            }
-            ++stats_.commands;
-            start(number);
-            ++work;
-        }
+        ++stats_.commands;
+        start(number);
+        ++work;
     }
     naps_.polled(now_ns, work > 0, queue_.seen());
     return work;

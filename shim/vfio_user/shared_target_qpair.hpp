@@ -29,12 +29,11 @@ struct SharedQpairConfig {
     std::shared_ptr<FlushAlarm> flush_alarm;  // of this client; null: no Flush must fail
 };
 
-class SharedTargetQpair final : public Poller {
+class SharedTargetQpair final : public Poller, public MemoryUser {
 public:
     static constexpr uint32_t kMaxIoBytesMax = TargetQpair::kMaxIoBytesMax;
     static constexpr uint32_t kRangesBytes = wire::kDsmRangesMax * sizeof(wire::DsmRange);
     static constexpr uint32_t kBatch = 64;  // commands fetched in a poll
-    static constexpr uint64_t kQuiesceNs = 5'000'000'000;
 
     // Registers with the reactor. Throws std::invalid_argument or std::system_error. See SharedQueue for the fds.
     SharedTargetQpair(std::shared_ptr<Reactor> reactor, std::shared_ptr<DmaMap> memory, int bar0_fd, int record_fd,
@@ -44,6 +43,7 @@ public:
 
     uint32_t poll(uint64_t now_ns) noexcept override;
     [[nodiscard]] uint64_t deadline_ns() const noexcept override { return naps_.next_ns(); }
+    [[nodiscard]] bool uses(const uint8_t *begin, const uint8_t *end) const noexcept override;
 
     [[nodiscard]] uint32_t id() const noexcept { return id_; }
 
@@ -52,10 +52,6 @@ public:
     void set_bars(uint32_t nsid, Bars bars);
     void abort_io(uint32_t nsid);
     [[nodiscard]] uint32_t aborting() const noexcept { return aborting_.load(std::memory_order_acquire); }
-    // When it returns, no device uses the client's memory, until resume(). Throws std::runtime_error if a device did
-    // not give its Ios back in time; no further command is fetched then, either.
-    void quiesce();
-    void resume();
     // The queue has ended by itself (shared_qpair_closed), or by close().
     [[nodiscard]] bool dead();
     [[nodiscard]] bool drained() const noexcept { return drained_.load(std::memory_order_acquire); }
@@ -102,7 +98,6 @@ private:
     PageMemory ranges_;
     uint32_t id_ = 0;
     bool dead_ = false;
-    bool fetching_ = true;
     size_t replayed_ = 0;       // of queue_.unfinished()
     uint32_t outstanding_ = 0;  // Ios at devices
     uint32_t answered_ = 0;     // since the last poll

@@ -1,6 +1,6 @@
-"""What bench/run.py measures: a target with a raw bdev and a base, the daemon, an FTL on the base, each on its core.
+"""The processes that bench/run.py measures: a target with a raw bdev and a base, and a daemon with an FTL on the base.
 
-target core: the target. other core: the daemon and the client, so that whatever they spend is paid by both."""
+The target runs on the target core. Daemon and client share the other core, so each of them costs the other CPU time."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ POLL_S: Final = 0.02
 
 @dataclass(frozen=True)
 class Variant:
-    """How the FTL, and the connections to it and to the raw bdev, differ from the plain ones."""
+    """How FTL and connections differ from the plain variant."""
 
     name: str = ""
     cache: bool = False
@@ -113,7 +113,7 @@ class Bed:
 
     @property
     def pids(self) -> dict[str, int]:
-        """Of the processes whose CPU time counts."""
+        """Pids of the processes whose CPU time counts, by name."""
         return {"target": _pid(self.target), "daemon": self.daemon.process.pid}
 
     def _create_bdevs(self) -> None:
@@ -126,7 +126,7 @@ class Bed:
     # --- the FTL
 
     def create(self, variant: Variant) -> None:
-        """A new, empty FTL, to which the client is connected as "ftl"; as "raw", to the raw bdev."""
+        """Creates a new, empty FTL. Connects the client to it as "ftl", and to the raw bdev as "raw"."""
         self._delete()
         params: dict[str, Any] = {
             "name": FTL, "base_bdev": BASE, "target": self.target.socket, "force": True, "no_attach": True,
@@ -148,7 +148,7 @@ class Bed:
                 self.perf.connect(side, address, digests=self._variant.digests)
 
     def want_qpairs(self, count: int) -> None:
-        """Connects with so many qpairs, and no more: idle ones cost time at both ends."""
+        """Connects with exactly this number of qpairs, because idle qpairs cost time at both ends."""
         if count != self._qpairs:
             self._qpairs = count
             self._connect()
@@ -202,21 +202,21 @@ class Bed:
 
     @property
     def budget(self) -> int:
-        """What is left of whole_budget."""
+        """The part of whole_budget that is left, in blocks."""
         return max(0, self.whole_budget - self._written)
 
     def wrote(self, blocks: int) -> None:
-        """Tells that the FTL was written to."""
+        """To be called after writes to the FTL."""
         self._written += blocks
 
     def renew(self) -> None:
-        """A new FTL as the last one, unless that is still empty."""
+        """Creates a new FTL of the same variant, unless the present one is still empty."""
         if self._written:
             self.create(self._variant)
 
 
 def settled(bed: Bed, patience_s: float = 10.0) -> None:
-    """Waits until the FTL relocates nothing any more. Gives up after patience_s: some always goes on."""
+    """Waits until the FTL relocates nothing, but at most patience_s, because relocation may never end."""
     deadline = time.monotonic() + patience_s
     moved = -1
     while time.monotonic() < deadline:

@@ -20,7 +20,7 @@ from .workloads import HOST_NQN, Workload
 
 STOP_S: Final = 10.0
 REQUEST_S: Final = 60.0
-"""For what a request may take beyond its own time."""
+"""Added to the time of a request, as the time limit for its answer."""
 _BLOCKS_MIB: Final = 256
 
 

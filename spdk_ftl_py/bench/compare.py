@@ -1,4 +1,4 @@
-"""What has moved between two runs, beyond their noise."""
+"""The results that differ between two runs by more than their noise."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from .rows import Row
 from .statistics import Sample
 
 LEAST: Final = 0.03
-"""Smaller changes are not shown, however steady the repeats were: another boot of the machine does as much."""
+"""Smaller changes are not shown, however steady the repeats were: a reboot of the machine can cause them."""
 COMPARED: Final = ("iops", "mib_s", "p99_us", "cpu_us_daemon", "write_amplification")
-"""The metrics that are compared; goals of their own are, too. More would only bring more chance."""
+"""The metrics that are compared, besides those with goals. With more metrics, more would differ by chance."""
 MORE_IS_BETTER: Final = ("iops", "mib_s", "media_writes_to_fresh")
 
 

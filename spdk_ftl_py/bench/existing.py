@@ -24,7 +24,8 @@ def chosen(patterns: str) -> list[Workload]:
 
 
 def allowed(asked: list[Workload] | None, *, write: bool) -> list[Workload]:
-    """asked: None: all with one qpair that are allowed. Raises ParameterError if one of those writes, and must not."""
+    """asked: the workloads to measure; None: all allowed ones with one qpair. Raises ParameterError if one of `asked`
+    writes, and writes are not allowed."""
     if asked is None:
         return [workload for workload in WORKLOADS.values() if workload.qpairs == 1 and (write or not workload.writes)]
     writing = [workload.name for workload in asked if workload.writes and not write]

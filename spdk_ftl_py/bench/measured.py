@@ -10,7 +10,7 @@ from .client import Window
 from .workloads import Workload
 
 Told = Callable[[str], None]
-"""What is going on now, for a progress bar."""
+"""Called with a text for the progress bar."""
 
 
 @dataclass

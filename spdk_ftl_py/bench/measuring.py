@@ -10,8 +10,8 @@ from .plan import Section
 from .workloads import WORKLOADS, Workload
 
 SHARE: Final = 0.4
-"""The part of a fresh FTL that is filled before it is read: so much is written besides, in mixed loads, before it
-relocates."""
+"""The part of a fresh FTL that is filled before it is read. The rest is room for the writes of mixed loads, before
+relocation begins."""
 STEADY_WRITES: Final = 2
 """How often the capacity is written at random before the steady state is measured."""
 WARM_BLOCKS: Final = 40_000
@@ -56,7 +56,7 @@ def _touch(bed: Bed) -> None:
 
 
 class _Fresh:
-    """Of an FTL that has not relocated anything."""
+    """Measures an FTL that has not relocated anything."""
 
     def __init__(self, bed: Bed) -> None:
         self._bed = bed
@@ -101,7 +101,7 @@ class _Fresh:
 
 
 class _Gc:
-    """Of an FTL whose capacity was written, and then twice more at random."""
+    """Measures an FTL that was filled, and then overwritten at random with twice its capacity."""
 
     blocks = 0
 

@@ -100,7 +100,7 @@ def build_parser(description: str) -> argparse.ArgumentParser:
         "--only", metavar="PATTERN,…", type=lambda given: given.split(","), default=[],
         help="the workloads to measure: SECTION/WORKLOAD, or a WORKLOAD of the section fresh; * and ? as for files",
     )  # fmt: skip
-    parser.add_argument("--list", action="store_true", help="print what would be measured, and end")
+    parser.add_argument("--list", action="store_true", help="print the workloads, and end")
     parser.add_argument(
         "--target", action="append", choices=TARGETS,
         help="embedded, or spdk_tgt (the program in $SPDK_TGT); default: embedded, and spdk_tgt if $SPDK_TGT is set",
@@ -120,7 +120,7 @@ def build_parser(description: str) -> argparse.ArgumentParser:
     parser.add_argument("--keep", action="store_true", help=f"write the rows to {KEPT} instead, for later comparisons")
     parser.add_argument(
         "--compare", type=Path, metavar="FILE", nargs="?", const=KEPT,
-        help=f"say what has moved beyond noise since the run that wrote FILE (default: {KEPT})",
+        help=f"list the results that differ beyond noise from those in FILE (default: {KEPT})",
     )  # fmt: skip
     parser.add_argument("--plot", type=Path, metavar="OUT.svg", help="draw the ratios (needs matplotlib)")
     parser.add_argument(

@@ -27,8 +27,8 @@ SECONDS_MAX: Final = 3600.0
 
 _DESCRIPTION: Final = """\
 Measure an FTL: IOPS, MiB/s, latencies and CPU time for each I/O, with the I/O of a host that connects to the FTL's
-export over NVMe/TCP. By default the command only reads, and any content is right. Other hosts stay connected, so their
-I/O is part of what you measure, and the command's I/O slows them down.
+export over NVMe/TCP. By default the command only reads, and accepts any content. Other hosts stay connected. Their
+I/O affects the results, and the command's I/O slows them down.
 
 With --write the command also writes, all over the FTL: THIS DESTROYS ALL DATA ON THE FTL.
 """

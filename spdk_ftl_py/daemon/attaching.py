@@ -36,7 +36,7 @@ class KeptBdev:
         self._changed = changed
 
     async def attach(self, front: Front) -> None:
-        """If the target can't use vfio-user, and the choice is the daemon's: by NVMe/TCP. Raises TargetError,
+        """Falls back to NVMe/TCP if the target can't use vfio-user and the transport was "auto". Raises TargetError,
         OSError."""
         try:
             self.now = await self._attach(front)

@@ -147,9 +147,10 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         choices=("auto", "tcp", "vfio-user"),
         default=TRANSPORT_DEFAULT,
         help=(
-            "how targets reach their FTLs, unless bdev_ftl_create says otherwise. vfio-user is shared memory, for "
-            "targets on this machine; an FTL then has no TCP port unless somebody asks for one (--listen, "
-            "--discovery, hosts). auto: vfio-user if the target can use it, else tcp (default: %(default)s)"
+            "how targets reach their FTLs, and the daemon their base and cache, unless bdev_ftl_create says otherwise. "
+            "vfio-user is shared memory, for targets on this machine; an FTL then has no TCP port unless somebody asks "
+            "for one (--listen, --discovery, hosts). auto: vfio-user if the target can use it, else tcp (default: "
+            "%(default)s)"
         ),
     )
     parser.add_argument(
@@ -203,8 +204,8 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         metavar="N",
         type=_reactors,
         help=(
-            "how many threads do the I/O of all FTLs; each FTL gets the one with the fewest FTLs, or several if it has "
-            "cores (default: one for each CPU on which the daemon may run, or of --cpu-mask)"
+            "number of threads that do the I/O of all FTLs. Each FTL gets the thread with the fewest FTLs, or several "
+            "threads with conf cores (default: one for each CPU of --cpu-mask, or on which the daemon may run)"
         ),
     )
     parser.add_argument(
@@ -213,8 +214,8 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         type=parsed(_cpu_mask),
         default=(),
         help=(
-            "CPUs to which these threads are pinned in turn, as SPDK's -m takes them: 0x6, [1,2] or [1-2]. Give a "
-            "polling spdk_tgt other ones (default: they run where the kernel puts them)"
+            "CPUs to which these threads are pinned in turn, in the form of SPDK's -m: 0x6, [1,2] or [1-2]. A polling "
+            "spdk_tgt should run on other CPUs (default: threads are not pinned)"
         ),
     )
     parser.add_argument(

@@ -61,8 +61,8 @@ class Transport(Protocol):
 
 
 class Choice:
-    """Which transport the target uses for one FTL: from what was asked for, and from what is possible. It is made once,
-    when the FTL is created or loaded; restarts of the daemon do not change it."""
+    """The transport by which the target reaches one FTL, from the options and from what is possible. The choice is made
+    once, when the FTL is created or loaded; restarts of the daemon do not change it."""
 
     def __init__(self, options: FtlOptions, default: TransportName, folder: Path | None, before: object) -> None:
         """default: if nothing is asked for this FTL. folder: the FTL's endpoint; None: the daemon has no place for

@@ -143,9 +143,9 @@ class AsyncDaemonRpcs(AsyncExportRpcs):
         nqn: NQN of the export. {name} and {uuid} in it are replaced by those of the FTL, e.g.
             nqn.2026-11.com.example:{name} (default: the daemon's --nqn-template, else nqn.2026-11.io.spdk-ftl:{uuid})
         no_attach: Only export the FTL over NVMe/TCP; do not attach it to the target as a bdev
-        transport: How the target reaches the FTL: by NVMe/TCP, or by vfio-user (shared memory), which needs a target on
-            the daemon's machine. auto: by vfio-user if the target can use it; an FTL that only its target uses then has
-            no TCP port (default: the daemon's transport)
+        transport: How the target reaches the FTL, and the daemon base and cache: by NVMe/TCP, or by vfio-user (shared
+            memory), which needs a target on the daemon's machine. auto: by vfio-user if the target can use it. With
+            vfio-user, an FTL that only its target uses has no TCP port (default: the daemon's transport)
         hosts: NQN of a host that may connect to the export; may be given several times. The target itself may also
             connect, unless no_attach is given
         dhchap_key: File with the DH-HMAC-CHAP key of the hosts given with hosts, as in bdev_ftl_add_host

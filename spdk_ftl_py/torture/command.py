@@ -31,8 +31,8 @@ from the host to the drive, and the connections of host, base and nv cache are l
 With --processes the command uses real processes: `spdk-ftl target` with a drive in a file, and `spdk-ftl serve`, in a
 temporary directory, and NVMe/TCP hosts that stay connected. It kills daemon, target or both with SIGKILL under load,
 sometimes again during the recovery, and starts them again. Hosts repeat outstanding I/O. No I/O may fail, and no
-acknowledged write may be missing, flushed or not. With --transport vfio-user the target has the FTL by vfio-user, and
-exports it to the hosts.
+acknowledged write may be missing, flushed or not. With --transport vfio-user the target attaches the FTL by vfio-user
+and exports it to the hosts, and the daemon reaches the drive by vfio-user, too.
 
 --seed determines everything: geometry, traffic, order of completions, crashes. After 20 crashes the command takes a new
 drive of another geometry (a "world"). With --processes the seed determines only traffic and moments of crashes.
@@ -74,7 +74,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--transport",
         choices=("tcp", "vfio-user"),
         default="tcp",
-        help="with --processes: how the target reaches the FTL (default: %(default)s)",
+        help="with --processes: how target and daemon reach each other (default: %(default)s)",
     )
     parser.add_argument(
         "--every",

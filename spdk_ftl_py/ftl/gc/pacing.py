@@ -1,5 +1,5 @@
-"""How fast relocation goes, or how fast user writes go: one of the two follows the other, so that free space stays
-where it is. docs/ftl.md, "Pacing", has the reasons.
+"""How fast relocation and user writes may go. One of the two follows the other, so that the free space stays the same.
+docs/ftl.md, "Pacing", has the reasons.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ DIGITS: Final = 2
 
 @dataclass(frozen=True)
 class Pace:
-    """What the core is told."""
+    """The limits for the core."""
 
     user_share: int = UNLIMITED
     """Of all blocks written, in percent."""

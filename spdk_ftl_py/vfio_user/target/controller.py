@@ -67,8 +67,10 @@ class SharedController:
         port: Port,
         maker: QueueMaker,
         on_change: Callable[[], object],
+        patient: Callable[[], bool] = lambda: True,
     ) -> None:
-        """on_change: called when `enabled` may have changed."""
+        """on_change: called when `enabled` may have changed. patient: whether to wait for devices however long they
+        take."""
         self.reactor = reactor
         self.subsystem = subsystem
         self.limits = limits
@@ -88,6 +90,7 @@ class SharedController:
         self._bar0 = os.dup(client.bar0)
         self._registers = client.registers
         self._on_change = on_change
+        self._patient = patient
         self._background: set[asyncio.Task[None]] = set()
         self._live = True
         self._admin: _shim.SharedAdminQueue | None = None
@@ -194,7 +197,7 @@ class SharedController:
         """Other queues go on from the records of the present ones. The client does not notice."""
         async with self._changing:
             records = list(self._records.values())
-            await self.io_queues.close()
+            await self._end_io(self.io_queues.close)
             for queue in records:
                 if self._live and self._records.get(queue.qid) is queue:
                     try:
@@ -203,7 +206,7 @@ class SharedController:
                         self.faulted(f"I/O queue {queue.qid}: {error}")
 
     async def end(self) -> None:
-        """Its client has gone, or goes on with another process. Idempotent."""
+        """Call it when the client has gone, or another process takes it over. Idempotent."""
         if not self._live:
             return
         self._live = False
@@ -224,14 +227,8 @@ class SharedController:
         self.regions[region.iova] = region
 
     async def unmap(self, region: Region) -> None:
-        """Waits for the I/O that is in flight. Raises RuntimeError if that takes too long; then nothing has changed."""
-        queues = [queue for queue in self.io_queues.qpairs.values() if queue is not None]
-        try:
-            await asyncio.gather(*(asyncio.to_thread(queue.quiesce) for queue in queues))
-            await asyncio.to_thread(self.memory.unmap, region.iova, region.size)
-        finally:
-            for queue in queues:
-                queue.resume()
+        """No later command can use it. Waits for those in flight that do, but see DmaMap.unmap()."""
+        await asyncio.to_thread(self.memory.unmap, region.iova, region.size)
         del self.regions[region.iova]
 
     def has_memory(self, iova: int, size: int) -> bool:
@@ -297,9 +294,22 @@ class SharedController:
 
     async def _close_io_queues(self) -> None:
         async with self._changing:
-            await self.io_queues.close()
+            await self._end_io(self.io_queues.close)
             for qid in list(self._records):
                 self._drop_record(qid)
+
+    async def _end_io(self, close: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Closes queues, however long their devices take: before, the client must not believe that its memory is not in
+        use. Raises RuntimeError if nobody is patient."""
+        while True:
+            try:
+                await close()
+            except RuntimeError as error:
+                if not self._patient():
+                    raise
+                log.warning("vfio-user client at %s: its queues are closed later: %s", self.address, error)
+            else:
+                return
 
     # --- take-over --------------------------------------------------------------------------------------------------
 
@@ -322,7 +332,7 @@ class SharedController:
                 if queue.sq_entries:
                     self.open_io_queue(queue)
         self._open_admin(client.queues[ADMIN_QID])
-        # Whatever has changed meanwhile, nobody has told the client.
+        # Nobody has told the client of changes that were made without a daemon.
         for nsid in self.visible_namespaces():
             self.events.namespace_changed(nsid)
         self._on_change()
@@ -349,7 +359,7 @@ class SharedController:
     async def close_io_queue(self, qid: int) -> None:
         """Its completion queue stays. Idempotent."""
         async with self._changing:
-            await self.io_queues.close_one(qid)
+            await self._end_io(lambda: self.io_queues.close_one(qid))
             self._drop_record(qid)
 
     def _serve_queue(self, queue: Queue) -> None:

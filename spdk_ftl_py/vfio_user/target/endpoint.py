@@ -1,7 +1,7 @@
-"""An endpoint: answers the messages of one client after the other, and tells a backend what it has to do.
+"""An endpoint: answers the messages of one client after the other, and gives its backend the work.
 
-It knows no NVMe besides the registers, and needs no shim: a keeper has one, and so has a target that needs no keeper.
-Everything from the client is hostile. A fault ends its connection, and the next client is accepted.
+It knows no NVMe besides the registers, and needs no shim. A keeper has an endpoint, and so has a target without
+keepers. The endpoint trusts nothing that a client sends: a fault ends the connection, and the next client is accepted.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Timer(Protocol):
 
 
 class Loop(Protocol):
-    """What is used of an event loop: asyncio's, or the keeper's."""
+    """The part of an event loop that an endpoint uses: of asyncio's, or of the keeper's."""
 
     def add_reader(self, fd: Any, callback: Callable[..., Any], /, *args: Any) -> None: ...
     def remove_reader(self, fd: Any, /) -> Any: ...
@@ -43,7 +43,7 @@ class Loop(Protocol):
 
 
 class Backend(Protocol):
-    """The controller, wherever it is. It tells the end of what has a ticket by Endpoint.done()."""
+    """The controller, in this process or another. It calls Endpoint.done() when work with a ticket has ended."""
 
     def came(self, client: ClientState) -> None:
         """A client has connected."""
@@ -109,8 +109,8 @@ class Endpoint:
     # --- backend ----------------------------------------------------------------------------------------------------
 
     def set_backend(self, backend: Backend | None) -> None:
-        """None: nobody. What the backend before has not done is done then, because it uses nothing any more; but a
-        controller is only enabled by the next one."""
+        """None: there is no backend. Work that the last backend has not ended counts as done, because that backend uses
+        nothing any more. Only an Enable waits for the next backend."""
         self.backend = Nobody(self.done) if backend is None else backend
         if self.client is not None:
             if backend is None and self.client.registers.running is Step.ENABLE:

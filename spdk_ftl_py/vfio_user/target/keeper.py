@@ -1,8 +1,8 @@
 """The keeper: a small process that has an endpoint, and outlives the daemon that serves it.
 
 It has the sockets, the client's connection, the descriptors of memory and records, and the registers. It does no I/O.
-A daemon connects to the socket ``keeper`` beside ``cntrl``, gets all of it, and serves the queues; when it dies, the
-next one goes on. Without a daemon, the keeper does by itself what needs none: see endpoint.Nobody.
+A daemon connects to the socket ``keeper`` beside ``cntrl``, receives all of this, and serves the queues. When the
+daemon dies, the next one goes on. Without a daemon, the keeper executes what needs no controller: see endpoint.Nobody.
 
 It imports neither the shim nor asyncio nor numpy, because there may be one for each FTL.
 """
@@ -35,15 +35,15 @@ from .registers import QUEUES_MAX, Step
 CLIENT_SOCKET: Final = "cntrl"
 DAEMON_SOCKET: Final = "keeper"
 ALONE_S: Final = 60.0
-"""Without a client and a daemon, it ends after this time."""
+"""The keeper ends when it has had neither a client nor a daemon for this time."""
 LOOK_S: Final = 5.0
-"""So often it looks whether its directory is still there."""
+"""How often the keeper checks that its directory still exists."""
 LINES_KEPT: Final = 16
-"""Of the log, for the next daemon."""
+"""Lines of the log that the keeper holds for the next daemon."""
 END_MESSAGE: Final = b'{"op": "end"}'
-"""From a daemon that does not want what the keeper holds."""
+"""A daemon that does not take over the endpoint sends this."""
 HAND_OVER_VERSION: Final = 1
-"""Changes when a daemon can't take over what this keeper has."""
+"""To be changed when daemons can no longer take over from older keepers."""
 CLIENT_BACKLOG: Final = 16
 
 

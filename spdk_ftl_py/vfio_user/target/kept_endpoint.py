@@ -1,5 +1,5 @@
-"""An endpoint in a keeper, from the side of the daemon: finds the keeper or starts it, takes over what it holds, and
-does what it asks for."""
+"""The daemon's side of an endpoint in a keeper: finds the keeper or starts one, takes over what the keeper holds, and
+executes its requests."""
 
 from __future__ import annotations
 

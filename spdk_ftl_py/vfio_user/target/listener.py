@@ -25,7 +25,7 @@ from .serving import Serving
 
 
 def client_key(directory: Path) -> HostKey:
-    """What a client counts as that has no name: one host for each endpoint."""
+    """The host that stands for clients of an endpoint, which have no names of their own."""
     name = uuid5(NAMESPACE_URL, f"vfio-user:{directory}")
     return HostKey(f"nqn.2014-08.org.nvmexpress:uuid:{name}", name.bytes)
 
@@ -44,8 +44,8 @@ class VfioUserListener:
         host: HostKey | None = None,
     ) -> None:
         """reactor: that of the devices. directory: made if it is missing, with mode 0700; its parent exists. limits:
-        in_capsule_bytes has no meaning here. keeper: the endpoint outlives this process. host: what the client counts
-        as for reservations and lost writes, because it does not say who it is; None: a name made from the directory.
+        in_capsule_bytes has no meaning here. keeper: the endpoint outlives this process. host: who the client
+        is for reservations and lost writes, because it does not name itself; None: a name made from the directory.
 
         Raises ParameterError if the paths of its sockets would be too long.
         """

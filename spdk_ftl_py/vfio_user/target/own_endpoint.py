@@ -57,7 +57,7 @@ class OwnEndpoint:
             self._endpoint.done(ticket, error)
 
     def keep(self, note: dict[str, Any], queues: Sequence[Queue], dropped: Sequence[int]) -> None:
-        """Nobody comes after this process."""
+        """Does nothing: no other process takes over."""
 
     def fail(self) -> None:
         if self._endpoint is not None and self._endpoint.client is not None:

@@ -1,4 +1,4 @@
-"""Does what an endpoint asks for, one thing after the other: the clients' controllers come and go here."""
+"""Executes the requests of an endpoint, one after the other: creates and closes the clients' controllers."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ log = logging.getLogger(__name__)
 
 
 class EndpointPort(Port, Protocol):
-    """The endpoint, wherever it is."""
+    """The endpoint, in this process or in a keeper."""
 
     def done(self, ticket: int, error: int = 0) -> None: ...
 
 
 class Serving:
-    """The controllers of one endpoint, one at a time. Methods return at once; the work follows in its order."""
+    """The controllers of one endpoint, one at a time. Methods return at once; the work is done in their order."""
 
     def __init__(
         self,
@@ -54,6 +54,7 @@ class Serving:
         self._port = port
         self._maker = maker
         self._on_change = on_change
+        self._closing = False
         self._work: asyncio.Queue[Coroutine[Any, Any, None]] = asyncio.Queue()
         self._task = asyncio.get_running_loop().create_task(self._run(), name=f"vfio-user endpoint {directory}")
 
@@ -62,7 +63,7 @@ class Serving:
         return self.controller is not None and self.controller.enabled
 
     async def settled(self) -> None:
-        """Returns when everything that was asked for until now is done."""
+        """Returns when all requests until now are done."""
         done = asyncio.get_running_loop().create_future()
 
         async def tell() -> None:
@@ -72,8 +73,9 @@ class Serving:
         await done
 
     async def close(self) -> None:
-        """What is begun is finished. The client's queues are served no longer; its commands in flight stay recorded.
-        Idempotent."""
+        """Finishes the request that has begun, and stops serving the client's queues. Its commands in flight stay
+        recorded. Idempotent."""
+        self._closing = True
         await end_tasks([self._task])
         while not self._work.empty():
             self._work.get_nowait().close()
@@ -87,7 +89,7 @@ class Serving:
     # --- the endpoint -----------------------------------------------------------------------------------------------
 
     def came(self, client: ClientState, *, release: Callable[[], object] = lambda: None) -> None:
-        """A client has connected, or goes on with us. release: called when client is not used any more."""
+        """A client has connected, or was taken over. release: called when `client` is not used any more."""
         self._work.put_nowait(self._begin(client, release))
 
     def map(self, ticket: int, region: Region, *, release: Callable[[], object] = lambda: None) -> None:
@@ -115,6 +117,7 @@ class Serving:
             controller = SharedController(
                 self._reactor, self._subsystem, self._limits, client=client, cntlid=cntlid, host=self._host,
                 directory=self._directory, port=self._port, maker=self._maker, on_change=self._on_change,
+                patient=lambda: not self._closing,
             )  # fmt: skip
             self.controller = controllers[cntlid] = controller
             try:
@@ -139,14 +142,9 @@ class Serving:
         self._port.done(ticket, failed)
 
     async def _unmap(self, ticket: int, region: Region) -> None:
-        failed = 0
-        try:
-            if self.controller is not None:
-                await self.controller.unmap(region)
-        except RuntimeError as error:
-            log.warning("vfio-user client at %s: memory stays mapped: %s", self._directory, error)
-            failed = errno.EBUSY
-        self._port.done(ticket, failed)
+        if self.controller is not None:
+            await self.controller.unmap(region)
+        self._port.done(ticket)
 
     async def _step(self, ticket: int, step: Step, registers: Registers) -> None:
         controller, failed = self.controller, 0

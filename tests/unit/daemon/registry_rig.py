@@ -27,9 +27,12 @@ from spdk_ftl_py.nvme.target.peers import PeerLimits
 from spdk_ftl_py.runtime.reactor import ReactorLoop
 from spdk_ftl_py.spdk.exports import host_nqn
 from spdk_ftl_py.target.app import Target
+from spdk_ftl_py.target.jsonrpc import RpcError
+from spdk_ftl_py.time_limit import time_limit
 from unit.nvme.nvme_loop import until
 
 WAIT_S = 60.0
+RELEASE_S = 10.0
 WRITER_BLOCKS = 16
 REFUSAL = {"code": -32603, "message": "Internal error"}
 HOSTNQN = "nqn.2026-11.io.example:host"
@@ -193,10 +196,19 @@ class World:
         return await self.target.dispatch(method, params or None)
 
     async def make_drive(self) -> None:
-        await self.rpc(
-            "ftltgt_zns_create", name="Nvme0n1", path=str(self.folder / "drive"),
-            num_zones=64, zone_size=256, zone_capacity=192, max_open_zones=14,
-        )  # fmt: skip
+        """If it was removed a moment ago, the target's I/O queues still have its file, until they are closed."""
+        async with time_limit(RELEASE_S):
+            while True:
+                try:
+                    await self.rpc(
+                        "ftltgt_zns_create", name="Nvme0n1", path=str(self.folder / "drive"),
+                        num_zones=64, zone_size=256, zone_capacity=192, max_open_zones=14,
+                    )  # fmt: skip
+                    return
+                except RpcError as error:
+                    if "is in use by another emulated drive" not in str(error):
+                        raise
+                await asyncio.sleep(0.01)
 
     async def remove_drive(self) -> None:
         await self.rpc("ftltgt_zns_delete", name="Nvme0n1")

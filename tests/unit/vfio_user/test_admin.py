@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import struct
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 import pytest
 
@@ -283,6 +285,36 @@ async def test_memory_can_be_taken_back_while_io_runs(here: Rig) -> None:
         assert client.execute(pair, 1, nsid=1, prp1=client.iova + at, cdw=(0, 0, 0)).status != 0
 
     await here.enabled(run)
+
+
+@pytest.mark.parametrize("leaves", ["reset", "delete", "disconnect"])
+async def test_a_device_that_takes_long_does_not_end_the_endpoint(here: Rig, leaves: str) -> None:
+    """It serves the client, and the next one, when the device has given back the I/O."""
+    client = await asyncio.to_thread(VfioUserClient, here.directory)
+    await asyncio.to_thread(client.enable)
+    await asyncio.to_thread(client.create_queue, 1)
+    (controller,) = here.subsystem.controllers.values()
+    queues, tries = controller.io_queues, []
+
+    def slow(close: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., Coroutine[Any, Any, None]]:
+        async def run(*arguments: int) -> None:
+            tries.append(arguments)
+            if len(tries) < 3:
+                raise RuntimeError("a device did not complete the outstanding I/O")
+            await close(*arguments)
+
+        return run
+
+    queues.close, queues.close_one = slow(queues.close), slow(queues.close_one)
+    if leaves == "reset":
+        await asyncio.to_thread(client.disable)
+        assert len(tries) == 3
+    elif leaves == "delete":
+        deleted = await asyncio.to_thread(client.execute, client.admin, AdminOp.DELETE_IO_SQ, cdw=(1,))
+        assert (deleted.status, len(tries)) == (0, 3)
+    await asyncio.to_thread(client.close)
+    await here.enabled(lambda other: other.write(other.create_queue(1), 0, bytes(PAGE)))
+    assert len(tries) >= 3
 
 
 async def test_controllers_are_described(here: Rig) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from spdk_ftl_py import _shim
 from spdk_ftl_py.ftl.media.layout import cut_crcs
+from support.shared_client import READ, Answer, entry, shared_client
 from unit.shim.ftl.cache_bench import CacheBench
 from unit.shim.ftl.core_bench import BLOCK, Bench, content, version_of
 from unit.shim.ftl.core_model import recover, restarted
@@ -99,6 +100,34 @@ def test_what_came_wrong_once_is_read_again() -> None:
         stats = bench.core.stats()
         assert (stats.user_crc_errors, stats.reads_repeated, stats.unreadable_blocks) == (1, 1, 0)
         assert not unreadable(bench)
+
+
+def slow_reads(reactor: _shim.Reactor, _media: _shim.EmulatedMedia) -> _shim.BlockDevice:
+    """A base whose reads have come a while before it says so."""
+    drive = _shim.EmulatedMedia.conventional(reactor, 64 * 64)
+    late = {"avg_read_us": 100, "p99_read_us": 100, "avg_write_us": 0, "p99_write_us": 0}
+    return _shim.ZonedOverlay(reactor, _shim.Delay(reactor, drive, **late), zone_capacity=48)
+
+
+def test_a_host_that_changes_the_memory_of_its_read_blames_no_band() -> None:
+    """What it has changed is read again, where it can't."""
+    with Bench(wrap_base=slow_reads) as bench, shared_client(bench.reactor) as client:
+        put_on_media(bench, 3, 7, block_count=4)
+        qpair = client.serve({1: bench.core})
+        client.push(entry(READ, 1, prps=client.prps(range(4), list_page=200), slba=3, cdw12=3))
+        answers: list[Answer] = []
+        for _ in range(10_000):
+            bench.step()
+            answers = client.pop()
+            if answers:
+                break
+            client.put(0, bytes([bench.now_ns >> 8 & 0xFF]) * 4 * BLOCK)
+        assert [answer.status for answer in answers] == [0]
+        assert client.get(3, BLOCK) == content(6, 7), "nothing was changed after the last of them had come"
+        stats = bench.core.stats()
+        assert (stats.user_crc_errors, stats.reads_repeated, stats.unreadable_blocks) == (4, 4, 0)
+        assert not unreadable(bench)
+        qpair.close()
 
 
 def test_a_second_read_is_verified_as_well() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import struct
 import threading
@@ -33,9 +34,11 @@ from support.shared_client import (
     WRITE_ZEROES,
     ZONE_RECEIVE,
     ZONE_SEND,
+    Answer,
     SharedClient,
     descriptor,
     entry,
+    memfd,
     shared_client,
 )  # fmt: skip
 
@@ -388,31 +391,115 @@ def test_bars_namespaces_and_aborts(client: SharedClient) -> None:
     qpair.close()
 
 
-def test_quiesce_waits_for_devices_and_then_fetches_nothing(client: SharedClient) -> None:
-    device = media(client)
+# --- memory that is taken back ---------------------------------------------------------------------------------------
+
+EXTRA = 0x1000_0000
+"""The IOVA of a region for data alone."""
+
+
+def holding(client: SharedClient, kind: str, page: int) -> tuple[_shim.ErrorInjector, _shim.SharedTargetQpair]:
+    """A queue whose device holds one command, with data in the extra region ("inside"), beside it or nowhere. The extra
+    region has the file of the client from a page of data on."""
+    client.map.map(EXTRA, 4 * PAGE, client.fd, (client.first_data + 8) * PAGE, True)
+    device = _shim.ErrorInjector(client.reactor, media(client))
+    device.inject(None, "pending", 1)
     qpair = client.serve({1: device})
-    device.inject_fault(op=_shim.Op.READ, latency_us=20_000)
+    command = {
+        "inside": entry(READ, 1, prps=(EXTRA + page * PAGE, 0)),
+        "two": entry(READ, 1, prps=(client.iova(0), EXTRA + page * PAGE), cdw12=1),
+        "beside": entry(READ, 1, prps=(client.iova(8 + page), 0)),
+        "nowhere": entry(FLUSH, 1),
+    }[kind]
+    client.push(command)
+    client.step(4)
+    assert not client.pop()
+    return device, qpair
+
+
+@pytest.mark.parametrize("kind", ["beside", "nowhere"])
+@pytest.mark.parametrize("threaded", [False, True])
+def test_memory_that_no_command_uses_is_unmapped_at_once(client: SharedClient, kind: str, threaded: bool) -> None:
+    """Whatever a device holds."""
+    device, qpair = holding(client, kind, 0)
+    if threaded:
+        client.reactor.start()
+    start = time.monotonic()
+    client.map.unmap(EXTRA, 4 * PAGE)
+    assert time.monotonic() - start < 0.5
+    assert client.map.lingering_count == 0
+    if threaded:
+        client.reactor.stop()
+    assert client.status(entry(READ, 2, prps=(EXTRA, 0))) == TRANSFER
+    device.resume_pending()
+    client.step(4)
+    assert [(answer.cid, answer.status) for answer in client.pop()] == [(1, OK)]
+    qpair.close()
+
+
+@pytest.mark.parametrize(("kind", "page"), [("inside", 3), ("two", 1)])
+def test_memory_that_a_held_command_uses_stays_until_it_is_back(client: SharedClient, kind: str, page: int) -> None:
+    device, qpair = holding(client, kind, page)
     client.reactor.start()
     start = time.monotonic()
-    client.push(read(client, 1, 0, 0))
-    while qpair.stats().commands == 0:
-        time.sleep(0.0001)
-    qpair.quiesce()
-    assert time.monotonic() - start > 0.01
-    assert [answer.cid for answer in client.pop()] == [1]
-    client.push(read(client, 2, 0, 0))
-    time.sleep(0.05)
-    assert not client.pop()
-    client.map.unmap(BASE, client.size)
-    qpair.resume()
-    for _ in range(200):
-        if answers := client.pop():
-            break
-        time.sleep(0.01)
-    # The queues are still there, the data is not.
-    assert [(answer.cid, answer.status) for answer in answers] == [(2, TRANSFER)]
+    client.map.unmap(EXTRA, 4 * PAGE)
+    assert 0.9 < time.monotonic() - start < 5
+    assert (client.map.region_count, client.map.lingering_count) == (1, 1)
+    # The address is free, and later commands use what is there now.
+    other = memfd("other", 4 * PAGE)
+    client.map.map(EXTRA, 4 * PAGE, other, 0, True)
+    client.push(entry(READ, 2, prps=(EXTRA, 0)))
+    client.map.unmap(EXTRA, 4 * PAGE)
+    client.put(8 + page, b"x" * PAGE)
+    device.resume_pending()
+    answers: list[Answer] = []
+    while len(answers) < 2:
+        answers += client.pop()
+        assert time.monotonic() - start < 10
+    assert {answer.cid: answer.status for answer in answers}[1] == OK
+    assert client.get(8 + page, PAGE) == bytes(PAGE)
+    assert client.map.lingering_count == 0
+    assert not client.map.broken
     client.reactor.stop()
     qpair.close()
+    os.close(other)
+
+
+def test_unmapping_waits_for_a_command_that_comes_back(client: SharedClient) -> None:
+    client.map.map(EXTRA, PAGE, client.fd, client.first_data * PAGE, True)
+    device = media(client)
+    qpair = client.serve({1: device})
+    device.inject_fault(op=_shim.Op.READ, latency_us=50_000)
+    client.reactor.start()
+    start = time.monotonic()
+    client.push(entry(READ, 1, prps=(EXTRA, 0)))
+    while qpair.stats().commands == 0:
+        time.sleep(0.0001)
+    client.map.unmap(EXTRA, PAGE)
+    assert 0.03 < time.monotonic() - start < 0.9
+    assert [answer.cid for answer in client.pop()] == [1]
+    assert client.map.lingering_count == 0
+    client.reactor.stop()
+    qpair.close()
+
+
+def test_clearing_keeps_what_is_in_use(client: SharedClient) -> None:
+    device, qpair = holding(client, "two", 1)
+    client.map.clear()
+    assert (client.map.region_count, client.map.lingering_count) == (0, 2)
+    device.resume_pending()
+    client.step(4)
+    assert client.map.lingering_count == 0
+    assert [(answer.cid, answer.status) for answer in client.pop()] == [(1, OK)]
+    qpair.close()
+
+
+def test_a_queue_that_is_closed_lets_go_of_memory(client: SharedClient) -> None:
+    device, qpair = holding(client, "inside", 0)
+    client.map.clear()
+    assert client.map.lingering_count == 1
+    device.abort_pending()
+    qpair.close()
+    assert client.map.lingering_count == 0
 
 
 @pytest.mark.parametrize("queues", [1, 8])
