@@ -28,8 +28,8 @@ Lease *leases_of(const Io &io) noexcept {
 
 // --- the core's reactor
 
-Landing::Landing(Reactor &front, Reactor &core, std::shared_ptr<BlockDevice> device, uint32_t leases)
-    : front_(front), core_(core), device_(std::move(device)), leases_(leases) {
+Landing::Landing(std::shared_ptr<Reactor> front, Reactor &core, std::shared_ptr<BlockDevice> device, uint32_t leases)
+    : front_(std::move(front)), core_(core), device_(std::move(device)), leases_(leases) {
     parts_.reserve(leases);
     for (Lease &lease : leases_) {
         lease.link = empty_;
@@ -39,13 +39,13 @@ Landing::Landing(Reactor &front, Reactor &core, std::shared_ptr<BlockDevice> dev
 
 uint32_t Landing::poll(uint64_t now_ns) noexcept {
     if (closing.load(std::memory_order_acquire)) {
-        leave();  // the front's reactor may be gone, too
+        leave();
         return 1;
     }
     uint32_t work = 0;
     if (wakes_) {
         wakes_ = false;
-        front_.wake();
+        front_->wake();
         ++work;
     }
     // Cancels first: the Io of each that is here now is among those taken below, or was taken before.
@@ -171,7 +171,7 @@ void Landing::leave() noexcept {
 Crossing::Crossing(std::shared_ptr<Reactor> front, std::shared_ptr<Reactor> core, std::shared_ptr<BlockDevice> device,
                    uint32_t leases)
     : core_(std::move(core)),
-      landing_(std::make_shared<Landing>(*front, *core_, not_a_crossing(std::move(device)), leases)),
+      landing_(std::make_shared<Landing>(front, *core_, not_a_crossing(std::move(device)), leases)),
       leases_at_all_(leases > 0) {
     core_->call([this] { landing_->set_id(core_->add(landing_)); });
     registration_.emplace(std::move(front), *this);
@@ -180,7 +180,12 @@ Crossing::Crossing(std::shared_ptr<Reactor> front, std::shared_ptr<Reactor> core
 Crossing::~Crossing() {
     registration_.reset();
     landing_->closing.store(true, std::memory_order_release);
-    core_->wake();
+    if (core_->running()) {
+        core_->wake();
+    } else {
+        // Nobody may ever poll the landing, which shares the core's reactor with it.
+        core_->call([this] { landing_->leave(); });  // does not wait: no thread runs
+    }
 }
 
 void Crossing::submit(Io &io) noexcept {
@@ -240,6 +245,7 @@ uint32_t Crossing::poll(uint64_t /*now_ns*/) noexcept {
 void Crossing::complete(Io &io) noexcept {
     io.complete = io.crossed_complete;
     io.owner = io.crossed_owner;
+    io.crcs_known = false;
     io.complete(io);
 }
 

@@ -45,7 +45,7 @@ struct Lease {
 // The end of a crossing on the core's reactor, which owns it. Only Crossing uses it.
 class Landing final : public Poller {
 public:
-    Landing(Reactor &front, Reactor &core, std::shared_ptr<BlockDevice> device, uint32_t leases);
+    Landing(std::shared_ptr<Reactor> front, Reactor &core, std::shared_ptr<BlockDevice> device, uint32_t leases);
 
     uint32_t poll(uint64_t now_ns) noexcept override;
     [[nodiscard]] bool busy() const noexcept override { return wakes_; }
@@ -62,6 +62,7 @@ public:
     std::atomic<bool> wants_leases{false};        // front: it has writes
     std::atomic<bool> closing{false};             // front: it is gone, and has left everything here
 
+    void leave() noexcept;  // idempotent
     void set_id(uint32_t id) noexcept { id_ = id; }
     [[nodiscard]] BlockDevice &device() const noexcept { return *device_; }
 
@@ -74,9 +75,8 @@ private:
     void submit(Io &io) noexcept;
     void release(Lease &lease) noexcept;
     uint32_t refill(uint64_t now_ns) noexcept;
-    void leave() noexcept;
 
-    Reactor &front_;
+    const std::shared_ptr<Reactor> front_;  // a poll that began before the crossing was destroyed may still wake it
     Reactor &core_;
     uint32_t id_ = 0;
     std::shared_ptr<BlockDevice> device_;
@@ -100,7 +100,7 @@ public:
     Crossing(std::shared_ptr<Reactor> front, std::shared_ptr<Reactor> core, std::shared_ptr<BlockDevice> device,
              uint32_t leases);
     // No Io may be outstanding. Any thread, and it waits for the front's reactor alone: the landing leaves the core's
-    // by itself.
+    // by itself, or here if that one has no thread.
     ~Crossing() override;
 
     [[nodiscard]] const BlockDeviceInfo &info() const noexcept override { return landing_->device().info(); }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import random
 import socket
 import time
@@ -123,6 +124,23 @@ def test_a_crossing_is_refused_in_front_of_another_and_on_one_reactor() -> None:
         _shim.Crossing(front, core, media, 257)
     assert (crossing.block_count, crossing.max_io_blocks) == (media.block_count, media.max_io_blocks)
     assert crossing.allocated_blocks() == media.allocated_blocks()
+
+
+def test_nothing_stays_of_a_crossing_that_outlives_the_threads_of_its_reactors() -> None:
+    gc.collect()
+    fds = len(os.listdir("/proc/self/fd"))
+    core, front = _shim.Reactor("core"), _shim.Reactor("front")
+    gate = _shim.Gate(core, _shim.EmulatedMedia.conventional(core, 64))
+    crossing = _shim.Crossing(front, core, gate)
+    for each in (core, front):
+        each.start()
+    for each in (front, core):
+        each.stop()
+    gate.fail(PATH_ERROR)
+    assert len(os.listdir("/proc/self/fd")) > fds
+    del each, crossing, gate, core, front
+    gc.collect()
+    assert len(os.listdir("/proc/self/fd")) == fds
 
 
 @pytest.mark.parametrize("leases", [0, LEASES])
