@@ -7,6 +7,7 @@ bdev, one on the FTL, and so on. A result is the median of the repeats.
   python bench/run.py --quick                            the most important workloads, within 3 minutes
   python bench/run.py --only write-qd1,seq-write --seconds 2 --repeats 5
   python bench/run.py --only 'gc/*' --target spdk_tgt    with the spdk_tgt of $SPDK_TGT
+  python bench/run.py --only 'fresh+vfio-user/*'         the goals of vfio-user (embedded target)
   python bench/run.py --list                             lists the workloads
 
 Run it on a machine with no other work. Exit code 1: the bench failed; goals that are not met do not make it fail.

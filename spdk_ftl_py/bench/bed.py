@@ -227,12 +227,15 @@ def settled(bed: Bed, patience_s: float = 10.0) -> None:
         time.sleep(10 * POLL_S)
 
 
+def zns_drive(size_mib: int) -> str:
+    """The base, as --zns of the embedded target takes it."""
+    zone = ZONE_BLOCKS * BLOCK_BYTES
+    return f"name={BASE},size={size_mib}M,zone_size={zone},capacity={zone},max_open=64,max_active=64"
+
+
 def _start_target(folder: Path, options: Options) -> EmbeddedTarget | SpdkTarget:
     if options.program is None:
-        size = options.base_mib
-        zone = ZONE_BLOCKS * BLOCK_BYTES
-        drive = f"name={BASE},size={size}M,zone_size={zone},capacity={zone},max_open=64,max_active=64"
-        return EmbeddedTarget(folder, "--zns", drive, *options.target_arguments)
+        return EmbeddedTarget(folder, "--zns", zns_drive(options.base_mib), *options.target_arguments)
     memory = MEMORY_MIB + 2 * options.base_mib + options.base_mib // 8
     return SpdkTarget(options.program, folder, "-s", str(memory), *options.target_arguments)
 

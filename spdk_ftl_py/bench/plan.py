@@ -19,7 +19,10 @@ _RANDOM: Final = tuple(f"{kind}-{depth}" for kind in ("write", "read", "mix") fo
 _WRITES: Final = tuple(f"write-{depth}" for depth in _DEPTHS)
 _READS: Final = tuple(f"read-{depth}" for depth in _DEPTHS)
 _SYNCS: Final = ("fsync-qd1", "fsync-qd32")
+_SHARED: Final = ("read-qd1", "write-qd1", "seq-write", "write-qd128")
 _LARGE: Final = ("seq-write", "seq-read")
+SHARED: Final = "vfio-user"
+"""The section of the goals of vfio-user (shared.py). It has a bed of its own."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,7 @@ FULL: Final = (
     _section("gc", "cache", ("write-qd32", "write-qd128", "read-beside-writes")),
     _section("fresh", "digests", (*_WRITES, *_READS, *_LARGE)),
     _section("fresh", "no-verify", (*_READS, "seq-read")),
+    _section("fresh", SHARED, _SHARED),
 )  # fmt: skip
 QUICK: Final = (
     _section("fresh", "", (*_WRITES, *_READS, "mix-qd32", *_LARGE, "fsync-qd1", "read-beside-writes")),
@@ -61,6 +65,7 @@ QUICK: Final = (
     _section("fresh", "cache", ("write-qd32",)),
     _section("fresh", "digests", ("write-qd32", "read-qd32")),
     _section("fresh", "no-verify", ("read-qd32",)),
+    _section("fresh", SHARED, _SHARED),
 )
 
 # Issue 12, section 2: ratios to the raw bdev.

@@ -7,7 +7,7 @@ from typing import Final
 
 from .client import Window
 from .measured import Measured
-from .plan import GC_MEDIA_WRITES, GC_READS, GC_TAIL, RATIO_GOALS, SHARED_GOALS, Section
+from .plan import GC_MEDIA_WRITES, GC_READS, GC_TAIL, RATIO_GOALS, Section
 from .rows import Goal, Row, row
 from .statistics import Sample, ratios
 
@@ -88,9 +88,3 @@ def _against(
     # Not neighbours: the ratio of the medians, and the widest range that the repeats allow.
     ratio = Sample(now.median / before.median, now.low / before.high, now.high / before.low, now.count)
     return row(name, metric, before, now, ratio, goal)
-
-
-def shared_rows(prefix: str) -> Iterator[Row]:
-    """The goals of vfio-user."""
-    for (name, metric), goal in SHARED_GOALS.items():
-        yield row(f"{prefix}/fresh/{name}", metric, None, None, None, goal, why="the bench does not measure it yet")

@@ -24,10 +24,11 @@ from .compare import lines_of_changes
 from .measured import Measured, Timing
 from .measuring import measure, windows
 from .perf import possible
-from .plan import FULL, QUICK, Section, selected
+from .plan import FULL, QUICK, SHARED, Section, selected
 from .progress import progress
-from .results import gc_rows, rows_of, shared_rows
+from .results import gc_rows, rows_of
 from .rows import Row, load, save
+from .shared import SharedBed, measure_shared, shared_rows
 from .table import lines_of
 
 TARGETS: Final = ("embedded", "spdk_tgt")
@@ -49,7 +50,11 @@ def main(description: str, argv: list[str] | None = None) -> int:
     try:
         sections = selected(QUICK if args.quick and not args.only else FULL, args.only)
         if args.perf is not None:
-            sections = [kept for section in sections if (kept := section.where(possible)).workloads]
+            sections = [
+                kept
+                for section in sections
+                if (kept := section.where(possible)).workloads and section.variant != SHARED
+            ]
         programs = [(target, _program(target)) for target in _targets(args)]
     except ParameterError as error:
         parser.error(error.message)
@@ -67,9 +72,11 @@ def main(description: str, argv: list[str] | None = None) -> int:
         if args.plot is not None:
             plot.check()
         before = load(args.compare) if args.compare is not None else []
-        rows = _run(args, sections, programs, timing, console)
-        if not args.only and args.perf is None:
-            rows += shared_rows("embedded/vfio-user")
+        plain = [section for section in sections if section.variant != SHARED]
+        rows = _run(args, plain, programs, timing, console) if plain else []
+        for section in sections:
+            if section.variant == SHARED:
+                rows += _run_shared(args, section, timing, console)
         if args.keep and args.json is None:
             args.json = KEPT
         if args.json is not None:
@@ -203,6 +210,18 @@ def _run(
             with tempfile.TemporaryDirectory(prefix="ftl-bench-") as folder, Bed(Path(folder), options) as bed:
                 rows += _measure(bed, f"{target}/{_way(args)}", sections, timing, partial(_tell, tell, target))
     return rows
+
+
+def _run_shared(args: argparse.Namespace, section: Section, timing: Timing, console: Console) -> list[Row]:
+    """Once, whatever the targets are: it needs the embedded one."""
+    target_core, daemon_core, _ = args.cores
+    base_mib = args.base_mib or (QUICK_BASE_MIB if args.quick else BASE_MIB)
+    options = Options(None, base_mib=base_mib, target_core=target_core, other_core=daemon_core)
+    with progress(console, len(section.workloads) * timing.repeats) as tell:
+        tell(f"{section.name}: starting", 0)
+        with tempfile.TemporaryDirectory(prefix="ftl-bench-") as folder, SharedBed(Path(folder), options) as bed:
+            found = measure_shared(bed, section, timing, partial(_tell, tell, "embedded"))
+    return list(shared_rows(f"embedded/{SHARED}", found))
 
 
 def _way(args: argparse.Namespace) -> str:
