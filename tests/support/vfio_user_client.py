@@ -213,7 +213,9 @@ class VfioUserClient:
         return cid
 
     def ring(self, doorbell: int, value: int) -> None:
-        struct.pack_into("<I", self.doorbells, 4 * doorbell, value)
+        # In one store: struct.pack_into() writes zeroes first, and the server may look between the two.
+        with memoryview(self.doorbells) as raw, raw.cast("I") as doorbells:
+            doorbells[doorbell] = value
 
     def collect(self, pair: QueuePair) -> None:
         """Takes what has been completed."""
