@@ -43,7 +43,8 @@ public:
     void submit(Io &io) noexcept override;
     uint32_t poll(uint64_t now_ns) noexcept override;
     [[nodiscard]] bool busy() const noexcept override;
-    [[nodiscard]] bool awaits() const noexcept override { return connected_ && in_flight_ > 0; }
+    // A controller on this processor needs it to answer: polling longer would only delay the answer.
+    [[nodiscard]] bool awaits() const noexcept override { return connected_ && in_flight_ > 0 && elsewhere_; }
     [[nodiscard]] bool hurries() const noexcept override {
         return elsewhere_ && reads_ > 0 && reads_ == in_flight_ && reads_ <= kHurryMax;
     }
