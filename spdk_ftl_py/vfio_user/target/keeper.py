@@ -185,11 +185,6 @@ class Keeper:
 
     # --- life -------------------------------------------------------------------------------------------------------
 
-    def listen_as_this_process(self) -> None:
-        """After a fork(): the kernel tells peers which process has called listen()."""
-        self._sockets[0].socket.listen(CLIENT_BACKLOG)
-        self._listening.listen(CLIENT_BACKLOG)
-
     def close(self) -> None:
         """Ends the client's connection, and removes the sockets."""
         self._endpoint.close()
@@ -321,34 +316,52 @@ def _identity(directory: Path) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
-def _detach() -> None:
-    """Its parent has waited for this: the sockets are there."""
+def _fork() -> int:
+    """Returns in a child with a session of its own: a descriptor to call _ready() with. The parent ends when the child
+    is ready, or ends with the child's exit status if the child ends before."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child:
+        os.close(writing)
+        if os.read(reading, 1):
+            os._exit(0)
+        _, status = os.waitpid(child, 0)
+        os._exit(os.waitstatus_to_exitcode(status) & 0xFF or errno.EIO)
+    os.close(reading)
     os.setsid()
+    return writing
+
+
+def _ready(writing: int) -> None:
+    """Whoever waits for the parent reads the end of its stderr only when the child has let go of that too."""
     null = os.open(os.devnull, os.O_RDWR)
     for descriptor in range(3):
         os.dup2(null, descriptor)
     os.close(null)
     os.chdir("/")
+    os.write(writing, b"1")
+    os.close(writing)
 
 
 def main(arguments: list[str]) -> int:
     """``python -m spdk_ftl_py.vfio_user.target.keeper DIRECTORY``: returns when the keeper listens, and leaves it as a
-    process of its own. On failure: a line on stderr, and the errno as exit status."""
-    loop = SmallLoop()
+    process of its own. On failure: a line on stderr, and the errno as exit status.
+
+    The fork comes first: the kernel tells peers the pid of the process that has called listen().
+    """
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGPIPE):
         signal.signal(number, signal.SIG_IGN)
+    directory = Path(arguments[0]).absolute()
+    writing = _fork()
+    loop = SmallLoop()
     try:
-        keeper = Keeper(Path(arguments[0]).absolute(), loop)
+        keeper = Keeper(directory, loop)
     except FtlError as error:
         print(error.message, file=sys.stderr)
         return error.errno or errno.EIO
-    if os.fork():
-        # The child has the sockets and their locks now: nothing is closed in order here.
-        os._exit(0)
-    _detach()
-    keeper.listen_as_this_process()
+    _ready(writing)
 
     def stop(*_: object) -> None:
         loop.running = False

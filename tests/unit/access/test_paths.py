@@ -13,6 +13,7 @@ import pytest
 from spdk_ftl_py.access import paths, unix_sockets
 from spdk_ftl_py.access.paths import HeldElsewhereError, lock_file, open_directory, open_file
 from spdk_ftl_py.errors import FtlError, ParameterError
+from support.descriptors import open_descriptors, opened_since
 
 WHAT, REMEDY = "state directory", "give another with --state-dir"
 
@@ -145,11 +146,11 @@ def test_a_lock_is_had_once_and_not_where_others_could_have_it(tmp_path: Path) -
 
 def test_a_refused_lock_leaves_no_descriptor(tmp_path: Path) -> None:
     (tmp_path / "lock").touch(mode=0o644)
-    before = len(os.listdir("/proc/self/fd"))
+    before = open_descriptors()
     for _ in range(3):
         with pytest.raises(FtlError):
             lock_file(tmp_path / "lock", "the lock")
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert not opened_since(before)
 
 
 # --- sockets ---------------------------------------------------------------------------------------------------------

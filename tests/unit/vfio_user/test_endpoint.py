@@ -22,6 +22,7 @@ from spdk_ftl_py.vfio_user import wire
 from spdk_ftl_py.vfio_user.target import endpoint
 from spdk_ftl_py.vfio_user.target.client_state import REGIONS_MAX
 from spdk_ftl_py.vfio_user.wire import Command
+from support.descriptors import open_descriptors, opened_since
 from support.vfio_user_client import PAGE, Connection, VfioUserClient, VfioUserError
 from unit.vfio_user.rig import Rig
 
@@ -244,11 +245,11 @@ FAULTS: dict[str, Callable[[Path], None]] = {
 
 
 async def test_a_fault_ends_the_client_and_the_next_one_is_served(here: Rig) -> None:
-    before = len(os.listdir("/proc/self/fd"))
+    before = open_descriptors()
     for attack in FAULTS.values():
         await asyncio.to_thread(attack, here.directory)
     await here.enabled(lambda client: client.identify(1))
-    assert await until(lambda: len(os.listdir("/proc/self/fd")) <= before, poll_s=0.01, timeout_s=10)
+    assert await until(lambda: not opened_since(before), poll_s=0.01, timeout_s=10)
 
 
 async def test_clients_that_leave_at_any_byte_leave_nothing(here: Rig) -> None:
@@ -262,11 +263,11 @@ async def test_clients_that_leave_at_any_byte_leave_nothing(here: Rig) -> None:
         connection.close()
 
     await asyncio.to_thread(leave, 0)
-    before = len(os.listdir("/proc/self/fd"))
+    before = open_descriptors()
     for count in range(len(message)):
         await asyncio.to_thread(leave, count)
     await here.enabled(lambda client: client.identify(1))
-    assert await until(lambda: len(os.listdir("/proc/self/fd")) <= before, poll_s=0.01, timeout_s=10)
+    assert await until(lambda: not opened_since(before), poll_s=0.01, timeout_s=10)
 
 
 @pytest.mark.parametrize("data", [b"", b"\x01", wire.pack_command(1, Command.VERSION, VERSION) + b"\x01"])
@@ -324,7 +325,7 @@ def test_nothing_that_is_sent_harms_the_endpoint(
     messages: list[tuple[int, bytes, int]], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     """Without a controller behind it: messages of any content, with descriptors."""
-    before = len(os.listdir("/proc/self/fd"))
+    before = open_descriptors()
 
     async def run() -> None:
         listening = socket.socket(socket.AF_UNIX)
@@ -355,7 +356,7 @@ def test_nothing_that_is_sent_harms_the_endpoint(
         assert served.client is None
 
     asyncio.run(run())
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert not opened_since(before)
 
 
 # --- life ------------------------------------------------------------------------------------------------------------

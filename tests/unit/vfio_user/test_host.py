@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
 import socket
 import struct
@@ -22,6 +21,7 @@ from spdk_ftl_py.vfio_user import wire
 from spdk_ftl_py.vfio_user.host.client import VfioUserClient
 from spdk_ftl_py.vfio_user.host.controller import VfioUserController
 from spdk_ftl_py.vfio_user.wire import Command, RegionInfo
+from support.descriptors import open_descriptors, opened_since
 from unit.vfio_user.rig import NQN, Rig
 
 BLOCK = 4096
@@ -236,8 +236,7 @@ LIES: dict[str, tuple[int, Callable[[Liar, bytes, bytes], tuple[bytes, list[int]
 @pytest.mark.parametrize("name", LIES)
 async def test_a_lie_ends_the_connection(folder: Path, name: str) -> None:
     wanted, lie = LIES[name]
-    gc.collect()
-    open_before = len(os.listdir("/proc/self/fd"))
+    open_before = open_descriptors()
 
     def answer(liar: Liar, command: int, message: bytes, payload: bytes) -> tuple[bytes, list[int]] | None:
         return lie(liar, message, payload) if command == wanted else None
@@ -245,7 +244,7 @@ async def test_a_lie_ends_the_connection(folder: Path, name: str) -> None:
     async with lying(folder, answer) as directory:
         with pytest.raises(ProtocolError):
             await VfioUserController.connect(directory, timeout_s=WAIT_S)
-    assert len(os.listdir("/proc/self/fd")) <= open_before
+    assert not opened_since(open_before)
 
 
 async def test_a_server_that_is_silent_is_given_up(folder: Path) -> None:

@@ -6,6 +6,9 @@ import asyncio
 import os
 import shutil
 import signal
+import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,11 +16,12 @@ from pathlib import Path
 
 import pytest
 
+from spdk_ftl_py.access.peers import peer_of
 from spdk_ftl_py.errors import BusyError
 from spdk_ftl_py.nvme import wire
 from spdk_ftl_py.nvme.wire import AdminOp, Feature
 from spdk_ftl_py.vfio_user.target import kept_endpoint
-from spdk_ftl_py.vfio_user.target.keeper import Keeper, SmallLoop
+from spdk_ftl_py.vfio_user.target.keeper import DAEMON_SOCKET, Keeper, SmallLoop
 from support.vfio_user_client import CC_ENABLE, PAGE, QueuePair, VfioUserClient
 from support.vfio_user_server import Server
 from unit.vfio_user.rig import Rig
@@ -155,6 +159,42 @@ async def test_a_keeper_that_dies_is_told_and_replaced(here: Rig) -> None:
     await here.listener.start()
     await here.enabled(lambda again: again.identify(1))
     client.close()
+
+
+# A machine on which a fork's child runs late.
+SLOW_CHILD = """
+import os, sys, time
+from spdk_ftl_py.vfio_user.target import keeper
+def slowly(call):
+    return lambda *arguments: (time.sleep(0.3), call(*arguments))
+os.setsid, os.chdir = slowly(os.setsid), slowly(os.chdir)
+sys.exit(keeper.main(sys.argv[1:]))
+"""
+
+
+def start_slowly(directory: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", SLOW_CHILD, str(directory)], capture_output=True, text=True, timeout=20, check=False
+    )
+
+
+async def test_who_starts_a_keeper_sees_the_pid_of_the_one_that_stays(tmp_path: Path) -> None:
+    directory = tmp_path / "e"
+    directory.mkdir(0o700)
+    assert start_slowly(directory).returncode == 0
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
+        sock.connect(str(directory / DAEMON_SOCKET))
+        peer = peer_of(sock)
+        assert peer is not None
+        try:
+            # A second one: its reason and its exit status reach whoever starts it.
+            second = start_slowly(directory)
+            assert second.returncode not in (0, 1)
+            assert str(directory) in second.stderr
+            assert len(second.stderr.splitlines()) == 1
+        finally:
+            os.kill(peer.pid, signal.SIGTERM)
+    await until(lambda: not list(directory.iterdir()))
 
 
 @KEPT

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import socket
 
 import pytest
@@ -14,6 +13,7 @@ from spdk_ftl_py.errors import FtlError, PathError, ProtocolError
 from spdk_ftl_py.vfio_user import wire
 from spdk_ftl_py.vfio_user.fd_socket import MessageReader, MessageWriter
 from spdk_ftl_py.vfio_user.wire import Command, Header, RegionInfo
+from support.descriptors import open_descriptors, opened_since
 
 
 @pytest.mark.parametrize("size", [0, 15, wire.HEADER.size + wire.PAYLOAD_BYTES_MAX + 1, 1 << 31])
@@ -75,16 +75,12 @@ def test_capabilities_that_go_round_end() -> None:
 # --- the socket ------------------------------------------------------------------------------------------------------
 
 
-def descriptors() -> int:
-    return len(os.listdir("/proc/self/fd"))
-
-
 @given(st.lists(st.integers(1, 40), max_size=12), st.integers(0, 3))
 def test_messages_come_in_any_pieces(cuts: list[int], fds: int) -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         ours.setblocking(False)
-        before = descriptors()
+        before = open_descriptors()
         messages = [wire.pack_command(n, Command.REGION_READ, bytes(range(n * 7))) for n in range(4)]
         data = b"".join(messages)
         reader, got = MessageReader(ours), []
@@ -100,13 +96,13 @@ def test_messages_come_in_any_pieces(cuts: list[int], fds: int) -> None:
         assert [len(message.descriptors) for message in got] == [fds, 0, 0, 0]
         for message in got:
             message.close()
-        assert descriptors() == before
+        assert not opened_since(before)
 
 
 @given(st.binary(max_size=300), st.integers(0, 12))
 def test_any_bytes_are_messages_or_a_fault(data: bytes, fds: int) -> None:
     ours, theirs = socket.socketpair()
-    before = descriptors()
+    before = open_descriptors()
     with ours, theirs:
         ours.setblocking(False)
         reader = MessageReader(ours)
@@ -120,7 +116,7 @@ def test_any_bytes_are_messages_or_a_fault(data: bytes, fds: int) -> None:
                 assert len(message.payload) <= wire.PAYLOAD_BYTES_MAX
                 message.close()
         reader.close()
-    assert descriptors() == before - 2
+    assert not opened_since(before)
 
 
 def test_the_end_in_a_message_is_told() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import os
 import random
 import socket
 import time
@@ -13,6 +12,7 @@ from contextlib import contextmanager
 import pytest
 
 from spdk_ftl_py import _shim
+from support.descriptors import open_descriptors, opened_since
 from support.qpair_rig import host_options
 from unit.shim.ftl.core_bench import BLOCK, Bench, content, version_of
 
@@ -127,8 +127,7 @@ def test_a_crossing_is_refused_in_front_of_another_and_on_one_reactor() -> None:
 
 
 def test_nothing_stays_of_a_crossing_that_outlives_the_threads_of_its_reactors() -> None:
-    gc.collect()
-    fds = len(os.listdir("/proc/self/fd"))
+    before = open_descriptors()
     core, front = _shim.Reactor("core"), _shim.Reactor("front")
     gate = _shim.Gate(core, _shim.EmulatedMedia.conventional(core, 64))
     crossing = _shim.Crossing(front, core, gate)
@@ -137,10 +136,10 @@ def test_nothing_stays_of_a_crossing_that_outlives_the_threads_of_its_reactors()
     for each in (front, core):
         each.stop()
     gate.fail(PATH_ERROR)
-    assert len(os.listdir("/proc/self/fd")) > fds
+    assert opened_since(before)
     del each, crossing, gate, core, front
     gc.collect()
-    assert len(os.listdir("/proc/self/fd")) == fds
+    assert not opened_since(before)
 
 
 @pytest.mark.parametrize("leases", [0, LEASES])
