@@ -17,9 +17,10 @@ namespace ftl {
 }
 
 struct BaseIo : Io {
-    uint64_t busy_since_ns = 0;  // 0: the last answer was not "busy"
-    uint64_t delay_ns = 0;       // delay before it was last sent
-    uint64_t due_ns = 0;         // when to send it again
+    uint64_t busy_since_ns = 0;   // 0: the last answer was not "busy"
+    uint64_t zones_since_ns = 0;  // first of the answers "too many zones" without another between; 0: the last was none
+    uint64_t delay_ns = 0;        // delay before it was last sent
+    uint64_t due_ns = 0;          // when to send it again
 };
 
 // Allows one flush at a time. A flush that fails may lose what the device's volatile cache held (ErrorClass::doubt),
@@ -59,7 +60,14 @@ public:
         if (first) {
             io.busy_since_ns = std::max<uint64_t>(now_ns, 1);
         }
-        if (now_ns >= io.busy_since_ns + patience_with(io.status, patience_ns)) {
+        // A device that was busy for another reason has had no time to make room.
+        if (!limits_zones(io.status)) {
+            io.zones_since_ns = 0;
+        } else if (first || io.zones_since_ns == 0) {
+            io.zones_since_ns = std::max<uint64_t>(now_ns, 1);
+        }
+        const bool zones_over = io.zones_since_ns != 0 && now_ns >= io.zones_since_ns + kZonesPatienceNs;
+        if (zones_over || now_ns >= io.busy_since_ns + patience_ns) {
             return false;
         }
         io.delay_ns = first ? kBusyDelayMinNs : std::min(io.delay_ns * kBusyDelayGrowth, kBusyDelayMaxNs);

@@ -148,9 +148,5 @@ inline constexpr uint64_t kZonesPatienceNs = 1'000'000'000;
 [[nodiscard]] constexpr bool limits_zones(Status status) noexcept {
     return status == status::too_many_active || status == status::too_many_open;
 }
-// How long an issuer with this patience for a busy device waits when it gets `status`.
-[[nodiscard]] constexpr uint64_t patience_with(Status status, uint64_t patience_ns) noexcept {
-    return limits_zones(status) && kZonesPatienceNs < patience_ns ? kZonesPatienceNs : patience_ns;
-}
 
 }  // namespace ftl

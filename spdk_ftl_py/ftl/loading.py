@@ -154,6 +154,7 @@ async def _loaded(
         generation=found.superblock.generation,
         zone=found.superblock_zone,
         written=found.superblock_used,
+        beside=found.superblock_beside,
     )
     # The load relies on data in the base's volatile cache instead of the same data in the old file. So this data must
     # be durable before the superblock, which makes the new file the valid one. The superblock that was found must be

@@ -74,6 +74,7 @@ async def set_uuid(port: BlockPort, uuid: UUID, new: UUID, *, force: bool = Fals
         generation=was.generation,
         zone=found.zone,
         written=found.used,
+        beside=found.beside,
     )
     content = {key: value for key, value in was.content.items() if key not in ("format", "checkpoint")}
     for _ in range(1 if half else WRITTEN):

@@ -67,7 +67,7 @@ async def restore(
     found = await superblocks.find(port, zones, uuid)
     if found is None:
         raise await _not_found(port, zones, uuid)
-    superblock, which, used, damage = found
+    superblock, which, used, damage, beside = found
     if damage is not None:
         # A clean superblock that is not the newest does not describe what came after it.
         superblock = dataclasses.replace(superblock, clean=False)
@@ -96,7 +96,11 @@ async def restore(
         )
     if checkpoint is not None:
         whole = checkpoint
-        return await aside(len(zones), lambda: _from_checkpoint(whole, superblock, geometry, conf, zones, which, used))
+        restored = await aside(
+            len(zones), lambda: _from_checkpoint(whole, superblock, geometry, conf, zones, which, used)
+        )
+        restored.superblock_beside = beside
+        return restored
     reader = ZoneReader(port, geometry, superblock.media_uuid, sequential=sequential, use_append=conf.use_append)
     contents = await _read_bands(reader, geometry, zones, report)
     merging = functools.partial(
@@ -114,7 +118,9 @@ async def restore(
         with_crcs=conf.verify_reads,
     )
     merge = await aside(len(zones) + geometry.block_count // ITEM_BLOCKS, merging)
-    return await merge.run(conf, which, used)
+    restored = await merge.run(conf, which, used)
+    restored.superblock_beside = beside
+    return restored
 
 
 def _from_checkpoint(

@@ -14,7 +14,7 @@ from ... import _shim
 from ...conf import FtlConf
 from ..media.band import FREE, SHIM_STATES
 from ..media.geometry import Geometry
-from ..media.superblock import Superblock
+from ..media.superblock import Beside, Superblock
 from ..media.zone import ACTIVE_STATES, EMPTY, Zone
 from .held import Recovered, RecoveredBlock, RecoveredRecord
 
@@ -61,6 +61,8 @@ class Restored:
     recovered: list[Recovered] = field(default_factory=list)
     """Held writes that are newer than everything on media, in ascending seq. ``l2p`` does not contain them."""
 
+    superblock_beside: Beside = Beside.INACTIVE
+    """The superblock zone without the newest superblock."""
     bands_to_reset: list[int] = field(default_factory=list)
     """Bands that count as free: media do not need their content, and without them no band would be left for recovered
     data. The load resets them, after a flush, before it recovers anything."""

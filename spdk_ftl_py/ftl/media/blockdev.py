@@ -241,6 +241,9 @@ class BlockPort:
         pointer of the zone refuses it the second time."""
         clock = asyncio.get_running_loop().time
         began = clock()
+        too_many_since: float | None = None
+        """Answers "too many zones" since then, and no others: a device that was busy for another reason has had no time
+        to make room."""
         backoff = Backoff(BUSY_DELAY_MIN_S, BUSY_DELAY_MAX_S, _shim.BUSY_DELAY_GROWTH)
         while True:
             status, result = await self._submit_once(op, lba, block_count, buffer, **options)
@@ -248,7 +251,10 @@ class BlockPort:
                 self._tired = self._tired and not backoff.begun
                 return result
             kind = _shim.error_class(status, bool(result), op)
-            if kind != _shim.ErrorClass.BUSY or clock() - began >= self._patience_with(status):
+            now = clock()
+            too_many_since = (now if too_many_since is None else too_many_since) if _shim.limits_zones(status) else None
+            zones_over = too_many_since is not None and now - too_many_since >= ZONES_PATIENCE_S
+            if kind != _shim.ErrorClass.BUSY or zones_over or now - began >= self._patience_for_busy:
                 break
             await backoff.pause()
         what = _OP_NAMES[op]
@@ -266,9 +272,9 @@ class BlockPort:
             self._tired = True
         raise MediaError(f"{self.name}: {what} at block {lba} failed: {reason}{status_text(status)}", status=status)
 
-    def _patience_with(self, status: int) -> float:
-        patience_s = min(self.patience_s / 10, BUSY_PATIENCE_LEFT_S) if self._tired else self.patience_s
-        return min(patience_s, ZONES_PATIENCE_S) if _shim.limits_zones(status) else patience_s
+    @property
+    def _patience_for_busy(self) -> float:
+        return min(self.patience_s / 10, BUSY_PATIENCE_LEFT_S) if self._tired else self.patience_s
 
     async def _reads_others(self, lba: int, block_count: int) -> bool:
         """For a device that reports busy whenever these blocks are read: whether it answers reads of its first or last

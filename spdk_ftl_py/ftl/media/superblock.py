@@ -4,6 +4,7 @@ docs/media-layout.md."""
 from __future__ import annotations
 
 import contextlib
+import enum
 import errno
 import json
 import logging
@@ -32,7 +33,7 @@ from .layout import (
     parse_record,
     seal,
 )
-from .zone import EMPTY, FULL, OFFLINE, Zone
+from .zone import ACTIVE_STATES, EMPTY, FULL, OFFLINE, Zone
 
 log = logging.getLogger(__name__)
 
@@ -182,6 +183,18 @@ def _unpacked(last: Any, piece: bytes, before: Sequence[Block]) -> bytes | None:
     return text if unpack.eof else None
 
 
+class Beside(enum.Enum):
+    """The superblock zone without the newest superblock, as a load finds it. A writer that died can have left it
+    active, and a loss of power can have undone its finish."""
+
+    INACTIVE = "inactive"
+    """It does not count as active."""
+    OLDER = "older"
+    """It counts as active, and has an older superblock."""
+    SCRAP = "scrap"
+    """It counts as active, and has no superblock."""
+
+
 class SuperblockWriter:
     """Appends superblocks, one at a time; uses the other zone when one is full or fails. The zone of the newest
     superblock is never erased, so there is always a valid one."""
@@ -196,9 +209,9 @@ class SuperblockWriter:
         generation: int = 0,
         zone: int = 0,
         written: int = 0,
+        beside: Beside = Beside.INACTIVE,
     ) -> None:
-        """media_uuid: as in Superblock. zone and written: where the newest superblock ends. The content of the other
-        zone is unknown."""
+        """media_uuid: as in Superblock. zone and written: where the newest superblock ends. beside: the other zone."""
         self.media_uuid: Final = media_uuid or uuid
         self.flush: Callable[[], Awaitable[None]] = port.flush
         """Makes written superblocks durable. If a core works on the base, the core's own flush must be used."""
@@ -210,8 +223,14 @@ class SuperblockWriter:
         # Where each zone can be written; None: it must be reset first.
         self._offsets: list[int | None] = [None, None]
         self._offsets[zone] = written
-        # A zone that could not be finished: it may count as active in addition to the other one.
-        self._to_finish: int | None = None
+        # Whether each zone has a superblock.
+        self._holds = [False, False]
+        self._holds[zone] = generation > 0
+        self._holds[1 - zone] = beside is Beside.OLDER
+        # Whether each zone may count as active.
+        self._active = [False, False]
+        self._active[zone] = generation > 0 and (written < geometry.zone_capacity or geometry.finish_zones)
+        self._active[1 - zone] = beside is not Beside.INACTIVE
         self.generation = generation
 
     async def write(self, content: Mapping[str, Any], *, clean: bool) -> None:
@@ -260,33 +279,37 @@ class SuperblockWriter:
             return False
         await self._port.zone_action(_shim.ZoneAction.RESET, self._geometry.zone_start(SUPERBLOCK_ZONES[zone]))
         self._offsets[zone] = 0
-        self._to_finish = None
+        self._holds[zone] = self._active[zone] = False
         return True
 
     async def _leave(self, zone: int) -> None:
         """Finishes the other zone, because only one of them may count as active. Not before this zone is written: if
-        there is nothing newer, a load takes a full zone without a valid superblock at its end for damage."""
-        if self._offsets[zone] is not None and self._offsets[zone] != self._geometry.zone_capacity:
-            self._offsets[zone] = None
-            self._to_finish = zone
-        if self._to_finish != zone:
+        there is nothing newer, a load takes a full zone without a valid superblock at its end for damage. A zone
+        without any superblock is reset instead: full, it would look damaged once this zone is full, too."""
+        if not self._active[zone]:
             return
+        self._offsets[zone] = None
+        action = _shim.ZoneAction.FINISH if self._holds[zone] else _shim.ZoneAction.RESET
         # If it can't be done now, the next superblock tries again.
         for _ in range(ATTEMPTS):
             with contextlib.suppress(MediaError):
-                await self._port.zone_action(_shim.ZoneAction.FINISH, self._geometry.zone_start(SUPERBLOCK_ZONES[zone]))
-                self._to_finish = None
+                await self._port.zone_action(action, self._geometry.zone_start(SUPERBLOCK_ZONES[zone]))
+                self._active[zone] = False
                 return
 
     async def _append(self, zone: int, blocks: NDArray[np.uint8]) -> None:
         offset = self._offsets[zone]
         assert offset is not None
+        self._active[zone] = True
         start = self._geometry.zone_start(SUPERBLOCK_ZONES[zone]) + offset
         step = max(1, self._port.device.max_io_blocks)
         for first in range(0, len(blocks), step):
             await self._port.write(start + first, blocks[first : first + step].reshape(-1))
         await self.flush()
-        self._offsets[zone] = offset + len(blocks)
+        self._offsets[zone] = end = offset + len(blocks)
+        # The capacity of this zone may be greater than the common one.
+        self._active[zone] = end < self._geometry.zone_capacity or self._geometry.finish_zones
+        self._holds[zone] = True
         self._zone = self._newest = zone
         self.generation += 1
 
@@ -307,6 +330,8 @@ class Found(NamedTuple):
     """Blocks of that zone."""
     damage: str | None
     """A newer one was written, but is damaged: its content is unknown."""
+    beside: Beside = Beside.INACTIVE
+    """The other zone."""
 
 
 async def find(port: BlockPort, zones: list[Zone], uuid: UUID | None = None) -> Found | None:
@@ -319,11 +344,13 @@ async def find(port: BlockPort, zones: list[Zone], uuid: UUID | None = None) -> 
         return None
     best: Found | None = None
     silent: list[Zone] = []
+    holds: list[bool] = [False, False]
     for which, index in enumerate(SUPERBLOCK_ZONES):
         zone = zones[index]
         if zone.state in (EMPTY, OFFLINE) or zone.written == 0:
             continue
         superblock, damage = await _newest(port, zone)
+        holds[which] = superblock is not None
         if superblock is None:
             if damage is not None:
                 silent.append(zone)
@@ -333,6 +360,8 @@ async def find(port: BlockPort, zones: list[Zone], uuid: UUID | None = None) -> 
         # The next superblock goes to the other zone, after its reset.
         for zone in silent:
             best = best._replace(damage=_damage(zone.start, zone))
+    if best is not None and zones[SUPERBLOCK_ZONES[1 - best.zone]].state in ACTIVE_STATES:
+        best = best._replace(beside=Beside.OLDER if holds[1 - best.zone] else Beside.SCRAP)
     return None if best is not None and uuid not in (None, best.superblock.uuid) else best
 
 

@@ -132,6 +132,21 @@ async def test_too_many_zones_are_not_waited_for_long(
     await port.close()
 
 
+async def test_a_device_that_was_busy_has_time_to_make_room_for_a_zone(
+    reactor: ReactorLoop, media: _shim.EmulatedMedia
+) -> None:
+    port = BlockPort(reactor, media, name="base")
+    media.inject_fault(op=_shim.Op.WRITE, status=INTERNAL_ERROR)
+    write = asyncio.ensure_future(port.write(0, bytes(4096)))
+    await asyncio.sleep(2)
+    media.clear_faults()
+    media.inject_fault(op=_shim.Op.WRITE, status=0x1BD)
+    await asyncio.sleep(0.5)
+    media.clear_faults()
+    await write
+    await port.close()
+
+
 async def test_a_flush_in_doubt_is_not_repeated(reactor: ReactorLoop, media: _shim.EmulatedMedia) -> None:
     port = BlockPort(reactor, media, name="base")
     media.inject_fault(op=_shim.Op.FLUSH, status=INTERNAL_ERROR, times=1)

@@ -124,6 +124,21 @@ async def test_everything_acknowledged_and_written_survives_the_end_of_the_proce
         await rig.check("after a crash")
 
 
+@pytest.mark.parametrize("clean", [False, True], ids=["crash", "halt"])
+async def test_a_load_leaves_the_superblock_zone_in_which_a_daemon_died(clean: bool, rig: RestoreRig) -> None:
+    """A zone that stayed active would be missing among those that bands may use."""
+    await rig.create()
+    await rig.traffic(200)
+    await (rig.halt() if clean else rig.crash())
+    port = BlockPort(rig.reactor, rig.base, name="base")
+    await port.write(ZONE_SIZE, bytes(4096))
+    await port.close()
+    await rig.load()
+    states = [state for _, state, _ in rig.base.zone_states()[:2]]
+    assert sum(state not in ("empty", "full") for state in states) == 1
+    await rig.check("after the load")
+
+
 async def test_a_load_only_reads_until_it_knows_everything(rig: RestoreRig) -> None:
     drive = rig.base
     await rig.create()

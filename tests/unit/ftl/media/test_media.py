@@ -318,6 +318,71 @@ async def test_never_more_than_one_superblock_zone_is_active(
         assert (found[0].content["n"], found[0].generation) == (n, n + 1)
 
 
+def active_superblock_zones(media: _shim.EmulatedMedia) -> list[int]:
+    return [zone for zone, (_, state, _) in enumerate(media.zone_states()[:2]) if state not in ("empty", "full")]
+
+
+async def resumed_writer(port: BlockPort) -> SuperblockWriter:
+    zones = await port.zones()
+    found = await superblock.find(port, zones, UUID_A)
+    assert found is not None
+    geometry = plan(zones, zone_size=ZONE_SIZE, num_punits=2)
+    return SuperblockWriter(
+        port,
+        geometry,
+        UUID_A,
+        generation=found.superblock.generation,
+        zone=found.zone,
+        written=found.used,
+        beside=found.beside,
+    )
+
+
+@pytest.mark.parametrize("lands", [False, True], ids=["written in part", "written and not flushed"])
+async def test_a_resumed_writer_leaves_the_zone_in_which_its_predecessor_died(
+    lands: bool, media: _shim.EmulatedMedia, port: BlockPort
+) -> None:
+    """The daemon dies in the attempt to use the other zone. Both zones are active then."""
+    writer = SuperblockWriter(port, plan(await port.zones(), zone_size=ZONE_SIZE, num_punits=2), UUID_A)
+    await writer.write({"n": 1}, clean=False)
+    await port.write(ZONE_SIZE, Superblock(UUID_A, 2 if lands else 1, False, {"n": 2}).build() if lands else blocks(1))
+    assert active_superblock_zones(media) == [0, 1]
+    await (await resumed_writer(port)).write({"n": 3}, clean=False)
+    assert len(active_superblock_zones(media)) == 1
+    # The zone that was left must not look like damage once the other one is full.
+    for n in range(4, ZONE_CAPACITY + 2):
+        await (await resumed_writer(port)).write({"n": n}, clean=False)
+        assert len(active_superblock_zones(media)) <= 1
+        found = await superblock.find(port, await port.zones(), UUID_A)
+        assert found is not None
+        assert (found.superblock.content["n"], found.damage) == (n, None)
+
+
+async def test_a_superblock_zone_that_was_never_written_is_not_finished(
+    media: _shim.EmulatedMedia, port: BlockPort
+) -> None:
+    """Full and without a superblock it would be taken for damage once the other zone is full."""
+    writer = SuperblockWriter(port, plan(await port.zones(), zone_size=ZONE_SIZE, num_punits=2), UUID_A)
+    await writer.write({"n": 0}, clean=False)
+    media.inject_fault(op=_shim.Op.WRITE, status=0x280, do_not_retry=True, times=6)
+    with pytest.raises(MediaError):
+        await writer.write({"n": 0}, clean=False)
+    for n in range(1, ZONE_CAPACITY):
+        await writer.write({"n": n}, clean=False)
+        found = await superblock.find(port, await port.zones(), UUID_A)
+        assert found is not None
+        assert (found.superblock.content["n"], found.damage) == (n, None)
+
+
+async def test_a_superblock_zone_whose_state_is_unknown_is_left(media: _shim.EmulatedMedia, port: BlockPort) -> None:
+    writer = SuperblockWriter(port, plan(await port.zones(), zone_size=ZONE_SIZE, num_punits=2), UUID_A)
+    await writer.write({"n": 1}, clean=False)
+    media.inject_fault(op=_shim.Op.WRITE, status=0x280, do_not_retry=True, times=1)
+    media.inject_fault(op=_shim.Op.ZONE_REPORT, status=0x280, do_not_retry=True, times=1)
+    await writer.write({"n": 2}, clean=False)
+    assert active_superblock_zones(media) == [1]
+
+
 async def test_a_superblock_written_twice_hides_none_behind_it(media: _shim.EmulatedMedia, port: BlockPort) -> None:
     """Where a zone says that it is full, the end of what counts is found by generation."""
     geometry = plan(await port.zones(), zone_size=ZONE_SIZE, num_punits=2)

@@ -179,6 +179,28 @@ def test_a_core_whose_own_zones_are_too_many_does_not_wait_for_itself(status: in
         assert bench.versions(0, 30) == [2] * 30
 
 
+@pytest.mark.parametrize("status", [0x1BD, 0x1BE], ids=hex)
+def test_a_base_that_was_busy_has_time_to_make_room_for_a_zone(status: int) -> None:
+    """The wait for room begins when the base says that it has none, not when it began to be busy."""
+    with Bench() as bench:
+        zone_being_written(bench)
+        bench.media.inject_fault(op=_shim.Op.WRITE, status=INTERNAL_ERROR)
+        tickets = submit_writes(bench, range(20), 2)
+        ticket = bench.port.submit(_shim.Op.FLUSH)
+        for answer, seconds in ((INTERNAL_ERROR, 2), (status, 0.5), (INTERNAL_ERROR, 2), (status, 0.5)):
+            bench.media.clear_faults()
+            bench.media.inject_fault(op=_shim.Op.WRITE, status=answer)
+            until_ns = bench.now_ns + int(seconds * 1e9)
+            while bench.now_ns < until_ns:
+                bench.now_ns += LONG_STEP_NS
+                bench.step()
+            assert bench.take(_shim.EventKind.ZONE_FAULT) == []
+        bench.media.clear_faults()
+        assert {bench.wait(each).status for each in (*tickets, ticket)} == {0}
+        assert bench.take(_shim.EventKind.ZONE_FAULT) == []
+        assert bench.versions(0, 20) == [2] * 20
+
+
 def test_a_base_that_is_gone_is_not_waited_for() -> None:
     with Bench() as bench:
         number = bench.media.inject_fault(op=_shim.Op.WRITE, status=INTERNAL_ERROR)
