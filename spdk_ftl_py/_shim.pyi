@@ -1668,7 +1668,12 @@ class FtlCore(BlockDevice):
     def stats(self) -> CoreStats: ...
     @property
     def troubles(self) -> int:
-        """How many writes to the base have failed, and how often it was busy. Does not wait for the reactor."""
+        """How many writes to the base have failed, how often it was busy, and how many blocks made a host's read fail.
+        Does not wait for the reactor."""
+
+    @property
+    def band_changes(self) -> int:
+        """Unchanged: since then no band has joined those of changed_bands(). Does not wait for the reactor."""
 
     @property
     def failure(self) -> int:

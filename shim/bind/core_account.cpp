@@ -332,6 +332,7 @@ void def_core_account(nb::class_<FtlCore, BlockDevice> &core) {
         .def("band_rows", &band_rows, nb::arg("first"), nb::arg("count"))
         .def("stats", &stats_of)
         .def_prop_ro("troubles", [](FtlCore &self) { return self.state().troubles.load(std::memory_order_relaxed); })
+        .def_prop_ro("band_changes", [](FtlCore &self) { return self.state().bands.changes(); })
         .def("scrub_status", &scrub_status_of)
         .def("cache_stats", &cache_stats_of)
         .def_prop_ro("failure",

@@ -2,6 +2,7 @@
 // The state of all bands, and which of them have changed since Python last asked.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <vector>
@@ -57,6 +58,8 @@ public:
         }
         return band;
     }
+    // How often a band was listed. Any thread may read it.
+    [[nodiscard]] uint64_t changes() const noexcept { return changes_.load(std::memory_order_acquire); }
     // The band that changed first; kNoBand: none. It is listed again with its next change.
     uint32_t take_changed() noexcept {
         const uint32_t number = first_;
@@ -75,11 +78,13 @@ private:
         band.next = kNoBand;
         (last_ == kNoBand ? first_ : bands_[last_].next) = number;
         last_ = number;
+        changes_.store(changes_.load(std::memory_order_relaxed) + 1, std::memory_order_release);
     }
 
     std::vector<Band> bands_;
     uint32_t first_ = kNoBand;
     uint32_t last_ = kNoBand;
+    std::atomic<uint64_t> changes_{0};
 };
 
 }  // namespace ftl

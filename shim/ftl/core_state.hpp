@@ -235,6 +235,11 @@ public:
     // A host or the scrub could not read valid data there, whether or not another copy exists. Reported once for each
     // band until its reset.
     void unreadable(uint32_t band, uint64_t address, Status status) noexcept;
+    // A block made a host's read fail.
+    void count_unreadable() noexcept {
+        ++stats.unreadable_blocks;
+        troubles.fetch_add(1, std::memory_order_relaxed);
+    }
     // Remembers the LBA that was written to an address, if media do not keep it.
     void remember(uint64_t address, uint64_t lba) noexcept {
         if (p2l) {
@@ -330,7 +335,7 @@ public:
     RelocBuffer reloc;
     Records records;
     CoreStats stats;
-    std::atomic<uint64_t> troubles{0};  // failed writes and busy answers; any thread may read it
+    std::atomic<uint64_t> troubles{0};  // failed writes, busy answers, unreadable blocks; any thread may read it
 
     uint64_t next_seq = 1;
     uint64_t mapped = 0;  // LBAs whose entry holds_content(). Writer: replace()

@@ -84,7 +84,7 @@ bool Reader::advance(Io &io) noexcept {
         switch (L2p::tag(entry)) {
             case L2p::Tag::slot:
                 if (!copy_slot(static_cast<uint32_t>(L2p::payload(entry)), cursor)) {
-                    ++state_.stats.unreadable_blocks;
+                    state_.count_unreadable();
                     io.status = status::unrecovered_read;
                 }
                 ++block;
@@ -278,7 +278,7 @@ bool Reader::go_on(Child &child, Status status, bool alive) noexcept {
                     return true;
                 }
             }
-            ++state_.stats.unreadable_blocks;
+            state_.count_unreadable();
             parent.status = status;
             return false;
         }
@@ -345,7 +345,7 @@ Reader::Found Reader::look_up(Child &child) noexcept {
             return Found::in_flight;
         case L2p::Tag::slot:
             if (!copy_slot(static_cast<uint32_t>(L2p::payload(entry)), cursor)) {
-                ++state_.stats.unreadable_blocks;
+                state_.count_unreadable();
                 return Found::lost;
             }
             break;

@@ -31,8 +31,8 @@ public:
 private:
     friend class DoorbellWatch;
 
-    // The watch's thread, which holds the watch's mutex.
-    void look() noexcept;
+    // The watch's thread, which holds the watch's mutex. True: they have been rung.
+    bool look() noexcept;
 
     uint64_t *const doorbells_;
     Reactor &reactor_;
@@ -43,6 +43,9 @@ private:
 class DoorbellWatch {
 public:
     static constexpr uint64_t kPeriodNs = 2'000'000;
+    // While nobody rings and no queue becomes idle, the period grows to this part of the time since then.
+    static constexpr uint64_t kPeriodPart = 64;
+    static constexpr uint64_t kPeriodMaxNs = 20'000'000;
 
     static DoorbellWatch &of_process();
     ~DoorbellWatch();
@@ -52,17 +55,21 @@ public:
 private:
     friend class WatchedDoorbells;
 
-    DoorbellWatch() = default;
+    DoorbellWatch();
     void add(WatchedDoorbells &doorbells);
     void remove(WatchedDoorbells &doorbells);
     void one_more() noexcept;
     void one_less() noexcept { armed_.fetch_sub(1, std::memory_order_relaxed); }
     void run() noexcept;
+    void nap(uint64_t period_ns) noexcept;
 
     std::mutex mutex_;
     std::vector<WatchedDoorbells *> all_;
-    std::atomic<uint32_t> armed_{0};  // the thread sleeps while it is 0
+    std::atomic<uint32_t> armed_{0};   // the thread sleeps while it is 0
+    std::atomic<bool> recent_{false};  // a queue became idle since the thread last looked
+    std::atomic<bool> far_{false};     // the thread sleeps for longer than kPeriodNs
     std::atomic<bool> stopping_{false};
+    int nudge_fd_ = -1;   // ends such a sleep
     std::thread thread_;  // started with the first queue
 };
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from .. import _shim
@@ -21,6 +22,11 @@ BUSY_TOLD_S: Final = 5.0
 """How long a base must be busy without a pause before the daemon reports it."""
 
 log = logging.getLogger(__name__)
+
+
+def _has_troubles(core: _shim.FtlCore, count: int) -> bool:
+    """That many, and no more."""
+    return core.troubles == count
 
 
 class BaseWatch:
@@ -56,8 +62,9 @@ class BaseWatch:
         quiet = 0
         while True:
             # Asking for all counts wakes the reactor's thread, so an FTL without trouble is not asked.
-            if core.troubles == quiet and self.no_space is None and busy_since is None and not self._busy:
-                await beat(BASE_POLL_S)
+            calm = self.no_space is None and busy_since is None and not self._busy
+            if calm and core.troubles == quiet:
+                await beat(BASE_POLL_S, idle=partial(_has_troubles, core, quiet))
                 continue
             quiet = core.troubles
             stats = core.stats()

@@ -26,7 +26,7 @@ from .ordered_device import OrderedDevice
 from .owed import make_room, settle_alarms
 from .reloading import EMPTY_TIMEOUT_S, Reloading
 from .session_keys import drop_all
-from .smart import smart_of
+from .smart import smart_of, warnings_depend_on
 from .states import DeviceState as DeviceState
 from .states import Ended
 from .waiting import Waiting
@@ -122,7 +122,10 @@ class ManagedDevice(OrderedDevice):
             secure_channel=self.admission.secure_channel, reservations=self.reservations,
             buffer_blocks=ftl.core.stats().write_buffer_blocks,
         )  # fmt: skip
-        self.front.set_health(lambda: Smart() if self.ftl is None else smart_of(self.ftl))
+        self.front.set_health(
+            lambda: Smart() if self.ftl is None else smart_of(self.ftl),
+            lambda: None if self.ftl is None else warnings_depend_on(self.ftl),
+        )
         self.export_before = self.export
         if self.inherited:
             await self.try_attach()

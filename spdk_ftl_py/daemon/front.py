@@ -7,6 +7,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 from uuid import UUID
@@ -108,6 +109,7 @@ class Front:
         self._is_own = is_own
         self._is_open = self._closed = False
         self._subsystem: Subsystem | None = None
+        self._health_depends_on: Callable[[], object] = lambda: None
         self._refusing: dict[ReactorLoop, _shim.Gate] = {}
         self._targets: set[bytes] = set()
         """Host identifiers of the target that were connected while the base was there. Each process of a target has its
@@ -248,17 +250,22 @@ class Front:
             return None
         return Export(self._nqn, *(self.tcp.address or ("", 0)))
 
-    def set_health(self, smart: Callable[[], Smart]) -> None:
-        """What hosts read in the SMART log. After open()."""
+    def set_health(self, smart: Callable[[], Smart], depends_on: Callable[[], object]) -> None:
+        """What hosts read in the SMART log; its warnings change only with the other value. After open()."""
         assert self._subsystem is not None
         self._subsystem.smart = smart
+        self._health_depends_on = depends_on
 
     async def watch_health(self) -> None:
         """Notifies hosts when the health gets worse, until it is cancelled."""
         while True:
+            seen = self._health_depends_on()
             if self._subsystem is not None:
                 self._subsystem.check_health()
-            await beat(HEALTH_LOOK_S)
+            await beat(HEALTH_LOOK_S, idle=partial(self._is_healthy_as, seen))
+
+    def _is_healthy_as(self, seen: object) -> bool:
+        return self._health_depends_on() == seen
 
     def set_core(self, core: _shim.BlockDevice) -> None:
         """Continues host I/O with a new life of the same FTL. If it has grown, hosts are notified. Raises FtlError if

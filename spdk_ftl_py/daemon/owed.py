@@ -35,6 +35,10 @@ async def make_room(
     removed.
     """
     while True:
+        if not hosts.crowded:
+            await hosts.came.wait()
+            hosts.came.clear()
+            continue
         await beat(CROWD_POLL_S)
         gone = hosts.gone(present()) if hosts.crowded else {}
         if not gone:

@@ -8,6 +8,11 @@ from ..ftl.media.geometry import BLOCK_BYTES
 from ..nvme.logs import Smart
 
 
+def warnings_depend_on(ftl: FtlDevice) -> object:
+    """While that stays the same, so do the warnings of smart_of(). It does not wait for the reactor."""
+    return ftl.core.troubles, ftl.lost_blocks, ftl.zone_map.spare_count, ftl.state
+
+
 def smart_of(ftl: FtlDevice) -> Smart:
     """Counters count since the FTL was loaded. An FTL that was made without spare zones has lost none of them."""
     core = ftl.core.stats()

@@ -16,9 +16,9 @@ from uuid import UUID
 
 from ..access.paths import open_directory
 from ..nvme.target.subsystem import Subsystem
+from ..runtime.pulse import on_beat
 from ..runtime.reactor import ReactorLoop
 from ..spdk.attach import ExportPath, by_vfio_user
-from ..time_limit import time_limit
 from ..vfio_user.target.keeper import DAEMON_SOCKET, END_MESSAGE
 from .transports import TransportName
 
@@ -117,9 +117,11 @@ class VfioUserExport:
 
     async def wait_changed(self, most_s: float) -> None:
         """Until `alive` may have changed since the last call, or for most_s."""
-        with contextlib.suppress(TimeoutError, asyncio.TimeoutError):
-            async with time_limit(most_s):
-                await self._changed.wait()
+        end = on_beat(most_s, self._changed.set)
+        try:
+            await self._changed.wait()
+        finally:
+            end()
         self._changed.clear()
 
     async def close(self, *, keep: bool) -> None:

@@ -31,6 +31,8 @@ PACE_BURST_PDUS = 512
 """The pace of a host on a connection that Python serves: PACE_PDUS_PER_S, with bursts of up to PACE_BURST_PDUS. Faster
 PDUs wait in the socket, at the sender's expense. All hosts that exceed their pace share OVER_PACE_PDUS_PER_S."""
 OVER_PACE_PDUS_PER_S = 1000
+SELDOM_S = 0.1
+"""A PDU that comes so long after the last one does not keep others waiting."""
 STRANGER_BURST_PDUS = 8
 """The burst of a host before its Connect, and before its authentication if that is required."""
 
@@ -198,14 +200,17 @@ class Connection:
 
     async def _take_turn(self) -> None:
         """Yields to other tasks, and waits if the peer exceeds its pace. asyncio never waits for sockets that are
-        always readable and writable, so a peer that sends without pause would otherwise be the only one served."""
+        always readable and writable, so a peer that sends without pause would otherwise be the only one served. A peer
+        whose last PDU took long to come (a Keep Alive) costs no further turn of the loop."""
         now = self._loop.time()
+        hurries = now - self._paced_at < SELDOM_S
         burst = PACE_BURST_PDUS if self.budget is None else STRANGER_BURST_PDUS
         self._pace = min(self._pace + (now - self._paced_at) * PACE_PDUS_PER_S, burst)
         self._paced_at = now
         if self._pace >= 1 or not self._is_controller:
             self._pace -= 1
-            await asyncio.sleep(0)
+            if hurries:
+                await asyncio.sleep(0)
         else:
             await asyncio.sleep(_over_pace.delay_s(now))
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from ..errors import NotFoundError, ProtocolError, TargetError
-from .rpc import ENODEV_CODE, MESSAGE_MAX, TargetRpc
+from .rpc import ENODEV_CODE, MESSAGE_MAX, UNCHANGED, Repeated, TargetRpc
 
 TEXT_MAX: Final = 1024
 ZONE_BLOCK_PRODUCT: Final = "zone_block"
@@ -56,6 +56,26 @@ class Bdev:
 async def get_bdevs(rpc: TargetRpc) -> list[Bdev]:
     """All bdevs of the target."""
     return [_bdev(entry, rpc.address) for entry in _entries(await rpc.call("bdev_get_bdevs"), rpc.address)]
+
+
+class RepeatedLook:
+    """get_bdevs() again and again, for what mostly does not change."""
+
+    def __init__(self) -> None:
+        self._call = Repeated("bdev_get_bdevs")
+        self._by_name: dict[str, Bdev] = {}
+
+    async def by_name(self, rpc: TargetRpc) -> Mapping[str, Bdev]:
+        """All bdevs of the target by all their names."""
+        result = await rpc.call_again(self._call)
+        if result is not UNCHANGED:
+            try:
+                bdevs = [_bdev(entry, rpc.address) for entry in _entries(result, rpc.address)]
+            except ProtocolError:
+                self._call.answer = b""
+                raise
+            self._by_name = {name: bdev for bdev in bdevs for name in (bdev.name, *bdev.aliases)}
+        return self._by_name
 
 
 async def find_bdev(rpc: TargetRpc, name: str) -> Bdev | None:

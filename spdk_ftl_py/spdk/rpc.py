@@ -31,7 +31,21 @@ CALLS_AT_ONCE_MAX: Final = 8
 ENODEV_CODE: Final = -errno.ENODEV
 METHOD_NOT_FOUND: Final = -32601
 
+UNCHANGED: Final = object()
+"""From call_again(): the answer is that of the last call."""
+
 _identifiers = itertools.count(1)
+
+
+class Repeated:
+    """A call that is made again and again, and mostly has the same answer, which is not parsed again then."""
+
+    def __init__(self, method: str) -> None:
+        self.method = method
+        # A call has a connection of its own, so its id need not differ.
+        self.request: Final = {"jsonrpc": "2.0", "id": 0, "method": method}
+        self.answer = b""
+        """The last one, as it came. Empty: the next one counts as changed."""
 
 
 class TargetRpc:
@@ -68,10 +82,20 @@ class TargetRpc:
         request: dict[str, Any] = {"jsonrpc": "2.0", "id": next(_identifiers), "method": method}
         if params:
             request["params"] = dict(params)
+        return await self._call(request, timeout_s, None)
+
+    async def call_again(self, repeated: Repeated, *, timeout_s: float = CALL_TIMEOUT_S) -> Any:
+        """As call(). Returns UNCHANGED for the same answer as last time."""
+        return await self._call(repeated.request, timeout_s, repeated)
+
+    async def _call(self, request: Mapping[str, Any], timeout_s: float, repeated: Repeated | None) -> Any:
+        method = request["method"]
         async with self._slots:
             try:
                 async with time_limit(timeout_s):
-                    reply = await self._exchange(json.dumps(request).encode(), method)
+                    received, reply = await self._exchange(
+                        json.dumps(request).encode(), method, b"" if repeated is None else repeated.answer
+                    )
             except (TimeoutError, asyncio.TimeoutError):
                 raise TargetError(
                     f"{self._who}: no reply to {method} within {timeout_s:g} s", errno=errno.ETIMEDOUT
@@ -82,7 +106,12 @@ class TargetRpc:
                     "running",
                     errno=errno.ECONNRESET,
                 ) from error
-        return self._result(reply, request)
+        if reply is UNCHANGED:
+            return UNCHANGED
+        result = self._result(reply, request)
+        if repeated is not None:
+            repeated.answer = bytes(received)
+        return result
 
     async def why_silent(self, timeout_s: float) -> TargetError | None:
         """Returns the error if the target does not answer, and None if it answers anything at all."""
@@ -96,12 +125,13 @@ class TargetRpc:
     def _who(self) -> str:
         return f"SPDK target at {self.address}"
 
-    async def _exchange(self, request: bytes, method: str) -> Any:
+    async def _exchange(self, request: bytes, method: str, known: bytes) -> tuple[bytearray, Any]:
+        """The answer as it came and parsed, or UNCHANGED if it is the known one."""
         reader, writer = await self._connect()
         try:
             writer.write(request)
             await writer.drain()
-            return await self._read_value(reader, method)
+            return await self._read_value(reader, method, known)
         finally:
             writer.transport.abort()
 
@@ -139,7 +169,7 @@ class TargetRpc:
                 )
         return reader, writer
 
-    async def _read_value(self, reader: asyncio.StreamReader, method: str) -> Any:
+    async def _read_value(self, reader: asyncio.StreamReader, method: str, known: bytes) -> tuple[bytearray, Any]:
         received = bytearray()
         while True:
             chunk = await reader.read(CHUNK_BYTES)
@@ -160,8 +190,10 @@ class TargetRpc:
             # A reply ends with a brace. Parsing after every chunk would take quadratic time for a large reply.
             if not received[-CHUNK_BYTES:].rstrip().endswith(b"}"):
                 continue
+            if received == known:
+                return received, UNCHANGED
             try:
-                return json.loads(received, parse_constant=_no_constant)
+                return received, json.loads(received, parse_constant=_no_constant)
             except RecursionError:
                 raise TargetError(f"{self._who}: its reply to {method} is nested too deeply") from None
             except _NoNumberError as error:

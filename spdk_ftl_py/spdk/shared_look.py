@@ -4,16 +4,19 @@ own, and a daemon with many FTLs asks for each of them again and again."""
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import Final
 from weakref import WeakKeyDictionary
 
-from .bdevs import Bdev, find_bdev, get_bdevs
+from .bdevs import Bdev, RepeatedLook, find_bdev
 from .rpc import TargetRpc
 
 ALL_FROM: Final = 4
 """From this many names on, all bdevs of the target are fetched in one call."""
 
 _looks: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[tuple[str, int | None], _Look]] = WeakKeyDictionary()
+_answers: WeakKeyDictionary[TargetRpc, RepeatedLook] = WeakKeyDictionary()
+"""Of those who looked first. They end with the FTL that asked."""
 
 
 class _Look:
@@ -21,20 +24,16 @@ class _Look:
 
     def __init__(self) -> None:
         self.names: set[str] = set()
-        self.answer: asyncio.Task[dict[str, Bdev] | None] | None = None
+        self.answer: asyncio.Task[Mapping[str, Bdev] | None] | None = None
 
-    async def all_of_them(self, rpc: TargetRpc) -> dict[str, Bdev] | None:
+    async def all_of_them(self, rpc: TargetRpc) -> Mapping[str, Bdev] | None:
         """None: there are so few names that each is asked for alone."""
         await asyncio.sleep(0)
         # Who comes from now on begins another look: this one may be older than what he did.
         _looks[asyncio.get_running_loop()].pop(rpc.whose)
         if len(self.names) < ALL_FROM:
             return None
-        found = {}
-        for bdev in await get_bdevs(rpc):
-            for name in (bdev.name, *bdev.aliases):
-                found[name] = bdev
-        return found
+        return await _answers.setdefault(rpc, RepeatedLook()).by_name(rpc)
 
 
 async def look_for(rpc: TargetRpc, name: str) -> Bdev | None:

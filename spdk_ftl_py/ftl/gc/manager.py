@@ -91,6 +91,8 @@ class BandManager:
         self._stopped = False
         self._timer: asyncio.TimerHandle | None = None
         self._idle_s = IDLE_POLL_S
+        self._changes = 0
+        """Of the core's bands, as of the last account."""
         self._woken: asyncio.Handle | None = None
 
     # --- what the device calls
@@ -170,6 +172,7 @@ class BandManager:
     def take_account(self) -> bool:
         """Takes the account of at most CHANGES_MAX bands. True: there may be more, for which an older account is used.
         This does no harm: it is as if the events had arrived later."""
+        self._changes = self._core.band_changes
         taken = self.bands.refresh(self._core.changed_bands(CHANGES_MAX))
         if taken:
             self._idle_s = IDLE_POLL_S
@@ -321,8 +324,23 @@ class BandManager:
             self._idle_s = IDLE_POLL_S
             self._timer = loop.call_later(STARVED_POLL_S, self.pump)
         else:
-            self._timer = loop.call_at(next_beat(self._idle_s), self.pump)
-            self._idle_s = min(2 * self._idle_s, IDLE_POLL_MAX_S)
+            self._look_later()
+
+    def _look_later(self) -> None:
+        self._timer = asyncio.get_running_loop().call_at(next_beat(self._idle_s), self._look)
+        self._idle_s = min(2 * self._idle_s, IDLE_POLL_MAX_S)
+
+    def _look(self) -> None:
+        """As pump(), which wakes the reactor's thread, but only if there may be something to decide."""
+        if (
+            self._core.band_changes == self._changes
+            and not self._wanting
+            and not self.bands.count(MOVING, RESETTING)
+            and not self.bands.any_to_mend()
+        ):
+            self._look_later()
+        else:
+            self.pump()
 
     def _patience_s(self) -> float | None:
         """How long there may be no progress until it is certain that there will be none; None while progress is

@@ -24,6 +24,7 @@ import numpy as np
 from ... import _shim
 from ...errors import FtlError
 from ...nvme.wire import status_text
+from ...runtime.pulse import on_beat
 from ...runtime.tasks import end_tasks, to_its_end
 from ...time_limit import time_limit
 from ..media.band import BAND_ROW, CLOSED, CLOSING, FAULTED, MOVING, OPEN, SHIM_STATES, Bands
@@ -238,10 +239,27 @@ class Scrub:
             if save_in_s is not None and save_in_s <= 0:
                 await to_its_end(self._save())
                 save_in_s = self._save_in_s()
-            with contextlib.suppress(asyncio.TimeoutError):
-                async with time_limit(delay_s if save_in_s is None else min(delay_s, save_in_s)):
-                    await self._woken.wait()
+            if self._round is None and self._band is None and save_in_s is None and delay_s >= TICK_S:
+                await self._rest()
+            else:
+                with contextlib.suppress(asyncio.TimeoutError):
+                    async with time_limit(delay_s if save_in_s is None else min(delay_s, save_in_s)):
+                        await self._woken.wait()
             self._woken.clear()
+
+    async def _rest(self) -> None:
+        """No round is in progress, and none is due within TICK_S."""
+        end = on_beat(TICK_S, self._look)
+        try:
+            await self._woken.wait()
+        finally:
+            end()
+
+    def _look(self) -> None:
+        """As _pump(), which wakes the reactor's thread, but only if there is something to do soon."""
+        now = self.clock()
+        if now < self._since_s or (self.scrub_days and self._due_s() - now < TICK_S):
+            self.wake()
 
     def _pump(self) -> float:
         """Starts what is due; returns when to look again, in seconds."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
@@ -52,6 +53,8 @@ class ConnectedHosts:
 
     def __init__(self, on_change: Callable[[], object] = lambda: None) -> None:
         self._on_change = on_change
+        self.came = asyncio.Event()
+        """A host has joined the list. For whoever makes room, who clears it."""
         self.require_state_room: Callable[[], object] = lambda: None
         """Raises FtlError if the result of to_record() must not become longer."""
         self._hosts: dict[HostKey, int] = {}
@@ -97,6 +100,7 @@ class ConnectedHosts:
         self.require_state_room()
         self._require_place(host)
         self._hosts[host] = self._arrivals
+        self.came.set()
         try:
             self._on_change()
         except BaseException:
@@ -124,6 +128,8 @@ class ConnectedHosts:
     @property
     def crowded(self) -> bool:
         """The owner of the device should make everything durable, and then call forget()."""
+        if len(self._hosts) < IDENTIFIERS_MAX // 2:
+            return False
         if len(self._hosts) >= HOSTS_CROWDED:
             return True
         by_nqn = Counter(host.hostnqn for host in self._hosts)

@@ -4,7 +4,6 @@ takes it over."""
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import mmap
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -14,7 +13,7 @@ from ... import _shim
 from ...errors import FtlError, ProtocolError
 from ...nvme import wire
 from ...nvme.wire import AdminOp, Cqe, Sqe
-from ...time_limit import time_limit
+from ...runtime.pulse import on_beat
 
 DATA_BYTES_MAX: Final = wire.PAGE_BYTES
 """The maximum data of one command."""
@@ -25,7 +24,7 @@ SPINS: Final = 200
 PAUSE_MIN_S: Final = 0.001
 PAUSE_MAX_S: Final = 0.02
 EVENTS_PAUSE_S: Final = 0.25
-"""The pause while there are only commands that wait for an event."""
+"""How often an idle queue is looked at. All of a process are looked at in the same turn of the event loop."""
 
 
 @dataclass
@@ -64,7 +63,8 @@ class SharedCommandQueue:
         self._slots = asyncio.Semaphore(self._entries - 1)
         self._pending: dict[int, _Pending] = {}
         self._lost: FtlError | None = None
-        self._submitted = asyncio.Event()
+        self._woken = asyncio.Event()
+        """A command was submitted, or something has completed."""
 
     async def submit(
         self, sqe: Sqe, data: bytes = b"", receive_bytes: int = 0, *, prp: int = 0
@@ -90,7 +90,7 @@ class SharedCommandQueue:
         self._map[place : place + SQE_BYTES] = sqe.pack()
         self._tail = (self._tail + 1) % self._entries
         self._ring_sq(self._tail)
-        self._submitted.set()
+        self._woken.set()
         return await pending.done
 
     async def pump(self) -> None:
@@ -112,20 +112,30 @@ class SharedCommandQueue:
                 await self._pause()
 
     async def _pause(self) -> None:
-        """Until the next command, or until it is time to look for events."""
-        self._submitted.clear()
-        with contextlib.suppress(asyncio.TimeoutError):
-            async with time_limit(EVENTS_PAUSE_S if self._pending else None):
-                await self._submitted.wait()
+        """Until the next command or the next completion, which is that of an event."""
+        self._woken.clear()
+        end = on_beat(EVENTS_PAUSE_S, self._look)
+        try:
+            await self._woken.wait()
+        finally:
+            end()
+
+    def _look(self) -> None:
+        if self._has_completed():
+            self._woken.set()
+
+    def _has_completed(self) -> bool:
+        """Something is there for _reap()."""
+        return self._map[self._memory.cq_offset + self._head * CQE_BYTES + CQE_BYTES - 2] & 1 == self._phase
 
     def _reap(self) -> int:
         """Processes what has completed. Raises ProtocolError."""
         count = 0
         # At most one round: a server may change phases at will.
         while count < self._entries - 1 and self._lost is None:
-            at = self._memory.cq_offset + self._head * CQE_BYTES
-            if self._map[at + CQE_BYTES - 2] & 1 != self._phase:
+            if not self._has_completed():
                 break
+            at = self._memory.cq_offset + self._head * CQE_BYTES
             cqe = Cqe.unpack(self._map[at : at + CQE_BYTES])
             self._head += 1
             if self._head == self._entries:

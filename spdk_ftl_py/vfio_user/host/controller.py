@@ -20,6 +20,7 @@ from ...nvme.host.base_controller import BaseController
 from ...nvme.host.io_queues import IoQpair, first_zone_capacity
 from ...nvme.host.namespaces import NamespaceInfo
 from ...nvme.wire import CommandError, Property, Sqe
+from ...runtime.pulse import beat
 from ...runtime.reactor import ReactorLoop
 from ...runtime.tasks import end_tasks, to_its_end
 from ...time_limit import time_limit
@@ -320,7 +321,7 @@ class VfioUserController(BaseController):
 
     async def _watch_status(self, interval_s: float) -> None:
         while True:
-            await asyncio.sleep(interval_s)
+            await beat(interval_s)
             try:
                 async with time_limit(self._timeout_s):
                     csts = await self.get_property(Property.CSTS)

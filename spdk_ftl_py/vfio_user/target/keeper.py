@@ -36,7 +36,7 @@ CLIENT_SOCKET: Final = "cntrl"
 DAEMON_SOCKET: Final = "keeper"
 ALONE_S: Final = 60.0
 """The keeper ends when it has had neither a client nor a daemon for this time."""
-LOOK_S: Final = 5.0
+LOOK_S: Final = 20.0
 """How often the keeper checks that its directory still exists."""
 LINES_KEPT: Final = 16
 """Lines of the log that the keeper holds for the next daemon."""

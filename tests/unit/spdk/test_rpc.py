@@ -16,7 +16,7 @@ from spdk_ftl_py.access.peers import Peer
 from spdk_ftl_py.errors import ProtocolError, TargetError
 from spdk_ftl_py.spdk import bdevs
 from spdk_ftl_py.spdk import rpc as rpc_module
-from spdk_ftl_py.spdk.rpc import TargetRpc
+from spdk_ftl_py.spdk.rpc import UNCHANGED, Repeated, TargetRpc
 
 Answer = Callable[[dict[str, Any], asyncio.StreamWriter], Awaitable[None]]
 
@@ -229,3 +229,29 @@ async def test_of_a_target_elsewhere_there_is_no_user_to_look_at(
 ) -> None:
     monkeypatch.setattr(rpc_module, "peer_of", lambda _socket: None)
     assert await ask(tmp_path, result(7), tcp=True) == 7
+
+
+async def test_the_same_answer_is_not_parsed_again_and_another_one_is(tmp_path: Path) -> None:
+    answers: list[Any] = [[1], [1], [1, 2], None, None, {"error": 5}, None]
+    sent = iter(answers)
+
+    async def answer(request: dict[str, Any], writer: asyncio.StreamWriter) -> None:
+        value = next(sent)
+        what = value if isinstance(value, dict) else {"result": value}
+        writer.write(json.dumps({"jsonrpc": "2.0", "id": request["id"], **what}).encode())
+        await writer.drain()
+
+    async def question(rpc: TargetRpc) -> list[Any]:
+        repeated = Repeated("m")
+        told: list[Any] = []
+        for _ in answers:
+            try:
+                told.append(await rpc.call_again(repeated))
+            except TargetError as error:
+                told.append(error.message)
+        return told
+
+    told = await ask(tmp_path, answer, question)
+    assert told[:5] == [[1], UNCHANGED, [1, 2], None, UNCHANGED]
+    assert "refused m: 5" in told[5]
+    assert told[6] is UNCHANGED

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from spdk_ftl_py.errors import TargetError
-from spdk_ftl_py.spdk.rpc import ENODEV_CODE
+from spdk_ftl_py.spdk.rpc import ENODEV_CODE, Repeated
 from spdk_ftl_py.spdk.shared_look import ALL_FROM, look_for
 
 
@@ -22,6 +22,9 @@ class FakeTarget:
         self.bdevs = {f"ftl{number}" for number in range(ALL_FROM)}
         self.calls: list[Any] = []
         self.failure: TargetError | None = None
+
+    async def call_again(self, repeated: Repeated) -> Any:
+        return await self.call(repeated.method)
 
     async def call(self, method: str, params: Mapping[str, Any] | None = None) -> Any:
         assert method == "bdev_get_bdevs"

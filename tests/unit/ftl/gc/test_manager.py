@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pytest
 
 from spdk_ftl_py import _shim
 from spdk_ftl_py.conf import FtlConf, Limit
+from spdk_ftl_py.ftl.gc import manager as manager_module
 from spdk_ftl_py.ftl.gc.manager import BandManager
 from spdk_ftl_py.ftl.media.band import CLOSED, FREE, MOVING, OPEN, QUEUED, Band
+from spdk_ftl_py.runtime.waiting import until
 
 from .band_rig import bands_of, rows_of
 
@@ -24,10 +28,13 @@ class ToldCore:
 
     def __init__(self, bands: list[Band]) -> None:
         self.bands = bands
+        self.band_changes = 0
+        self.takings = 0
         self.opened: list[tuple[int, int, int]] = []
         self.moved: list[int] = []
 
     def changed_bands(self, most: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        self.takings += 1
         return rows_of([])
 
     def band_rows(self, first: int, count: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
@@ -107,3 +114,22 @@ async def test_the_users_next_band_is_his_as_long_as_there_is_another_or_nothing
         assert core.bands[2].state == QUEUED
         assert core.bands[2].stream == _shim.STREAM_USER
         manager.stop()
+
+
+async def test_while_no_band_changes_the_core_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(manager_module, "IDLE_POLL_S", 0.01)
+    monkeypatch.setattr(manager_module, "IDLE_POLL_MAX_S", 0.02)
+    manager, core = manager_of([band(0, QUEUED), band(1, QUEUED, stream=_shim.STREAM_RELOC), band(2, FREE)])
+    manager.start()
+    manager.pump()
+    before = core.takings
+    await asyncio.sleep(0.1)
+    assert core.takings == before
+    # Whether or not an event tells of it.
+    core.band_changes += 1
+    assert await until(lambda: core.takings > before, timeout_s=10, poll_s=0.005)
+    manager.stop()
+    after = core.takings
+    core.band_changes += 1
+    await asyncio.sleep(0.05)
+    assert core.takings == after

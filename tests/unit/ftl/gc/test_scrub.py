@@ -339,6 +339,33 @@ async def test_a_round_begins_every_half_of_scrub_days_and_ends_before_the_next(
     await device.halt()
 
 
+async def test_between_rounds_the_reactor_is_not_asked_and_the_next_one_begins_when_it_is_due(
+    rig: FtlRig, wall: WallClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    class Asked:
+        def __getattr__(self, name: str) -> Any:
+            asked.append(name)
+            return getattr(rig.device.core, name)
+
+    monkeypatch.setattr(scrub_module, "TICK_S", 0.1)
+    scrub = rig.device.scrub
+    scrub._core = Asked()  # type: ignore[assignment]
+    scrub.wake()
+    await asyncio.sleep(0.25)
+    asked.clear()
+    await asyncio.sleep(2.0)
+    assert asked == []
+    wall.offset_s += scrub._due_s() - wall() - 0.55
+    await asyncio.sleep(0.4)
+    assert (scrub.rounds, scrub._round) == (0, None)
+    await until(lambda: scrub.rounds == 1)
+    last = scrub._last
+    assert last is not None
+    assert last.began_s == int(scrub._since_s)
+
+
 @pytest.mark.parametrize("loaded", [False, True])
 async def test_a_clock_that_was_ahead_and_is_set_back_puts_no_round_off(
     make_restore_rig: MakeRestoreRig, wall: WallClock, loaded: bool

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -502,6 +503,13 @@ def test_a_queue_that_is_closed_lets_go_of_memory(client: SharedClient) -> None:
     assert client.map.lingering_count == 0
 
 
+def naps_of_the_watch() -> int:
+    """How often it went to sleep."""
+    (task,) = (task for task in Path("/proc/self/task").iterdir() if (task / "comm").read_text() == "doorbells\n")
+    (line,) = (each for each in (task / "status").read_text().splitlines() if each.startswith("voluntary_ctxt"))
+    return int(line.split()[1])
+
+
 @pytest.mark.parametrize("queues", [1, 8])
 def test_idle_queues_sleep_and_wake(queues: int) -> None:
     """First in naps, then another thread looks for all of them."""
@@ -520,8 +528,21 @@ def test_idle_queues_sleep_and_wake(queues: int) -> None:
                 began = time.monotonic()
                 while not client.pop():
                     assert time.monotonic() - began < 5
-        # A client that makes room for completions wakes it, too.
+        # The longer nobody rings, the seldomer that thread looks; but closely again behind the next work.
+        time.sleep(1.5)
+        before = naps_of_the_watch()
+        time.sleep(0.2)
+        assert naps_of_the_watch() - before < 30
         client = clients[0]
+        client.push(read(client, 9, 0, 0))
+        began = time.monotonic()
+        while not client.pop():
+            assert time.monotonic() - began < 5
+        time.sleep(0.05)
+        before = naps_of_the_watch()
+        time.sleep(0.2)
+        assert naps_of_the_watch() - before > 30
+        # A client that makes room for completions wakes it, too.
         client.push(*(entry(READ, cid, prps=(client.iova(0), 0)) for cid in range(15)))
         time.sleep(0.05)
         assert len(client.pop(ring=False)) == 15
