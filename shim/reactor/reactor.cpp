@@ -131,7 +131,7 @@ void Reactor::run() {
             worked = true;
         }
         const bool others_run = std::exchange(others_run_, false);
-        const Mood mood = this->mood();
+        const Mood mood = this->mood(worked);
         const bool gives_way = mood.blocks_peer && !mood.busy && !mood.awaits;
         if (worked && !gives_way) {
             if (others_run) {
@@ -161,9 +161,13 @@ void Reactor::run() {
     owner_ = std::thread::id();
 }
 
-Reactor::Mood Reactor::mood() const noexcept {
+// worked: another round follows unless the reactor gives way, so it is enough to know that it does not.
+Reactor::Mood Reactor::mood(bool worked) const noexcept {
     Mood mood;
     for (const Entry &entry : entries_) {
+        if (worked && (mood.busy || mood.awaits)) {
+            break;
+        }
         mood.busy |= entry.poller->busy();
         mood.awaits |= entry.poller->awaits();
         mood.hurries |= entry.poller->hurries();

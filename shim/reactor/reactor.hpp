@@ -137,7 +137,7 @@ private:
 
     void run();
     uint32_t poll_round();
-    [[nodiscard]] Mood mood() const noexcept;
+    [[nodiscard]] Mood mood(bool worked) const noexcept;
     void run_calls();
     void sweep();
     void refresh_clock() noexcept;
