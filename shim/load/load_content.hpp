@@ -36,10 +36,7 @@ public:
         words[1] = seed_;
         words[2] = lba;
         words[3] = version;
-        const uint64_t base = base_of(lba, version);
-        for (size_t i = kHeaderWords; i < kWords; ++i) {
-            words[i] = word(base, i);
-        }
+        fill_words(words, base_of(lba, version));
     }
 
     struct Found {
@@ -68,12 +65,7 @@ public:
             found.mismatch = Mismatch::garbage;
             return found;
         }
-        const uint64_t base = base_of(found.lba, found.version);
-        uint64_t differences = 0;
-        for (size_t i = kHeaderWords; i < kWords; ++i) {
-            differences |= words[i] ^ word(base, i);
-        }
-        if (differences != 0) {
+        if (different_bits(words, base_of(found.lba, found.version)) != 0) {
             found.mismatch = Mismatch::garbage;
         } else if (found.lba != lba) {
             found.mismatch = Mismatch::wrong_lba;
@@ -90,12 +82,9 @@ private:
     [[nodiscard]] uint64_t base_of(uint64_t lba, Version version) const noexcept {
         return Prng::mix(seed_ ^ Prng::mix(lba ^ Prng::mix(version)));
     }
-    // One multiplication per word, so that the generator does not dominate a benchmark.
-    [[nodiscard]] static uint64_t word(uint64_t base, size_t position) noexcept {
-        uint64_t value = base + position * 0x9E3779B97F4A7C15ULL;
-        value = (value ^ (value >> 32)) * 0xD6E8FEB86659FD93ULL;
-        return value ^ (value >> 29);
-    }
+    // The words behind the header. One multiplication per word, so that the generator does not dominate a benchmark.
+    static void fill_words(uint64_t *words, uint64_t base) noexcept;
+    [[nodiscard]] static uint64_t different_bits(const uint64_t *words, uint64_t base) noexcept;
 
     uint64_t seed_;
 };

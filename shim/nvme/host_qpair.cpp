@@ -226,6 +226,9 @@ void HostQpair::check_timeouts(uint64_t now_ns) noexcept {
 // Nothing that was sent before this poll awaits an answer, so the controller has hardly anything to say, except that
 // the connection ends. An empty socket costs a system call all the same.
 bool HostQpair::skips_receive() noexcept {
+    if (reactor_->settling() && stream_->drained() && !stream_->has_input()) {
+        return true;
+    }
     // A caller that drives the reactor with step() relies on every round.
     if (awaited_ || stream_->has_input() || !reactor_->running() || ++skipped_ >= kQuietRounds) {
         skipped_ = 0;
@@ -243,10 +246,6 @@ uint32_t HostQpair::poll(uint64_t now_ns) noexcept {
     work += stream_->exchange(receives);
     awaited_ = in_flight_ > 0;
     if (!stream_->fault()) {
-        if (work > 0 && ++cpu_rounds_ == kCpuRounds) {
-            cpu_rounds_ = 0;
-            elsewhere_ = stream_->peer_is_elsewhere();
-        }
         check_timeouts(now_ns);
     }
     if (stream_->fault()) {

@@ -43,10 +43,12 @@ public:
     void submit(Io &io) noexcept override;
     uint32_t poll(uint64_t now_ns) noexcept override;
     [[nodiscard]] bool busy() const noexcept override;
-    // A controller on this processor needs it to answer: polling longer would only delay the answer.
-    [[nodiscard]] bool awaits() const noexcept override { return connected_ && in_flight_ > 0 && elsewhere_; }
+    [[nodiscard]] bool awaits() const noexcept override { return connected_ && in_flight_ > 0 && elsewhere(); }
     [[nodiscard]] bool hurries() const noexcept override {
-        return elsewhere_ && reads_ > 0 && reads_ == in_flight_ && reads_ <= kHurryMax;
+        return reads_ > 0 && reads_ == in_flight_ && reads_ <= kHurryMax && elsewhere();
+    }
+    [[nodiscard]] bool blocks_peer() const noexcept override {
+        return connected_ && in_flight_ > 0 && stream_->peer() == PduStream::Place::here;
     }
     [[nodiscard]] bool lost() const noexcept override { return !connected_; }
     [[nodiscard]] int fd() const noexcept override { return stream_->fd(); }
@@ -64,8 +66,7 @@ public:
 private:
     static constexpr uint32_t kNoSlot = ~uint32_t{0};
     static constexpr uint32_t kQuietRounds = 16;
-    static constexpr uint32_t kHurryMax = 2;     // reads in flight; with more, an issuer has enough to do meanwhile
-    static constexpr uint32_t kCpuRounds = 256;  // polls with work between looks where the controller runs
+    static constexpr uint32_t kHurryMax = 2;  // reads in flight; with more, an issuer has enough to do meanwhile
 
     struct Slot {
         Io *io = nullptr;  // null: the slot is free
@@ -104,6 +105,7 @@ private:
     void answer(Slot &slot, Status status) noexcept;
     void finish(Slot &slot) noexcept;
     uint32_t run_done() noexcept;
+    [[nodiscard]] bool elsewhere() const noexcept { return stream_->peer() == PduStream::Place::elsewhere; }
     [[nodiscard]] bool skips_receive() noexcept;
     void check_timeouts(uint64_t now_ns) noexcept;
     void lose() noexcept;
@@ -118,9 +120,7 @@ private:
     std::vector<Slot> slots_;  // sized in the constructor
     uint32_t free_ = 0;        // head of the list through next_free; kNoSlot: the list is empty
     uint32_t in_flight_ = 0;
-    uint32_t reads_ = 0;      // of them
-    bool elsewhere_ = false;  // the controller runs on another processor
-    uint32_t cpu_rounds_ = 0;
+    uint32_t reads_ = 0;    // of them
     bool awaited_ = false;  // in_flight_ > 0 after the previous poll
     uint32_t skipped_ = 0;
     uint64_t check_at_ns_ = 0;

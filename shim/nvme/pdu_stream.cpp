@@ -62,6 +62,26 @@ bool may_carry_data(PduType type) noexcept {
     return type == PduType::capsule_cmd || type == PduType::h2c_data || type == PduType::c2h_data || is_term_req(type);
 }
 
+// Both ends of the connection have the same address.
+bool within_machine(int fd) noexcept {
+    sockaddr_storage ours{};
+    sockaddr_storage theirs{};
+    socklen_t our_length = sizeof ours;
+    socklen_t their_length = sizeof theirs;
+    if (getsockname(fd, reinterpret_cast<sockaddr *>(&ours), &our_length) != 0 ||
+        getpeername(fd, reinterpret_cast<sockaddr *>(&theirs), &their_length) != 0 ||
+        ours.ss_family != theirs.ss_family) {
+        return false;
+    }
+    if (ours.ss_family == AF_INET) {
+        return reinterpret_cast<const sockaddr_in &>(ours).sin_addr.s_addr ==
+               reinterpret_cast<const sockaddr_in &>(theirs).sin_addr.s_addr;
+    }
+    return ours.ss_family == AF_INET6 &&
+           std::memcmp(&reinterpret_cast<const sockaddr_in6 &>(ours).sin6_addr,
+                       &reinterpret_cast<const sockaddr_in6 &>(theirs).sin6_addr, sizeof(in6_addr)) == 0;
+}
+
 }  // namespace
 
 PduStream::PduStream(PduHandler &handler, Role role, int fd, bool header_digest, bool data_digest,
@@ -72,6 +92,7 @@ PduStream::PduStream(PduHandler &handler, Role role, int fd, bool header_digest,
       data_digest_(data_digest),
       rx_bytes_(role == Role::host ? kRxBufferHost : kRxBufferTarget),
       tls_(std::move(tls)),
+      local_(within_machine(fd)),
       buffer_(std::make_unique_for_overwrite<uint8_t[]>(rx_bytes_)),
       window_(rx_bytes_) {
     int type = 0;
@@ -170,10 +191,21 @@ ssize_t PduStream::receive_some(size_t &asked) noexcept {
     return got;
 }
 
-bool PduStream::peer_is_elsewhere() const noexcept {
+// What was received last was processed on this processor: on loopback, the sender's; from a network, the one that
+// serves the interface. One look may be wrong, because the kernel's acknowledgements come from the receiver's
+// processor.
+void PduStream::locate_peer() noexcept {
     int cpu = -1;
     socklen_t length = sizeof cpu;
-    return getsockopt(fd_, SOL_SOCKET, SO_INCOMING_CPU, &cpu, &length) == 0 && cpu >= 0 && cpu != sched_getcpu();
+    const bool known = getsockopt(fd_, SOL_SOCKET, SO_INCOMING_CPU, &cpu, &length) == 0 && cpu >= 0;
+    const Place seen = !known                  ? Place::unknown
+                       : cpu != sched_getcpu() ? Place::elsewhere
+                       : local_                ? Place::here
+                                               : Place::unknown;
+    if (seen == peer_seen_) {
+        peer_ = seen;
+    }
+    peer_seen_ = seen;
 }
 
 uint32_t PduStream::receive() noexcept {
@@ -200,6 +232,10 @@ uint32_t PduStream::receive() noexcept {
         }
         ++work;
         bytes_in_ += static_cast<uint64_t>(got);
+        if (++locate_rounds_ == kLocateRounds) {
+            locate_rounds_ = 0;
+            locate_peer();
+        }
         parse();
         if (static_cast<size_t>(got) < asked) {
             drained_ = true;

@@ -145,8 +145,9 @@ public:
     [[nodiscard]] bool blocked() const noexcept { return blocked_ && sending(); }
     // The last receive() has taken all that there was.
     [[nodiscard]] bool drained() const noexcept { return drained_; }
-    // What was received last was processed on another processor than the one that runs this. On loopback, the sender's.
-    [[nodiscard]] bool peer_is_elsewhere() const noexcept;
+    // Which processor the peer runs on, compared with the one that runs this.
+    enum class Place : uint8_t { unknown, here, elsewhere };
+    [[nodiscard]] Place peer() const noexcept { return peer_; }
     // receive() has work although the socket has no input.
     [[nodiscard]] bool has_input() const noexcept { return tls_ && open_ && tls_->has_input(); }
     [[nodiscard]] bool partly_sent() const noexcept { return head_ != nullptr && head_sent_ > 0; }
@@ -168,6 +169,7 @@ private:
     static constexpr uint32_t kDirectMin = 16 * 1024;
     static constexpr uint32_t kReceiveRounds = 4;
     static constexpr uint32_t kIovMax = 256;
+    static constexpr uint32_t kLocateRounds = 64;  // receptions between two looks where the peer runs
 
     void parse() noexcept;
     bool check_common_header() noexcept;
@@ -176,6 +178,7 @@ private:
     void advance_data(const uint8_t *source, uint32_t bytes) noexcept;
     uint32_t gather_sink(std::array<iovec, kIovMax> &iov) const noexcept;
     ssize_t receive_some(size_t &asked) noexcept;
+    void locate_peer() noexcept;
     bool flush_tls() noexcept;
     ssize_t read_socket(iovec *iov, uint32_t iov_count) noexcept;
 
@@ -189,6 +192,7 @@ private:
     bool blocked_ = false;
     int fd_ = -1;
     const std::shared_ptr<TlsSession> tls_;  // null: no TLS
+    const bool local_;                       // both ends of the connection are on this machine
     StreamFault fault_;
 
     // Receive.
@@ -198,6 +202,9 @@ private:
     size_t end_ = 0;
     size_t window_ = 0;
     bool drained_ = true;
+    Place peer_ = Place::unknown;
+    Place peer_seen_ = Place::unknown;  // at the last look
+    uint32_t locate_rounds_ = 0;
     wire::CommonHeader ch_{};
     uint32_t header_need_ = 0;  // length of the header and its digest
     uint32_t data_length_ = 0;

@@ -394,7 +394,7 @@ uint32_t TargetQpair::poll(uint64_t now_ns) noexcept {
         if (!stream_->fault()) {
             const uint64_t bytes = stream_->bytes_in();
             const uint64_t sent = stream_->bytes_out();
-            work = stream_->exchange(true);
+            work = stream_->exchange(!(reactor_->settling() && stream_->drained() && !stream_->has_input()));
             if (stream_->bytes_out() != sent && stream_->drained()) {
                 reactor_->let_others_run();  // a host on this machine may have nothing to do but read the answers
             }

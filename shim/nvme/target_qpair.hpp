@@ -98,6 +98,9 @@ public:
 
     uint32_t poll(uint64_t now_ns) noexcept override;
     [[nodiscard]] bool busy() const noexcept override;
+    [[nodiscard]] bool blocks_peer() const noexcept override {
+        return life_ == Life::open && !idle_ && outstanding_ == 0 && stream_->peer() == PduStream::Place::here;
+    }
     [[nodiscard]] int fd() const noexcept override { return stream_->fd(); }
     void ready() noexcept override { skipped_ = kIdleRounds; }
     [[nodiscard]] bool wants_write() const noexcept override { return life_ != Life::dead && stream_->blocked(); }

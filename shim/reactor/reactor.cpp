@@ -129,28 +129,28 @@ void Reactor::run() {
             }
             last_work_ns = now_ns_;
             worked = true;
-            if (std::exchange(others_run_, false)) {
+        }
+        const bool others_run = std::exchange(others_run_, false);
+        const Mood mood = this->mood(worked);
+        const bool gives_way = mood.blocks_peer && !mood.busy && !mood.awaits;
+        if (worked && !gives_way) {
+            if (others_run) {
                 sched_yield();
             }
             continue;
         }
-        bool busy = false;
-        bool awaits = false;
-        bool hurries = false;
-        for (const Entry &entry : entries_) {
-            busy |= entry.poller->busy();
-            awaits |= entry.poller->awaits();
-            hurries |= entry.poller->hurries();
-        }
-        if (hurries && spin_ns_ > 0 && now_ns_ - last_work_ns < kHurryMaxNs) {
+        if (mood.hurries && spin_ns_ > 0 && now_ns_ - last_work_ns < kHurryMaxNs) {
             continue;
         }
-        if (busy || now_ns_ - last_work_ns < (awaits ? patience_ns_ : spin_ns_)) {
+        if (mood.busy || (!gives_way && now_ns_ - last_work_ns < (mood.awaits ? patience_ns_ : spin_ns_))) {
             sched_yield();  // the peer may need this core to make the progress that we poll for
             continue;
         }
-        slept = awaits;
         worked = sleep();
+        slept = mood.awaits && !worked;
+        if (worked) {
+            last_work_ns = now_ns_;
+        }
     }
     {
         // Calls queued before the end still run. Later calls find running_ false and run in their caller's thread.
@@ -159,6 +159,21 @@ void Reactor::run() {
     }
     run_calls();
     owner_ = std::thread::id();
+}
+
+// worked: another round follows unless the reactor gives way, so it is enough to know that it does not.
+Reactor::Mood Reactor::mood(bool worked) const noexcept {
+    Mood mood;
+    for (const Entry &entry : entries_) {
+        if (worked && (mood.busy || mood.awaits)) {
+            break;
+        }
+        mood.busy |= entry.poller->busy();
+        mood.awaits |= entry.poller->awaits();
+        mood.hurries |= entry.poller->hurries();
+        mood.blocks_peer |= entry.poller->blocks_peer();
+    }
+    return mood;
 }
 
 // The reactor has slept, and the work that it awaited came after waited_ns.
@@ -352,7 +367,10 @@ bool Reactor::sleep() {
     asleep_.store(true, std::memory_order_relaxed);
     std::atomic_thread_fence(std::memory_order_seq_cst);
     // Whoever published before asleep_ became visible did not call wake(), so poll once more.
-    if (calls_pending_.load(std::memory_order_acquire) || poll_round() > 0) {
+    settling_ = true;
+    const bool worked = calls_pending_.load(std::memory_order_acquire) || poll_round() > 0;
+    settling_ = false;
+    if (worked) {
         asleep_.store(false, std::memory_order_relaxed);
         return true;
     }

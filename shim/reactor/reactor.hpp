@@ -30,6 +30,9 @@ public:
     // Little is awaited, from another processor: others have nothing to do before it comes, so the reactor does not
     // offer them this processor.
     [[nodiscard]] virtual bool hurries() const noexcept { return false; }
+    // Its peer runs on this processor, and has nothing to do before this side goes on: while the reactor polls, the
+    // peer can't answer.
+    [[nodiscard]] virtual bool blocks_peer() const noexcept { return false; }
     // The fd to sleep on; -1 for none. EPOLLIN when wants_read(), EPOLLOUT when wants_write().
     [[nodiscard]] virtual int fd() const noexcept { return -1; }
     [[nodiscard]] virtual bool wants_read() const noexcept { return true; }
@@ -56,7 +59,9 @@ public:
     static constexpr uint64_t kHurryMaxNs = 10'000;  // for how long after the last work a poller may hurry
 
     // spin_us: how long to continue polling after the last work before sleeping. While a poller awaits something, the
-    // reactor continues longer, up to kAwaitMaxNs, if it has slept before for less than that.
+    // reactor continues longer, up to kAwaitMaxNs, if it has slept before for less than that. While one blocks its
+    // peer, and none awaits something, the reactor sleeps at once: sched_yield() gives the processor only to threads of
+    // the same cgroup and, with autogroups, of the same session.
     explicit Reactor(std::string name, uint32_t spin_us = 20);
     ~Reactor();
     Reactor(const Reactor &) = delete;
@@ -82,6 +87,10 @@ public:
     // Reactor thread only. Another process, perhaps one that needs this processor, has got work: it may run after this
     // round.
     void let_others_run() noexcept { others_run_ = true; }
+
+    // Reactor thread only. True: the reactor will sleep unless this round finds work. If an fd is readable, the sleep
+    // ends at once, so this round need not ask it.
+    [[nodiscard]] bool settling() const noexcept { return settling_; }
 
     // Reactor thread only (or inside call()). Events have the returned id as `source`. The reactor shares ownership
     // until remove(). Any poll() may call remove(), even for its own poller.
@@ -118,8 +127,17 @@ private:
         bool watched_write = false;
     };
 
+    // What one of the pollers says, or several.
+    struct Mood {
+        bool busy = false;
+        bool awaits = false;
+        bool hurries = false;
+        bool blocks_peer = false;
+    };
+
     void run();
     uint32_t poll_round();
+    [[nodiscard]] Mood mood(bool worked) const noexcept;
     void run_calls();
     void sweep();
     void refresh_clock() noexcept;
@@ -148,6 +166,7 @@ private:
     uint32_t next_id_ = 1;
     bool polling_ = false;
     bool others_run_ = false;
+    bool settling_ = false;
     bool swept_needed_ = false;
     uint64_t now_ns_ = 0;
     bool simulated_clock_ = false;

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from .client import Window
 from .workloads import Workload
 
+WARM_S: Final = 0.15
 Told = Callable[[str], None]
 """Called with a text for the progress bar."""
 
@@ -35,7 +36,7 @@ class Measured:
 class Timing:
     seconds: float
     repeats: int
-    warm_s: float = 0.15
+    warm_s: float = WARM_S
 
 
 def written(before: Mapping[str, Any], after: Mapping[str, Any]) -> int:

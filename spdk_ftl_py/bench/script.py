@@ -21,7 +21,7 @@ from ..under_test.spdk_tgt import SpdkTargetError
 from . import plot
 from .bed import Bed, Options
 from .compare import lines_of_changes
-from .measured import Measured, Timing
+from .measured import WARM_S, Measured, Timing
 from .measuring import measure, windows
 from .perf import possible
 from .plan import FULL, QUICK, SHARED, Section, selected
@@ -33,7 +33,8 @@ from .table import lines_of
 
 TARGETS: Final = ("embedded", "spdk_tgt")
 PROGRAM_ENVIRONMENT: Final = "SPDK_TGT"
-QUICK_SECONDS: Final = 0.3
+QUICK_SECONDS: Final = 0.2
+QUICK_WARM_S: Final = 0.08
 SECONDS: Final = 1.5
 QUICK_REPEATS: Final = 3
 REPEATS: Final = 5
@@ -67,6 +68,7 @@ def main(description: str, argv: list[str] | None = None) -> int:
     timing = Timing(
         seconds=args.seconds or (QUICK_SECONDS if args.quick else SECONDS),
         repeats=args.repeats or (QUICK_REPEATS if args.quick else REPEATS),
+        warm_s=QUICK_WARM_S if args.quick else WARM_S,
     )
     try:
         if args.plot is not None:
