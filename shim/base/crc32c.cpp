@@ -113,8 +113,8 @@ __attribute__((target("sse4.2"))) uint32_t update_sse42(uint32_t state, const ui
 // With 512-bit carry-less multiplication the CRC of a block takes half the time. Each of four registers holds 64 bytes
 // of the message. In each step they move 256 bytes ahead: the halves of each 128 bits are multiplied by x^(2048 + 32)
 // and x^(2048 - 32) modulo the polynomial, which leaves the CRC of the message unchanged (V. Gopal and others, "Fast
-// CRC Computation for Generic Polynomials Using PCLMULQDQ Instruction", Intel 2009). The last 256 bytes are folded no
-// further: the crc32 instruction takes them as they are.
+// CRC Computation for Generic Polynomials Using PCLMULQDQ Instruction", Intel 2009). At the end the four are folded
+// into the last one, and the crc32 instruction takes its 64 bytes as they are.
 constexpr size_t kFold = 256;
 
 // x^n modulo the polynomial, with bits reflected, as the instruction needs it.
@@ -126,42 +126,72 @@ constexpr uint64_t power(unsigned n) noexcept {
     return uint64_t{value} << 1;
 }
 
-constexpr uint64_t kFoldLow = power(8 * kFold + 32);
-constexpr uint64_t kFoldHigh = power(8 * kFold - 32);
+// Moves a register `bytes` ahead.
+struct FoldBy {
+    uint64_t low;
+    uint64_t high;
+    constexpr explicit FoldBy(unsigned bytes) noexcept : low(power(8 * bytes + 32)), high(power(8 * bytes - 32)) {}
+};
+constexpr size_t kLane = 64;
+constexpr FoldBy kFoldBlock(kFold);
+constexpr FoldBy kFoldLane(kLane);
 
-__attribute__((target("avx512f,avx512vl,avx512bw,vpclmulqdq,sse4.2"))) inline __m512i fold(
-    __m512i state, __m512i by, const uint8_t *next) noexcept {
-    const __m512i low = _mm512_clmulepi64_epi128(state, by, 0x00);
-    const __m512i high = _mm512_clmulepi64_epi128(state, by, 0x11);
-    return _mm512_ternarylogic_epi64(low, high, _mm512_loadu_si512(next), 0x96);  // xor of all three
+#define FTL_AVX512 __attribute__((target("avx512f,avx512vl,avx512bw,vpclmulqdq,sse4.2")))
+
+FTL_AVX512 inline __m512i constants(FoldBy by) noexcept {
+    const auto low = static_cast<int64_t>(by.low);
+    const auto high = static_cast<int64_t>(by.high);
+    return _mm512_set4_epi64(high, low, high, low);
 }
 
-__attribute__((target("avx512f,avx512vl,avx512bw,vpclmulqdq,sse4.2"))) uint32_t update_avx512(uint32_t state,
-                                                                                              const uint8_t *data,
-                                                                                              size_t bytes) noexcept {
-    if (bytes < 2 * kFold) {
-        return update_sse42(state, data, bytes);
+FTL_AVX512 inline __m512i fold(__m512i state, __m512i by, __m512i next) noexcept {
+    const __m512i low = _mm512_clmulepi64_epi128(state, by, 0x00);
+    const __m512i high = _mm512_clmulepi64_epi128(state, by, 0x11);
+    return _mm512_ternarylogic_epi64(low, high, next, 0x96);  // xor of all three
+}
+
+// Reads 64 bytes, and writes them to the copy, if there is one. The memory is read once: what is written is what
+// counts.
+template <bool kCopies>
+FTL_AVX512 inline __m512i take(const uint8_t *from, [[maybe_unused]] uint8_t *to, size_t at) noexcept {
+    __m512i value = _mm512_loadu_si512(from + at);
+    if constexpr (kCopies) {
+        asm("" : "+v"(value));
+        _mm512_storeu_si512(to + at, value);
     }
-    const __m512i by = _mm512_set4_epi64(kFoldHigh, kFoldLow, kFoldHigh, kFoldLow);
-    __m512i a =
-        _mm512_xor_si512(_mm512_loadu_si512(data), _mm512_zextsi128_si512(_mm_cvtsi32_si128(static_cast<int>(state))));
-    __m512i b = _mm512_loadu_si512(data + 64);
-    __m512i c = _mm512_loadu_si512(data + 128);
-    __m512i d = _mm512_loadu_si512(data + 192);
-    data += kFold;
-    bytes -= kFold;
-    for (; bytes >= kFold; data += kFold, bytes -= kFold) {
-        a = fold(a, by, data);
-        b = fold(b, by, data + 64);
-        c = fold(c, by, data + 128);
-        d = fold(d, by, data + 192);
+    return value;
+}
+
+// bytes: 2 * kFold at least.
+template <bool kCopies>
+FTL_AVX512 uint32_t fold_all(uint32_t state, const uint8_t *data, uint8_t *to, size_t bytes) noexcept {
+    const __m512i by = constants(kFoldBlock);
+    __m512i a = _mm512_xor_si512(take<kCopies>(data, to, 0),
+                                 _mm512_zextsi128_si512(_mm_cvtsi32_si128(static_cast<int>(state))));
+    __m512i b = take<kCopies>(data, to, kLane);
+    __m512i c = take<kCopies>(data, to, 2 * kLane);
+    __m512i d = take<kCopies>(data, to, 3 * kLane);
+    size_t at = kFold;
+    for (; bytes - at >= kFold; at += kFold) {
+        a = fold(a, by, take<kCopies>(data, to, at));
+        b = fold(b, by, take<kCopies>(data, to, at + kLane));
+        c = fold(c, by, take<kCopies>(data, to, at + 2 * kLane));
+        d = fold(d, by, take<kCopies>(data, to, at + 3 * kLane));
     }
-    alignas(64) std::array<uint8_t, kFold> last;
-    _mm512_store_si512(last.data(), a);
-    _mm512_store_si512(last.data() + 64, b);
-    _mm512_store_si512(last.data() + 128, c);
-    _mm512_store_si512(last.data() + 192, d);
-    return update_sse42(update_sse42(0, last.data(), last.size()), data, bytes);
+    const __m512i lane = constants(kFoldLane);
+    d = fold(fold(fold(a, lane, b), lane, c), lane, d);
+    alignas(kLane) std::array<uint8_t, kLane> last;
+    _mm512_store_si512(last.data(), d);
+    state = update_sse42(0, last.data(), last.size());
+    if constexpr (kCopies) {
+        std::memcpy(to + at, data + at, bytes - at);
+        data = to;
+    }
+    return update_sse42(state, data + at, bytes - at);
+}
+
+FTL_AVX512 uint32_t update_avx512(uint32_t state, const uint8_t *data, size_t bytes) noexcept {
+    return bytes < 2 * kFold ? update_sse42(state, data, bytes) : fold_all<false>(state, data, nullptr, bytes);
 }
 
 #endif
@@ -201,6 +231,16 @@ uint32_t crc32c(uint32_t seed, const void *data, size_t bytes) noexcept {
     }
 #endif
     return ~update_table(~seed, octets, bytes);
+}
+
+uint32_t copy_crc32c(void *to, const void *from, size_t bytes) noexcept {
+#if defined(__x86_64__)
+    if (kHasAvx512 && bytes >= 2 * kFold) {
+        return ~fold_all<true>(~uint32_t{0}, static_cast<const uint8_t *>(from), static_cast<uint8_t *>(to), bytes);
+    }
+#endif
+    std::memcpy(to, from, bytes);
+    return crc32c(0, to, bytes);
 }
 
 const char *crc32c_implementation() noexcept {

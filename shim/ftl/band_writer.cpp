@@ -194,6 +194,13 @@ bool BandWriter::user_is_stuck() const noexcept {
            (!records.user_queue.empty() && records.meta[records.user_queue.head].epoch <= state_.demand.forced_epoch);
 }
 
+void BandWriter::ask(uint32_t number, uint64_t filling_band) noexcept {
+    streams_[number].asked = true;
+    state_.emit(EventKind::band_next_needed, number, filling_band);
+    // Python may need this processor to answer before the band is full.
+    state_.reactor->let_others_run();
+}
+
 void BandWriter::ask_for_band(uint32_t number) noexcept {
     Stream &stream = streams_[number];
     if (stream.asked || stream.queued != kNoBand) {
@@ -201,8 +208,7 @@ void BandWriter::ask_for_band(uint32_t number) noexcept {
     }
     if (stream.current == nullptr) {
         if (has_data(number)) {
-            stream.asked = true;
-            state_.emit(EventKind::band_next_needed, number, ~uint64_t{0});
+            ask(number, ~uint64_t{0});
         }
         return;
     }
@@ -214,8 +220,7 @@ void BandWriter::ask_for_band(uint32_t number) noexcept {
         written += over ? state_.data_area : zone.next_offset;
     }
     if (written * 100 >= room * state_.config.band_threshold) {
-        stream.asked = true;
-        state_.emit(EventKind::band_next_needed, number, stream.current->band);
+        ask(number, stream.current->band);
     }
 }
 

@@ -88,6 +88,7 @@ private:
     [[nodiscard]] bool has_room(const OpenBand &open) const noexcept;
     [[nodiscard]] bool has_data(uint32_t stream) const noexcept;
     [[nodiscard]] bool user_is_stuck() const noexcept;
+    void ask(uint32_t number, uint64_t filling_band) noexcept;
     void ask_for_band(uint32_t number) noexcept;
     uint32_t run_stream(uint32_t number) noexcept;
     Source choose(uint32_t stream, uint32_t room) noexcept;

@@ -319,6 +319,17 @@ void FtlCore::accept_reserved(Io &io) noexcept {
     accepted(io);
 }
 
+// Returns the CRC of what is in the slot: hosts may change their memory meanwhile.
+uint32_t FtlCore::take_block(IovCursor &cursor, uint8_t *to) noexcept {
+    const IovCursor before = cursor;
+    if (const iovec piece = cursor.piece(kBlockSize); piece.iov_len == kBlockSize) [[likely]] {
+        return copy_crc32c(to, piece.iov_base, kBlockSize);
+    }
+    cursor = before;
+    cursor.read(to, kBlockSize);
+    return crc32c(0, to, kBlockSize);
+}
+
 // Accepts as many blocks as there are free slots. device_data[1] counts them. True: all blocks are accepted.
 bool FtlCore::accept_own(Io &io) noexcept {
     WriteBuffer &buffer = state_.buffer;
@@ -327,8 +338,7 @@ bool FtlCore::accept_own(Io &io) noexcept {
     cursor.skip(size_t{block} * kBlockSize);
     for (; block < io.block_count && buffer.free.count() > 0; ++block) {
         const uint32_t slot = buffer.free.take();
-        cursor.read(buffer.block(slot), kBlockSize);
-        accept_block(io.lba + block, slot, crc32c(0, buffer.block(slot), kBlockSize));
+        accept_block(io.lba + block, slot, take_block(cursor, buffer.block(slot)));
     }
     io.device_data[1] = block;
     if (block < io.block_count) {

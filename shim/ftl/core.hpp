@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "base/iov_cursor.hpp"
 #include "base/mutation.hpp"
 #include "base/page_memory.hpp"
 #include "ftl/band_writer.hpp"
@@ -164,6 +165,7 @@ private:
     void hold(uint32_t slot, uint64_t lba, uint64_t seq, uint32_t crc) noexcept;
     void check_recovered(uint64_t lba, uint64_t block_count, uint64_t seq, const char *order) const;
     void accept_reserved(Io &io) noexcept;
+    [[nodiscard]] static uint32_t take_block(IovCursor &cursor, uint8_t *to) noexcept;
     bool accept_own(Io &io) noexcept;
     void accepted(Io &io) noexcept;
     uint32_t run_cache() noexcept;

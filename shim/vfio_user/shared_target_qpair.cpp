@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include "vfio_user/shared_target_qpair.hpp"
 
+#include <array>
 #include <chrono>
 #include <span>
 #include <stdexcept>
@@ -181,17 +182,31 @@ uint32_t SharedTargetQpair::poll(uint64_t now_ns) noexcept {
         start(unfinished[replayed_++]);
         ++work;
     }
-    for (uint32_t i = 0; i < kBatch; ++i) {
-        const uint32_t number = queue_.fetch();
-        if (number == SharedQueue::kNone) {
+    // All are fetched first: what devices need for them is on its way to the caches when they start.
+    std::array<uint32_t, kBatch> fetched;
+    uint32_t count = 0;
+    for (; count < kBatch; ++count) {
+        fetched[count] = queue_.fetch();
+        if (fetched[count] == SharedQueue::kNone) {
             break;
         }
-        ++stats_.commands;
-        start(number);
-        ++work;
+        expect(queue_.command(fetched[count]));
     }
+    for (uint32_t i = 0; i < count; ++i) {
+        start(fetched[i]);
+    }
+    stats_.commands += count;
+    work += count;
     naps_.polled(now_ns, work > 0, queue_.seen());
     return work;
+}
+
+void SharedTargetQpair::expect(const wire::Sqe &sqe) noexcept {
+    if (sqe.opcode == wire::opcode::read || sqe.opcode == wire::opcode::write) {
+        if (const NamespaceTable::Entry *ns = namespaces_.find(sqe.nsid); ns != nullptr) {
+            ns->device->expect(sqe.slba);
+        }
+    }
 }
 
 void SharedTargetQpair::start(uint32_t number) noexcept {

@@ -73,6 +73,7 @@ private:
         uint32_t range = 0;      // dataset management: next range
     };
 
+    void expect(const wire::Sqe &sqe) noexcept;
     void start(uint32_t number) noexcept;
     [[nodiscard]] Status decode(Slot &slot, const wire::Sqe &sqe) noexcept;
     [[nodiscard]] Status place_data(Slot &slot, uint32_t number, const wire::Sqe &sqe) noexcept;

@@ -24,6 +24,9 @@ MESSAGE_TIMEOUT_S: Final = 10.0
 """From the first byte of a message to its last, and from the connection to the first message."""
 REPLY_TIMEOUT_S: Final = 10.0
 """Until a client has taken a reply."""
+ACCEPT_AGAIN_S: Final = 0.5
+"""Until a process that had no room for another connection tries again."""
+_NO_ROOM: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _DATA_MAX: Final = wire.PAYLOAD_BYTES_MAX - wire.REGION_ACCESS.size
 _CAPABILITIES: Final = {"max_msg_fds": wire.FDS_MAX, "max_data_xfer_size": _DATA_MAX}
 
@@ -40,6 +43,18 @@ class Loop(Protocol):
     def add_writer(self, fd: Any, callback: Callable[..., Any], /, *args: Any) -> None: ...
     def remove_writer(self, fd: Any, /) -> Any: ...
     def call_later(self, delay: float, callback: Callable[..., Any], /, *args: Any) -> Timer: ...
+
+
+def accepted(loop: Loop, listening: socket.socket, again: Callable[[], object]) -> socket.socket | None:
+    """The next connection. None: there is none, or no room for it. A connection without room stays in the backlog, and
+    the socket readable, so nobody watches it for a while; then again() is called, which has to."""
+    try:
+        return listening.accept()[0]
+    except OSError as error:
+        if error.errno in _NO_ROOM:
+            loop.remove_reader(listening)
+            loop.call_later(ACCEPT_AGAIN_S, again)
+        return None
 
 
 class Backend(Protocol):
@@ -133,6 +148,10 @@ class Endpoint:
 
     # --- clients ----------------------------------------------------------------------------------------------------
 
+    def _listen(self) -> None:
+        if not self._closed:
+            self._loop.add_reader(self._listening, self._accept)
+
     def _accept(self) -> None:
         current = self._connection
         if current is not None and current.has_hung_up():
@@ -142,9 +161,8 @@ class Endpoint:
             self._loop.remove_reader(self._listening)
             self._accepting = False
             return
-        try:
-            sock, _ = self._listening.accept()
-        except OSError:
+        sock = accepted(self._loop, self._listening, self._listen)
+        if sock is None:
             return
         if self._connection is not None:
             self._log("a second client was refused: one is connected")

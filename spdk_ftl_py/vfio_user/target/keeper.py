@@ -28,7 +28,7 @@ from ...access.owned_socket import OwnedSocket
 from ...access.peers import Trust, peer_of
 from ...errors import FtlError
 from .client_state import ClientState, Queue, Region
-from .endpoint import Endpoint
+from .endpoint import Endpoint, accepted
 from .link import Content, Link
 from .registers import QUEUES_MAX, Step
 
@@ -36,6 +36,8 @@ CLIENT_SOCKET: Final = "cntrl"
 DAEMON_SOCKET: Final = "keeper"
 ALONE_S: Final = 60.0
 """The keeper ends when it has had neither a client nor a daemon for this time."""
+REFUSED_S: Final = 5.0
+"""How long a second daemon has to read that it is one."""
 LOOK_S: Final = 20.0
 """How often the keeper checks that its directory still exists."""
 LINES_KEPT: Final = 16
@@ -180,7 +182,7 @@ class Keeper:
         self._alone_since = time.monotonic()
         self._endpoint = Endpoint(loop, self._sockets[0].socket, lambda: self._cap, self._log)
         self._endpoint.on_idle = self._note_the_time
-        loop.add_reader(self._listening, self._accept)
+        self._listen()
         loop.call_later(min(LOOK_S, alone_s), self._look)
 
     # --- life -------------------------------------------------------------------------------------------------------
@@ -218,10 +220,12 @@ class Keeper:
 
     # --- the daemon -------------------------------------------------------------------------------------------------
 
+    def _listen(self) -> None:
+        self._loop.add_reader(self._listening, self._accept)
+
     def _accept(self) -> None:
-        try:
-            sock, _ = self._listening.accept()
-        except OSError:
+        sock = accepted(self._loop, self._listening, self._listen)
+        if sock is None:
             return
         peer = peer_of(sock)
         if peer is None or not Trust().includes(peer):
@@ -230,7 +234,8 @@ class Keeper:
         if self._link is not None:
             refused = Link(self._loop, sock, lambda content, descriptor: None, lambda reason: None)
             refused.send({"op": "busy", "pid": self._daemon_pid})
-            refused.close()
+            # Closing a socket with something unread resets the connection: the other side may miss the answer.
+            self._loop.call_later(REFUSED_S, refused.close)
             return
         self._daemon_pid, self._served = peer.pid, False
         self._link = Link(self._loop, sock, self._on_message, self._on_lost)

@@ -55,7 +55,8 @@ class Serving:
         self._maker = maker
         self._on_change = on_change
         self._closing = False
-        self._work: asyncio.Queue[Coroutine[Any, Any, None]] = asyncio.Queue()
+        self._work: asyncio.Queue[tuple[Coroutine[Any, Any, None], Callable[[], object]]] = asyncio.Queue()
+        """With what is to be called if the work is given up before it begins."""
         self._task = asyncio.get_running_loop().create_task(self._run(), name=f"vfio-user endpoint {directory}")
 
     @property
@@ -69,7 +70,7 @@ class Serving:
         async def tell() -> None:
             done.set_result(None)
 
-        self._work.put_nowait(tell())
+        self._request(tell())
         await done
 
     async def close(self) -> None:
@@ -78,31 +79,36 @@ class Serving:
         self._closing = True
         await end_tasks([self._task])
         while not self._work.empty():
-            self._work.get_nowait().close()
+            work, release = self._work.get_nowait()
+            work.close()
+            release()  # work that has not begun does not do that
         await self._end_controller()
+
+    def _request(self, work: Coroutine[Any, Any, None], release: Callable[[], object] = lambda: None) -> None:
+        self._work.put_nowait((work, release))
 
     async def _run(self) -> None:
         while True:
-            work = await self._work.get()
+            work, _release = await self._work.get()
             await to_its_end(work)
 
     # --- the endpoint -----------------------------------------------------------------------------------------------
 
     def came(self, client: ClientState, *, release: Callable[[], object] = lambda: None) -> None:
         """A client has connected, or was taken over. release: called when `client` is not used any more."""
-        self._work.put_nowait(self._begin(client, release))
+        self._request(self._begin(client, release), release)
 
     def map(self, ticket: int, region: Region, *, release: Callable[[], object] = lambda: None) -> None:
-        self._work.put_nowait(self._map(ticket, region, release))
+        self._request(self._map(ticket, region, release), release)
 
     def unmap(self, ticket: int, region: Region) -> None:
-        self._work.put_nowait(self._unmap(ticket, region))
+        self._request(self._unmap(ticket, region))
 
     def step(self, ticket: int, step: Step, registers: Registers) -> None:
-        self._work.put_nowait(self._step(ticket, step, registers))
+        self._request(self._step(ticket, step, registers))
 
     def gone(self, ticket: int) -> None:
-        self._work.put_nowait(self._gone(ticket))
+        self._request(self._gone(ticket))
 
     # --- the work ---------------------------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ import os
 import socket
 import stat
 import struct
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from spdk_ftl_py.runtime.waiting import until
 from spdk_ftl_py.vfio_user import wire
 from spdk_ftl_py.vfio_user.target import endpoint
 from spdk_ftl_py.vfio_user.target.client_state import REGIONS_MAX
+from spdk_ftl_py.vfio_user.target.keeper import SmallLoop
 from spdk_ftl_py.vfio_user.wire import Command
 from support.descriptors import open_descriptors, opened_since
 from support.vfio_user_client import PAGE, Connection, VfioUserClient, VfioUserError
@@ -360,6 +362,44 @@ def test_nothing_that_is_sent_harms_the_endpoint(
 
 
 # --- life ------------------------------------------------------------------------------------------------------------
+
+
+class _Full(socket.socket):
+    """Of a process that has no descriptor left for a connection, the first few times."""
+
+    refusals = 2
+    attempts = 0
+
+    def accept(self) -> tuple[socket.socket, object]:
+        self.attempts += 1
+        if self.attempts <= self.refusals:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return super().accept()
+
+
+@pytest.mark.parametrize("asynchronous", [True, False], ids=["asyncio", "keeper"])
+async def test_without_descriptors_it_tries_again_after_a_pause(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, asynchronous: bool
+) -> None:
+    monkeypatch.setattr(endpoint, "ACCEPT_AGAIN_S", 0.05)
+    with _Full(socket.AF_UNIX) as listening, socket.socket(socket.AF_UNIX) as client:
+        listening.bind(str(folder / "full"))
+        listening.listen()
+        listening.setblocking(False)
+        client.connect(str(folder / "full"))
+        lines: list[str] = []
+        loop = asyncio.get_running_loop() if asynchronous else SmallLoop()
+        here = endpoint.Endpoint(loop, listening, lambda: 0, lines.append)
+        before = time.monotonic()
+        if isinstance(loop, SmallLoop):
+            loop.call_later(0.3, setattr, loop, "running", False)
+            loop.run()
+        else:
+            assert await until(lambda: here.client is not None, poll_s=0.01, timeout_s=10)
+            assert time.monotonic() - before >= 0.1
+        assert here.client is not None
+        assert listening.attempts == 3
+        here.close()
 
 
 async def test_a_directory_in_use_is_refused(here: Rig) -> None:

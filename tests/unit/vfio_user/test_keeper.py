@@ -227,6 +227,18 @@ async def test_a_keeper_of_another_version_is_replaced(here: Rig, monkeypatch: p
     await here.enabled(lambda client: client.identify(1))
 
 
+@KEPT
+async def test_work_that_had_not_begun_leaves_no_descriptor(here: Rig) -> None:
+    """The daemon ends while a client's requests wait for their turn."""
+    serving = here.listener._serving
+    released = []
+    serving.came(None, release=lambda: released.append("client"))
+    serving.map(1, None, release=lambda: released.append("region"))
+    serving.gone(2)
+    await serving.close()
+    assert released == ["client", "region"]
+
+
 # --- a keeper in this process ----------------------------------------------------------------------------------------
 
 
