@@ -104,6 +104,14 @@ void Landing::submit(Io &io) noexcept {
     }
     io.complete = on_complete;
     io.owner = this;
+    if (MUTATED(durability_not_crossed)) {
+        io.fua = false;
+        if (io.op == Op::flush) {
+            io.status = status::ok;
+            on_complete(io);
+            return;
+        }
+    }
     device_->submit(io);
 }
 
@@ -310,7 +318,8 @@ bool Crossing::reserve(Io &io, uint32_t iov_room) noexcept {
     for (uint32_t i = 0; i < count; ++i) {
         last = free_;
         free_ = free_->link;
-        entries = add_piece(io.iov, entries, static_cast<uint8_t *>(last->iov.iov_base), kBlockSize);
+        const Lease *into = MUTATED(lease_of_another) && count == 1 && free_ != nullptr ? free_ : last;
+        entries = add_piece(io.iov, entries, static_cast<uint8_t *>(into->iov.iov_base), kBlockSize);
     }
     last->link = nullptr;
     free_count_ -= count;

@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 EventHandler = Callable[[_shim.Event], None]
 Clock = Callable[[int], int]
 """Simulated time in ns; the argument is what the last step did (0: nothing)."""
+Pace = Callable[[], int]
+"""How many steps a stepped reactor takes before others have their turn."""
 
 
 _running: WeakSet[ReactorLoop] = WeakSet()
@@ -45,16 +47,25 @@ class ReactorLoop:
     >>> await reactor.start()
     >>> reactor.subscribe(core.id, on_event)
 
-    clock: for a stepped reactor; without it steps use the real time. cpu: its thread runs on that one alone.
+    clock: for a stepped reactor; without it steps use the real time. pace: for a stepped one, too; by default one step
+    in each turn. cpu: its thread runs on that one alone.
     """
 
     def __init__(
-        self, name: str, *, spin_us: int = 20, stepped: bool = False, clock: Clock | None = None, cpu: int | None = None
+        self,
+        name: str,
+        *,
+        spin_us: int = 20,
+        stepped: bool = False,
+        clock: Clock | None = None,
+        pace: Pace = lambda: 1,
+        cpu: int | None = None,
     ) -> None:
         self.name = name
         self.shim = _shim.Reactor(name, spin_us)
         self._stepped = stepped
         self._clock = clock
+        self._pace = pace
         self._cpu = cpu
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stepper: asyncio.Task[None] | None = None
@@ -134,6 +145,7 @@ class ReactorLoop:
     async def _step_for_ever(self) -> None:
         work = 0
         while True:
-            work = self.shim.step(None if self._clock is None else self._clock(work))
-            self._drain()
+            for _ in range(self._pace()):
+                work = self.shim.step(None if self._clock is None else self._clock(work))
+                self._drain()
             await asyncio.sleep(0)

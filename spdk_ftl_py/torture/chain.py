@@ -14,6 +14,7 @@ from ..nvme.wire import Status
 from ..runtime.reactor import ReactorLoop
 from .connection import Connection, Terms
 from .crash import random_operations
+from .fronts import Fronts
 
 HOST_IO_BYTES: Final = (65536, 131072, 262144)
 HOST_AWAY_S: Final = (0.001, 0.005, 0.05)
@@ -51,8 +52,9 @@ class Chain:
     reopen(); and at the daemon's end kill(). After that another daemon may follow. pump() must be called once for each
     step of the reactor."""
 
-    def __init__(self, reactor: ReactorLoop, rng: random.Random) -> None:
+    def __init__(self, reactor: ReactorLoop, rng: random.Random, fronts: Fronts) -> None:
         self._reactor = reactor
+        self._fronts = fronts
         self._rng = rng
         self._loop = asyncio.get_running_loop()
         self._host_io_bytes = rng.choice(HOST_IO_BYTES)
@@ -61,6 +63,8 @@ class Chain:
         self._host: Connection | None = None
         self._gate: _shim.Gate | None = None
         """The daemon's gate."""
+        self._places: list[tuple[ReactorLoop, _shim.BlockDevice]] = []
+        """The daemon's gate on each reactor that serves hosts."""
         self._host_gate: _shim.Gate | None = None
         self._host_returns_at_s: float | None = None
         self._dying: list[Connection] = []
@@ -85,6 +89,12 @@ class Chain:
 
     def _connected(self, device: _shim.BlockDevice, max_io_bytes: int) -> Connection:
         return Connection(self._reactor, device, Terms.choose(self._rng), max_io_bytes=max_io_bytes)
+
+    def _host_connected(self) -> Connection:
+        reactor, device = self._fronts.choose(self._places)
+        return Connection(
+            reactor, device, Terms.choose(self._rng), max_io_bytes=self._host_io_bytes, client=self.client
+        )
 
     @property
     def base_lost(self) -> bool:
@@ -113,13 +123,20 @@ class Chain:
 
     # --- the host
 
-    def serve(self, core: _shim.BlockDevice) -> _shim.BlockDevice:
-        """Returns the device that a host sees, when a daemon has just loaded that core."""
+    @property
+    def client(self) -> ReactorLoop:
+        """The host's reactor."""
+        return self._fronts.client(self._reactor)
+
+    def serve(self, core: _shim.BlockDevice, buffer_blocks: int) -> _shim.BlockDevice:
+        """Returns the device that a host sees, when a daemon has just loaded that core. It is on the client's reactor.
+        buffer_blocks: of the core's write buffer."""
         assert self._host is None
         self._host_bits = 0
         self._gate = _shim.Gate(self._reactor.shim, core)
-        self._host = self._connected(self._gate, self._host_io_bytes)
-        self._host_gate = _shim.Gate(self._reactor.shim, self._host.device)
+        self._places = self._fronts.cross(self._reactor, self._gate, buffer_blocks)
+        self._host = self._host_connected()
+        self._host_gate = _shim.Gate(self.client.shim, self._host.device)
         return self._host_gate
 
     def hold(self) -> None:
@@ -164,7 +181,7 @@ class Chain:
         assert self._gate is not None
         assert self._host_gate is not None
         self._host_returns_at_s = None
-        self._host = self._connected(self._gate, self._host_io_bytes)
+        self._host = self._host_connected()
         self._host_gate.set_device(self._host.device)
 
     # --- losses
@@ -238,7 +255,10 @@ class Chain:
                 self._quiet.set()
             if self._gate is not None:
                 self._gate.sweep()
-        if self._host_returns_at_s is not None and self._loop.time() >= self._host_returns_at_s:
+        # A front may stand still with commands of the lost connection that it has not read yet. If they were executed
+        # after those of the next connection, they would undo these.
+        may_return = self.landed or not self._fronts
+        if self._host_returns_at_s is not None and self._loop.time() >= self._host_returns_at_s and may_return:
             self._return_host()
         return lost
 
@@ -263,3 +283,4 @@ class Chain:
                         each.drop(hard=True)
         self.hang_up()
         self._gate = self._host_gate = None
+        self._places = []

@@ -53,7 +53,7 @@ class ChainedWorld(World):
     # --- the path of I/O
 
     def _begin(self) -> None:
-        self._chain = Chain(self._reactor, self._chain_rng)
+        self._chain = Chain(self._reactor, self._chain_rng, self._fronts)
 
     async def _create_in_shape(self) -> bool:
         self._shape = dataclasses.replace(self._shape, volatile_cache=not self._steady)
@@ -64,12 +64,12 @@ class ChainedWorld(World):
         self._base = self._shape.base(self._reactor, media, new=new)
 
     def _work(self) -> Workload:
-        device = self._chain.serve(self._device.core)
+        device = self._chain.serve(self._device.core, self._shape.conf.write_buffer_blocks)
         self._serving = True
         self._powerless = self._base_dropped = self._cache_dropped = False
         chain = self._chain
         return Workload(
-            self._reactor,
+            chain.client,
             device,
             self._model,
             self._content,

@@ -19,9 +19,16 @@ class SimulatedClock:
 
     def __init__(self) -> None:
         self.now_ns = 1
+        self._beside = 0
 
     def __call__(self, work: int) -> int:
-        self.now_ns += BUSY_STEP_NS if work else IDLE_STEP_NS
+        self.now_ns += BUSY_STEP_NS if work or self._beside else IDLE_STEP_NS
+        self._beside = 0
+        return self.now_ns
+
+    def beside(self, work: int) -> int:
+        """The same for further reactors. Only the first one moves the clock."""
+        self._beside += work
         return self.now_ns
 
 

@@ -111,7 +111,10 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         type=whole(1, CORES_MAX),
         default=1,
         metavar="N",
-        help="with --processes: have N reactors of the daemon serve the hosts (default: %(default)s)",
+        help=(
+            "have N reactors of the daemon serve the hosts (default: %(default)s); without --processes, one thread "
+            "steps all of them in an order that the seed determines"
+        ),
     )
     parser.add_argument("--world", type=whole(0), metavar="N", help="run only this world of the seed")
     parser.add_argument(
@@ -145,8 +148,6 @@ def run(args: argparse.Namespace) -> int:
             args.parser.error(f"--{name} can't be used with --processes, where the moments of crashes are random")
     if args.processes and args.cache == "vss":
         args.parser.error("--cache vss can't be used with --processes: no bdev with metadata outlives its target there")
-    if args.cores > 1 and not args.processes:
-        args.parser.error("--cores can only be used with --processes")
     if args.keep and not args.processes:
         args.parser.error("--keep can only be used with --processes")
     if args.transport != "tcp" and not args.processes:
@@ -160,6 +161,7 @@ def run(args: argparse.Namespace) -> int:
         "every": args.every,
         "use_append": args.use_append,
         "chain": args.chain,
+        "cores": args.cores,
     }
     screen = Screen(Console(force_terminal=False if args.plain else None))
     report = Report(seed=args.seed, options=settings)
@@ -173,6 +175,7 @@ def run(args: argparse.Namespace) -> int:
         cache=args.cache,
         faults=args.faults,
         chain=args.chain,
+        cores=args.cores,
         world=args.world,
     )
     processes = ProcessesOptions(

@@ -1,4 +1,4 @@
-"""One NVMe/TCP I/O queue with both ends in one reactor: the end that serves a device, and the device as its host sees
+"""One NVMe/TCP I/O queue with both ends in one process: the end that serves a device, and the device as its host sees
 it."""
 
 from __future__ import annotations
@@ -53,7 +53,17 @@ class Connection:
     begun. Then the connection is ``landed``, and must be closed.
     """
 
-    def __init__(self, reactor: ReactorLoop, device: _shim.BlockDevice, terms: Terms, *, max_io_bytes: int) -> None:
+    def __init__(
+        self,
+        reactor: ReactorLoop,
+        device: _shim.BlockDevice,
+        terms: Terms,
+        *,
+        max_io_bytes: int,
+        client: ReactorLoop | None = None,
+    ) -> None:
+        """client: the reactor of the host's end, if that is another one."""
+        client = client or reactor
         self.is_covered = terms.header_digest and terms.data_digest
         """Digests cover every bit."""
         self.harmed = False
@@ -65,11 +75,11 @@ class Connection:
         max_io_bytes = (max_io_bytes + PAGE_BYTES - 1) // PAGE_BYTES * PAGE_BYTES
         self._terms, self._max_io_bytes = terms, max_io_bytes
         if terms.host_first:
-            self.device = self._host_end(reactor, device)
+            self.device = self._host_end(client, device)
             self._target = self._target_end(reactor, device)
         else:
             self._target = self._target_end(reactor, device)
-            self.device = self._host_end(reactor, device)
+            self.device = self._host_end(client, device)
 
     def _target_end(self, reactor: ReactorLoop, device: _shim.BlockDevice) -> _shim.TargetQpair:
         terms = self._terms

@@ -34,6 +34,7 @@ from .fault import (
     rot,
     summarised_zones,
 )
+from .fronts import Fronts
 from .growing import Growing
 from .model import Model, Violation
 from .reading import read_versions
@@ -67,7 +68,9 @@ class OneLife:
         cache: str,
         faults: bool,
         clock: SimulatedClock,
+        cores: int = 1,
     ) -> None:
+        """cores: with more than one, hosts' I/O comes from further reactors."""
         self.ending = False
         """If set, the world ends after the current life."""
         self.result = WorldResult()
@@ -78,6 +81,7 @@ class OneLife:
         self._growing = Growing(random.Random(f"{seed}/{number}/grow"))
         self._every = every
         self._clock = clock
+        self._fronts = Fronts(cores, random.Random(f"{seed}/{number}/fronts"), clock)
         self._faults, self._faults_left = faults, FAULTS_PER_WORLD if faults else 0
         self._fault = Injected.NOTHING
         """The fault of this life."""
@@ -129,9 +133,10 @@ class OneLife:
 
     def _work(self) -> Workload:
         """Returns the host of the FTL that was just created or loaded."""
-        return Workload(
-            self._reactor, self._device.core, self._model, self._content, self._rng, rare_commands=self._rare_commands
-        )
+        # Without a gate: what waits at one would not fail with the core.
+        places = self._fronts.cross(self._reactor, self._device.core, self._shape.conf.write_buffer_blocks)
+        reactor, device = self._fronts.choose(places)
+        return Workload(reactor, device, self._model, self._content, self._rng, rare_commands=self._rare_commands)
 
     async def _settled(self) -> None:
         """Called before a halt."""

@@ -26,6 +26,8 @@ class Options:
     chain: bool | None = None
     """I/O goes from the host to the drive as NVMe/TCP PDUs, over connections that are lost now and then. None: in part
     of the worlds."""
+    cores: int = 1
+    """With more than one, hosts' I/O comes from further reactors, which are stepped in the same thread."""
     world: int | None = None
     """Run only this one of the seed's worlds."""
 
@@ -53,4 +55,6 @@ class Options:
             words.append("--faults")
         if self.chain is not None:
             words.append("--chain" if self.chain else "--no-chain")
+        if self.cores > 1:
+            words.append(f"--cores {self.cores}")
         return " ".join(words)

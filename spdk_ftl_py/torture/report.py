@@ -26,6 +26,8 @@ LABELS = {
     "blocks_verified": "blocks verified",
     "violations": "violations",
     "ios": "I/Os of the host",
+    "crossed_ios": "  from another reactor",
+    "leased_blocks": "  blocks received into leases",
     "media_operations": "I/Os of the media",
     "reloc_moved_blocks": "blocks moved by garbage collection",
     "zone_resets": "zone resets",

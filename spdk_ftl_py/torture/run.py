@@ -93,6 +93,7 @@ def run_world(
         cache=options.cache,
         faults=options.faults,
         clock=clock,
+        cores=options.cores,
     )
 
     async def lived() -> WorldResult:

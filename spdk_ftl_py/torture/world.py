@@ -65,6 +65,7 @@ class World(OneLife):
         result = self.result
         self._reactor = ReactorLoop(NAME, stepped=True, clock=self._clock)
         await self._reactor.start()
+        await self._fronts.start()
         self._begin()
         try:
             await self._create()
@@ -87,6 +88,7 @@ class World(OneLife):
             result.media_operations = self._media.operations
             result.digest = self._digest.hexdigest()
             await self._reactor.stop()
+            await self._fronts.stop()
         return result
 
     # --- creation
@@ -216,6 +218,7 @@ class World(OneLife):
         result.io_count += workload.io_count
         workload.violations, workload.blocks_verified, workload.io_count = [], 0, 0
         self._sum_up()
+        result.stats.update(self._fronts.count())
         failure = self._device.failure
         if failure is not None and failure.errno == errno.ENOSPC and not self._out_of_space_rightly():
             self._violated(Violation("read_only", -1, failure.message))

@@ -480,6 +480,18 @@ MUTATIONS = (
         ),
         world=0,
     ),
+    Mutation(
+        "durability_not_crossed",
+        "a crossing answers flushes before the core has them, and does not pass FUA on",
+        ("--cores", "2"),
+        world=2,
+    ),
+    Mutation(
+        "lease_of_another",
+        "a write is received into a lease that the next write gets, too",
+        ("--cores", "2", "--chain"),
+        world=0,
+    ),
 )
 
 RECORDS = {

@@ -1,5 +1,5 @@
-"""The tests of crossings can fail: they notice each of these defects. Torture's worlds have one reactor, so they are
-not among those it must notice."""
+"""The tests of crossings can fail: they notice each of these defects. Torture with --cores must notice others
+(test_mutations.py)."""
 
 from __future__ import annotations
 

@@ -305,7 +305,6 @@ def test_what_makes_sense_is_not_refused(command: str) -> None:
             "serve --audit-log f --log-level audit=error",
             "argument --log-level: the subject audit has no level if --audit-log is given",
         ),
-        ("torture --cores 2", "--cores can only be used with --processes"),
         ("torture --processes --every 5", "--every can't be used with --processes"),
     ],
 )
