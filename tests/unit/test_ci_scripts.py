@@ -1,5 +1,5 @@
-"""The scripts in ci/: what is wrong usage, and what they ask of podman or docker. (Containers run in .ci/run's last
-step.)"""
+"""The scripts in ci/: what is wrong usage, and what they ask of podman or docker. (Containers run in
+`tox -e container`.)"""
 
 from __future__ import annotations
 

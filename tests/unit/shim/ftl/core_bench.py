@@ -18,16 +18,17 @@ RESERVED_BANDS = 2
 GC_START_FREE_BANDS = 4
 STEP_NS = 10_000
 READ_BLOCKS = 32
+ZEROES = bytes(BLOCK)
 
 
 def content(lba: int, version: int) -> bytes:
     """The whole block tells LBA and version; version 0 is zeroes."""
-    return bytes(BLOCK) if version == 0 else struct.pack("<QQ", lba, version) * (BLOCK // 16)
+    return ZEROES if version == 0 else struct.pack("<QQ", lba, version) * (BLOCK // 16)
 
 
 def version_of(lba: int, block: bytes) -> int:
     """The version a block of `lba` holds; fails on anything that is not one whole version of it."""
-    if not any(block):
+    if block == ZEROES:
         return 0
     found_lba, version = struct.unpack_from("<QQ", block)
     assert found_lba == lba, f"LBA {lba} reads a block of LBA {found_lba}"
