@@ -1578,9 +1578,13 @@ class FtlCore(BlockDevice):
         """The base recommends to finish this zone: finishes it after what is in flight, and the band continues in its
         other zones. False if it is not being written."""
 
-    def set_user_share(self, percent: int) -> None:
-        """Limits user blocks to this percentage of the blocks written to media. 100: no limit. 0: none. Throttles what
-        the write buffer accepts; its content always drains (docs/architecture.md, "Write path")."""
+    def set_pace(self, user_percent: int, reloc_per_thousand: int | None = None) -> None:
+        """Balances host writes and moves, from now on.
+
+        user_percent: the user's part of the blocks written. 100: no limit. 0: none. Throttles what the write buffer
+        accepts; its content always drains (docs/architecture.md, "Write path"). reloc_per_thousand: moves copy this
+        many blocks for each 1000 that hosts write; at least one read in each millisecond, and without a pause while
+        hosts do nothing. None: no limit. It must be at least what user_percent needs, or each waits for the other."""
 
     def fail_writes(self, status: int) -> None:
         """From now on every write, trim and write-zeroes fails with status; reads, and flushes of what is on media,

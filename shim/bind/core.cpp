@@ -195,9 +195,11 @@ void bind_core(nb::module_ &m) {
             },
             nb::arg("band"), nb::arg("punit"))
         .def(
-            "set_user_share",
-            [](FtlCore &core, uint32_t percent) { on_reactor(core, [&] { core.set_user_share(percent); }); },
-            nb::arg("percent"))
+            "set_pace",
+            [](FtlCore &core, uint32_t user_percent, std::optional<uint32_t> reloc_per_thousand) {
+                on_reactor(core, [&] { core.set_pace(user_percent, reloc_per_thousand.value_or(Throttle::kUnpaced)); });
+            },
+            nb::arg("user_percent"), nb::arg("reloc_per_thousand").none() = nb::none())
         .def(
             "fail_writes", [](FtlCore &core, Status status) { on_reactor(core, [&] { core.fail_writes(status); }); },
             nb::arg("status"))

@@ -336,7 +336,9 @@ bool BandWriter::user_due() const noexcept {
 
 bool BandWriter::reloc_due() const noexcept {
     const uint32_t waiting = state_.reloc.fifo.count;
-    return waiting > 0 && (waiting >= state_.max_data || state_.reloc_reads == 0 || state_.reloc.free.count() == 0);
+    // If the moves rest, more comes soon. Nobody waits for what is here: it is still in the band that is moved.
+    const bool last = state_.reloc_reads == 0 && !state_.moves_rest;
+    return waiting > 0 && (waiting >= state_.max_data || last || state_.reloc.free.count() == 0);
 }
 
 bool BandWriter::records_due(bool of_user) const noexcept {

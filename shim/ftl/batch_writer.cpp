@@ -101,7 +101,6 @@ void BandWriter::take_reloc(ZoneWriter &zone, BatchHeader &header, uint32_t coun
     }
     header.count = count;
     zone.item_count = count;
-    state_.throttle.relocated(count);
 }
 
 void BandWriter::take_records(ZoneWriter &zone, BatchHeader &header, bool of_user) noexcept {

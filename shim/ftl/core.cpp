@@ -51,7 +51,7 @@ uint32_t FtlCore::poll(uint64_t now_ns) noexcept {
     if (throttled_ && now_ns > last_poll_) {
         state_.stats.throttled_ns += now_ns - last_poll_;
     }
-    clock_stands_ = now_ns == last_poll_;
+    state_.clock_stands = now_ns == last_poll_;
     last_poll_ = now_ns;
     uint32_t work = complete_done();
     if (state_.failed != status::ok) {
@@ -84,7 +84,9 @@ uint64_t FtlCore::deadline_ns() const noexcept {
         return ~uint64_t{0};
     }
     const bool again = flush_again_at_ > state_.now && !flush_in_flight_;
-    return std::min({marking_ ? trim_again_ : ~uint64_t{0}, writer_.deadline_ns(), movers_.deadline_ns(),
+    const bool unlimited_soon = throttled_ && state_.active_moves == 0 && state_.throttle.share > 0;
+    return std::min({unlimited_soon ? state_.moved_ns + kNextMoveNs : ~uint64_t{0},
+                     marking_ ? trim_again_ : ~uint64_t{0}, writer_.deadline_ns(), movers_.deadline_ns(),
                      state_.busy_ios.due_ns(), cache_ ? cache_->deadline_ns() : ~uint64_t{0},
                      again ? flush_again_at_ : ~uint64_t{0}});
 }
@@ -274,7 +276,8 @@ void FtlCore::write(Io &io) noexcept {
 // While a limit is set, the share is the user's part of all blocks written. Accepted blocks drain whatever the share
 // is: see docs/architecture.md, "Write path".
 bool FtlCore::share_allows() noexcept {
-    return state_.throttle.allows(state_.active_moves > 0);
+    const bool rests = state_.active_moves == 0 && (state_.now >= state_.moved_ns + kNextMoveNs || state_.clock_stands);
+    return state_.throttle.allows(rests);
 }
 
 // From here on the block belongs to the device: it has a seq, a CRC, an L2P entry and a place in the FIFO. With an nv

@@ -91,7 +91,7 @@ public:
     bool fault_zone(uint32_t band, uint32_t punit, Status status);
     // The base recommends to finish the zone. False: it is not being written.
     bool close_zone(uint32_t band, uint32_t punit);
-    void set_user_share(uint32_t percent) noexcept;
+    void set_pace(uint32_t user_percent, uint32_t reloc_per_thousand) noexcept;
     void fail_writes(Status status) noexcept;
     void refuse_writes() noexcept;
     uint64_t drain();
@@ -134,9 +134,9 @@ private:
     static constexpr uint32_t kUnreservedPart = 4;     // a quarter of the slots can't be reserved
     static constexpr uint32_t kTrimShared = 4096;      // L2P entries that trims visit at once while there is other I/O
     static constexpr uint64_t kTrimRestNs = 10;        // pause per such entry, about four times its visit
-    static constexpr uint64_t kBesideNs = 1'000'000;   // other I/O counts as present for this time
-    static constexpr uint32_t kTrimCost = 64;          // cost of each trim, however short
-    static constexpr uint32_t kTrimTurn = 65536;       // L2P entries of one trim; then other lines have their turn
+    static constexpr uint64_t kNextMoveNs = 20'000'000;  // a move that has ended may be followed by another one so late
+    static constexpr uint32_t kTrimCost = 64;            // cost of each trim, however short
+    static constexpr uint32_t kTrimTurn = 65536;         // L2P entries of one trim; then other lines have their turn
 
     struct Drain {
         FtlCore *core = nullptr;
@@ -175,9 +175,8 @@ private:
     void cut_trim(WaitingLine &line) noexcept;
     uint32_t run_waiting() noexcept;
     uint32_t run_line(WaitingLine &line, uint32_t &budget) noexcept;
-    [[nodiscard]] bool beside_io() noexcept;
-    // clock_stands_: a caller that steps the reactor may leave its clock unchanged.
-    [[nodiscard]] bool trims_rest() const noexcept { return state_.now < trim_again_ && !clock_stands_; }
+    // A caller that steps the reactor may leave its clock unchanged.
+    [[nodiscard]] bool trims_rest() const noexcept { return state_.now < trim_again_ && !state_.clock_stands; }
     void make_compares();
     void compare_write(Io &io) noexcept;
     void begin_compare(Compare &compare) noexcept;
@@ -228,9 +227,6 @@ private:
     bool marking_ = false;         // a trim can continue at once
     WaitingLine *open_ = nullptr;  // the line whose trim has a record that is not queued yet
     uint64_t trim_again_ = 0;      // earliest time to continue
-    bool clock_stands_ = false;    // the clock has not moved since the previous poll
-    uint64_t io_before_ = 0;       // reads and writes
-    uint64_t io_at_ = 0;           // until this time, trims share time with other I/O
     std::array<Compare, kWatches> compares_;
     PageMemory compare_blocks_{size_t{kWatches} * kBlockSize};
     IoList compares_waiting_;      // all compares are in use

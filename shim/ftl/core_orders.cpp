@@ -171,8 +171,8 @@ void FtlCore::on_drained(Io &io) noexcept {
     drain.core->state_.emit(EventKind::drained, ticket, io.status);
 }
 
-void FtlCore::set_user_share(uint32_t percent) noexcept {
-    state_.throttle.set_share(percent);
+void FtlCore::set_pace(uint32_t user_percent, uint32_t reloc_per_thousand) noexcept {
+    state_.throttle.set(user_percent, reloc_per_thousand);
 }
 
 void FtlCore::fail_writes(Status status) noexcept {

@@ -32,6 +32,7 @@ inline constexpr uint64_t kNoZone = ~uint64_t{0};
 inline constexpr uint32_t kPunitsMax = 64;          // one bit of a BandRow each
 inline constexpr uint32_t kScanStep = 32768;        // L2P entries visited per poll by what walks ranges of it
 inline constexpr uint32_t kWatches = 16;            // LBAs that are watched at once
+inline constexpr uint64_t kBesideNs = 1'000'000;    // other I/O counts as present for this time
 inline constexpr uint64_t kBatchAgeNs = 5'000'000;  // data waits no longer for a full batch
 
 struct CoreConfig {
@@ -155,35 +156,50 @@ struct Demand {
     [[nodiscard]] bool waits_for_room() const noexcept { return user_waits || cache_waits; }
 };
 
-// Limits which host writes are accepted while relocation needs the base. See docs/architecture.md, "Write path".
+// Balances host writes and relocation: what one of them may do depends on what the other does. See
+// docs/architecture.md, "Write path" and "GC".
 struct Throttle {
-    uint32_t share = 100;  // the user's percentage of all blocks written. Writer: set_share()
-    int64_t credit = 0;    // percent-blocks the user may have accepted while there is a limit. Writers: accepted(),
-                           // relocated(), set_share()
+    static constexpr uint32_t kUnpaced = ~0U;
+    // What a side does not use soon must not become a burst later.
+    static constexpr int64_t kShareCreditMax = int64_t{100} * 4 * layout::kBatchDataBlocksMax;
+    static constexpr int64_t kPaceCreditMax = int64_t{1000} * 4 * layout::kBatchDataBlocksMax;
+    static constexpr int64_t kPaceAhead = int64_t{1000} * 2 * layout::kBatchDataBlocksMax;
+
+    uint32_t share = 100;      // the user's percentage of all blocks written. Writer: set()
+    int64_t credit = 0;        // percent-blocks the user may have accepted while there is a limit. Writers: accepted(),
+                               // relocates(), set()
+    uint32_t pace = kUnpaced;  // blocks that are relocated for each 1000 of the user. Writer: set()
+    int64_t pace_credit = 0;   // thousandths of blocks that relocation is behind. Writers: accepted(), relocates()
 
     [[nodiscard]] bool limits() const noexcept { return share < 100; }
-    // moving: bands are being moved.
-    [[nodiscard]] bool allows(bool moving) const noexcept {
-        return share == 100 || credit > 0 || (share > 0 && !moving);
-    }
-    // Called by FtlCore::set_user_share().
-    void set_share(uint32_t percent) noexcept {
+    [[nodiscard]] bool paces() const noexcept { return pace != kUnpaced; }
+    // rests: nothing has been moved for a while.
+    [[nodiscard]] bool allows(bool rests) const noexcept { return share == 100 || credit > 0 || (share > 0 && rests); }
+    // Relocation may be a little ahead, so that the next blocks are on their way when the user has written his.
+    [[nodiscard]] bool allows_move() const noexcept { return !paces() || pace_credit > -kPaceAhead; }
+    // Called by FtlCore::set_pace().
+    void set(uint32_t percent, uint32_t per_thousand) noexcept {
         share = std::min(percent, 100U);
-        credit = std::min<int64_t>(credit, 0);
+        pace = per_thousand;
+        if (!limits() || share == 0) {
+            credit = std::min<int64_t>(credit, 0);
+        }
     }
     // A user block was accepted. Called by FtlCore::accept_block().
     void accepted() noexcept {
         if (limits()) {
             credit -= 100;
         }
-    }
-    // That many blocks are being written to media. Called by BandWriter::take_reloc().
-    void relocated(uint32_t count) noexcept {
-        if (share > 0 && share < 100) {
-            // Credit that the user does not use soon must not become a burst later.
-            constexpr int64_t kCreditMax = int64_t{100} * 4 * layout::kBatchDataBlocksMax;
-            credit = std::min(credit + int64_t{100} * count * share / (100 - share), kCreditMax);
+        if (paces()) {
+            pace_credit = std::min(pace_credit + pace, kPaceCreditMax);
         }
+    }
+    // That many blocks are about to be read for relocation. Called by Movers::scan_window().
+    void relocates(uint32_t count) noexcept {
+        if (share > 0 && share < 100) {
+            credit = std::min(credit + int64_t{100} * count * share / (100 - share), kShareCreditMax);
+        }
+        pace_credit = std::max(pace_credit - int64_t{1000} * count, -kPaceAhead);
     }
 };
 
@@ -303,6 +319,16 @@ public:
     // by_flush: data in the base's volatile cache may be lost.
     void fail(Status status, bool by_flush = false) noexcept;
 
+    // Whether hosts read or write: trims and moves make way for that.
+    [[nodiscard]] bool beside_io() noexcept {
+        const uint64_t io = stats.user_reads + stats.user_writes;
+        if (io != io_before) {
+            io_before = io;
+            beside_until = now + kBesideNs;
+        }
+        return now < beside_until;
+    }
+
     // Data on media is held until the base has flushed it.
     [[nodiscard]] bool retains() const noexcept {
         return base->info().volatile_cache && !MUTATED(slot_freed_before_flush);
@@ -355,6 +381,11 @@ public:
     uint32_t base_outstanding = 0;
     uint32_t reloc_reads = 0;   // in flight. Writer: Movers
     uint32_t active_moves = 0;  // Writer: Movers
+    bool moves_rest = false;    // relocation waits for the user's next writes. Writer: Movers, anew in each poll
+    uint64_t moved_ns = 0;      // when bands were last being moved. Writer: Movers
+    uint64_t io_before = 0;     // reads and writes of hosts. Writer: beside_io()
+    uint64_t beside_until = 0;  // until this time, host I/O counts as present. Writer: beside_io()
+    bool clock_stands = false;  // the clock has not moved since the previous poll. Writer: FtlCore::poll()
     Scrubbed scrubbed;
     Status failed = status::ok;         // Writer: fail()
     Status writes_failed = status::ok;  // no space: answers to writes and trims from now on. Writer:

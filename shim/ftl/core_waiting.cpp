@@ -15,7 +15,9 @@ uint32_t FtlCore::run_waiting() noexcept {
     if (waiting_.empty()) {
         return 0;
     }
-    const bool beside = beside_io();
+    // Trims take time of the reactor's thread that reads and writes need, and CPU time of the machine. Without other
+    // I/O, trims run at full speed.
+    const bool beside = state_.beside_io();
     const uint32_t most = !beside ? kScanStep : trims_rest() ? 0 : kTrimShared;
     uint32_t budget = most;
     // A record that is not queued yet delays flushes, so its trim continues until its turn ends.
@@ -32,17 +34,6 @@ uint32_t FtlCore::run_waiting() noexcept {
         trim_again_ = state_.now + (most - budget) * kTrimRestNs;
     }
     return work;
-}
-
-// Trims take time of the reactor's thread that reads and writes need, and CPU time of the machine. Without other I/O,
-// trims run at full speed.
-bool FtlCore::beside_io() noexcept {
-    const uint64_t io = state_.stats.user_reads + state_.stats.user_writes;
-    if (io != io_before_) {
-        io_before_ = io;
-        io_at_ = state_.now + kBesideNs;
-    }
-    return state_.now < io_at_;
 }
 
 uint32_t FtlCore::run_line(WaitingLine &line, uint32_t &budget) noexcept {

@@ -37,6 +37,7 @@ Movers::Movers(CoreState &state)
         mover.io.complete = on_metadata;
     }
     movers_.back().scrubs = true;
+    in_turn_.reserve(movers_.size());
     for (size_t i = 0; i < scrub_reads_.size(); ++i) {
         ScrubRead &read = scrub_reads_[i];
         read.mover = &movers_.back();
@@ -72,17 +73,24 @@ bool Movers::start(uint32_t band) noexcept {
     mover->again = false;
     state_.bands.change(band).state = BandState::moving;
     ++state_.active_moves;
+    in_turn_.push_back(mover->index);
     return true;
 }
 
 uint32_t Movers::run() noexcept {
     scanning_ = false;
+    state_.moves_rest = false;
     uint32_t work = 0;
     if (state_.active_moves > 0) {
-        for (Mover &mover : movers_) {
-            if (mover.phase != Phase::free && !mover.scrubs) {
-                work += run(mover);
-            }
+        state_.moved_ns = state_.now;
+    }
+    for (size_t i = 0; i < in_turn_.size();) {
+        Mover &mover = movers_[in_turn_[i]];
+        work += run(mover);
+        if (mover.phase == Phase::free) {
+            in_turn_.erase(in_turn_.begin() + static_cast<ptrdiff_t>(i));
+        } else {
+            ++i;
         }
     }
     return work + run_scrub();
@@ -158,7 +166,7 @@ uint32_t Movers::run(Mover &mover) noexcept {
 }
 
 uint64_t Movers::deadline_ns() const noexcept {
-    uint64_t deadline = ~uint64_t{0};
+    uint64_t deadline = state_.moves_rest ? std::min(step_at_ns_, state_.beside_until) : ~uint64_t{0};
     for (const Mover &mover : movers_) {
         if (mover.phase == Phase::pause) {
             deadline = std::min(deadline, mover.again_at_ns);

@@ -81,6 +81,7 @@ private:
     static constexpr uint32_t kWindowBlocks = 8;              // of summary read at a time
     static constexpr uint32_t kRunBlocks = 32;                // data blocks read at a time
     static constexpr uint32_t kGapBlocks = 64;                // blocks read at a time in search of the next header
+    static constexpr uint64_t kStepNs = 1'000'000;            // a paced move makes a step at least this often
     static constexpr uint64_t kReadAgainNs = 10'000'000;      // before a block that failed is read again
     static constexpr uint64_t kMetadataAgainNs = 50'000'000;  // before all metadata of a band are read again
     static constexpr uint32_t kScrubReads = 4;                // of data in flight at a time
@@ -202,6 +203,7 @@ private:
     static void on_metadata(Io &io) noexcept;
     static void on_read(Io &io) noexcept;
     [[nodiscard]] bool in_force(const Mover &mover, uint32_t entry) const noexcept;
+    [[nodiscard]] bool may_go_on() noexcept;
 
     uint32_t run_scrub() noexcept;
     [[nodiscard]] bool scrub_over(const Mover &mover) const noexcept;
@@ -220,10 +222,12 @@ private:
 
     CoreState &state_;
     std::vector<Mover> movers_;
+    std::vector<uint16_t> in_turn_;  // the movers at work, the oldest first: what ends soon frees space soon
     std::vector<Read> reads_;
     std::vector<Read *> free_reads_;
     PageMemory memory_;
     bool scanning_ = false;
+    uint64_t step_at_ns_ = 0;  // when a paced move makes its next step whatever the user writes
     Patience patience_{kBusyPatienceNs};
     std::vector<ScrubRead> scrub_reads_;
     Patience scrub_patience_{kBusyPatienceNs};

@@ -21,6 +21,17 @@ bool Movers::in_force(const Mover &mover, uint32_t entry) const noexcept {
            state_.l2p.get(block.lba) == state_.zone(mover.band, mover.punit).start + offset;
 }
 
+// Whether the pace allows another read. A move makes small steps while hosts write or read, however little they write,
+// and goes on without a pause when they do nothing.
+bool Movers::may_go_on() noexcept {
+    if (!state_.throttle.allows_move() && state_.beside_io() && state_.now < step_at_ns_ && !state_.clock_stands) {
+        state_.moves_rest = true;
+        return false;
+    }
+    step_at_ns_ = state_.now + kStepNs;
+    return true;
+}
+
 // False: blocked, or metadata must be read first. True: the window is done, and the next step is chosen.
 bool Movers::scan_window(Mover &mover) noexcept {
     RelocBuffer &buffer = state_.reloc;
@@ -42,7 +53,8 @@ bool Movers::scan_window(Mover &mover) noexcept {
             ++mover.entry;
             continue;
         }
-        if (mover.reads >= state_.config.max_reloc_qdepth || free_reads_.empty() || buffer.free.count() == 0) {
+        if (mover.reads >= state_.config.max_reloc_qdepth || free_reads_.empty() || buffer.free.count() == 0 ||
+            !may_go_on()) {
             return false;
         }
         Read &read = *free_reads_.back();
@@ -61,6 +73,7 @@ bool Movers::scan_window(Mover &mover) noexcept {
                  valid(mover.entry));
         ++mover.reads;
         ++state_.reloc_reads;
+        state_.throttle.relocates(read.count);
         issue(read, 0);
     }
     next_metadata(mover);

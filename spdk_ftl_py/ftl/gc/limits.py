@@ -3,10 +3,12 @@ limit on."""
 
 from __future__ import annotations
 
+import itertools
+import math
 from dataclasses import dataclass
 from typing import Final
 
-from ...conf import LIMIT_NAMES, LIMIT_START, RESERVED_BANDS, FtlConf
+from ...conf import LIMIT_LOW, LIMIT_NAMES, LIMIT_START, RESERVED_BANDS, FtlConf
 from ...errors import ConfError
 
 UNLIMITED: Final = 100
@@ -36,6 +38,7 @@ class Limits:
         """Relocation runs if at most this many bands are free."""
         self.urgent_bands = self._table[LIMIT_NAMES.index(LIMIT_START) - 1][1]
         """If at most this many bands are free, any gain justifies a relocation."""
+        self.low_bands = self._table[LIMIT_NAMES.index(LIMIT_LOW)][1]
 
     def to_dict(self) -> dict[str, dict[str, int]]:
         """By name, the most urgent one first: up to how many free bands it applies, and the user's share in percent."""
@@ -46,6 +49,17 @@ class Limits:
             if free_bands <= thld:
                 return Applied(name, share)
         return Applied(NO_LIMIT, UNLIMITED)
+
+    def share_at(self, level: float) -> int:
+        """The user's share in percent. A limit is reached at its threshold; between two thresholds the share changes
+        in proportion, so that nothing happens at once."""
+        (_, lowest, least), *_ = self._table
+        if level <= lowest:
+            return least
+        for (_, thld, share), (_, next_thld, next_share) in itertools.pairwise(self._table):
+            if level <= next_thld:
+                return math.ceil(share + (next_share - share) * (level - thld) / (next_thld - thld))
+        return UNLIMITED
 
     def urgent(self, free_bands: int) -> bool:
         return free_bands <= max(self.urgent_bands, RESERVED_BANDS)

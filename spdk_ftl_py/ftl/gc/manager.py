@@ -21,6 +21,7 @@ from ..media.band import CLOSED, MOVING, QUEUED, RESETTING, Bands
 from ..media.geometry import Geometry
 from .limits import NO_LIMIT, UNLIMITED, Applied, Limits
 from .moves import Moves
+from .pacing import Pace, decide, level
 from .reloc import Selector
 
 log = logging.getLogger(__name__)
@@ -28,6 +29,8 @@ log = logging.getLogger(__name__)
 STARVED_POLL_S: Final = 0.05
 """While the user stream has no band, there may be no event, although trims and overwrites in the write buffer can make
 a victim at any time."""
+PACE_POLL_S: Final = 0.005
+"""While bands are moved, the pace is adjusted at least this often."""
 IDLE_POLL_S: Final = 1.0
 IDLE_POLL_MAX_S: Final = 8.0
 """While nothing changes, each pause is twice as long as the one before, up to this. An event ends it."""
@@ -35,6 +38,13 @@ STUCK_S: Final = 1.0
 """A device without free bands, on which nothing in progress can free one, is out of space after this time."""
 STUCK_BUSY_S: Final = 5.0
 """The same, while moves or resets are in progress that can't end: the base may just be slow."""
+MOVES_IN_LINE: Final = 2
+"""Moves that are in progress at a time. The core carries them out one after the other: several at a time would be no
+faster, but would hold more space until the first of them ends. The second is there so that relocation does not pause
+until the event loop has its turn."""
+EARLY_BLOCKS: Final = 8192
+"""A stream whose band has no more room than this gets its next band before it asks, so that it does not wait for a turn
+of the event loop."""
 CHANGES_MAX: Final = 1024
 """Bands whose account is taken in one turn of the event loop: some 4 ms if the state of each has changed."""
 RESETS_MAX: Final = 256
@@ -80,7 +90,7 @@ class BandManager:
         self._wanting: set[int] = set()
         self._on_stuck = on_stuck
         self._on_broken = on_broken
-        self._share = UNLIMITED
+        self._pace = Pace()
         self._standing_still: tuple[float, tuple[int, int, int]] | None = None
         self._reset_later = False
         self._resets_due = 0
@@ -205,7 +215,7 @@ class BandManager:
 
     def _feed_streams(self) -> None:
         # Relocation first: without it nothing is ever freed.
-        for stream in sorted(self._wanting, reverse=True):
+        for stream in sorted(self._wanting | self._wanting_soon(), reverse=True):
             if self.bands.queued_count(stream):
                 self._wanting.discard(stream)
                 continue
@@ -213,6 +223,8 @@ class BandManager:
             if number is None and self._stuck_moves():
                 number = self._take_from_user()
             if number is None or not self._may_take(stream, number):
+                continue
+            if stream not in self._wanting and self._room_is_tight(int(self.bands.capacity[number])):
                 continue
             try:
                 self._core.open_band(stream, number, self.next_band_seq)
@@ -222,6 +234,18 @@ class BandManager:
             self.next_band_seq += 1
             self.bands.ordered(number, QUEUED, stream=stream)
             self._wanting.discard(stream)
+
+    def _wanting_soon(self) -> set[int]:
+        """Streams that will ask for a band so soon that this may be too late for them. A band is not taken early if
+        that makes relocation begin."""
+        soon = min(EARLY_BLOCKS, self._band_blocks // 2)
+        moving = self.bands.count(MOVING) > 0
+        plenty = moving or self.free_bands - 1 > self.limits.start_bands
+        return {
+            stream
+            for stream in self._streams
+            if self.bands.room(stream) <= soon and (plenty if stream == _shim.STREAM_USER else moving)
+        }
 
     def _take_from_user(self) -> int | None:
         """The user stream's next band, to which nothing was written yet. Zones have failed that the moves in progress
@@ -259,10 +283,13 @@ class BandManager:
             moving = self.bands.count(MOVING)
             coming = self.free_bands + self.bands.count(RESETTING) + self._resets_due
             wanted = self.limits.start_bands + 1 - coming
+            if wanted > 0:
+                wanted = max(wanted, self._moves_in_line())
             if starved and not moving:
                 wanted = max(1, wanted)
             endangered = self.bands.any_endangered()
-            if moving >= min(self._conf.max_active_relocs, max(wanted, int(endangered))):
+            most = max(wanted, int(endangered)) if endangered else min(wanted, self._moves_in_line())
+            if moving >= min(self._conf.max_active_relocs, most):
                 return
             victim = self._selector.choose(
                 self.bands,
@@ -282,21 +309,42 @@ class BandManager:
             self.bands.ordered(victim, MOVING)
             self.moves_started += 1
 
+    def _moves_in_line(self) -> int:
+        return MOVES_IN_LINE if self.level < self.limits.start_bands else 1
+
     def _set_share(self) -> None:
         applied = self.limits.apply(self.free_bands)
         if applied.name != self.applied.name:
             self.limits_applied[applied.name] = self.limits_applied.get(applied.name, 0) + 1
         self.applied = applied
-        share = applied.user_share
+        pace = Pace()
         freeing = self.bands.count(MOVING, RESETTING) > 0
-        if self._draining or not freeing:
-            # A limit makes way for relocation. If nothing can be relocated, it would only stop user writes for nothing.
-            share = UNLIMITED
-        elif self.free_bands < RESERVED_BANDS or self._room_is_tight():
-            share = 0
-        if share != self._share:
-            self._core.set_user_share(share)
-            self._share = share
+        # A limit makes way for relocation. If nothing can be relocated, it would only stop user writes for nothing.
+        if freeing and not self._draining:
+            pace = Pace(user_share=0) if self._room_is_tight() else self._fitting_pace()
+        if pace != self._pace:
+            self._core.set_pace(pace.user_share, pace.reloc_per_thousand)
+            self._pace = pace
+
+    def _fitting_pace(self) -> Pace:
+        sizes = self.moves.in_line(self.bands)
+        pace = decide(self.limits, self.level, sizes)
+        # Data in danger, even if it is behind in line, and writes that stand still do not wait for more writes.
+        if self._starved() or self.moves.endangered(self.bands) or self.bands.any_endangered():
+            return Pace(pace.user_share)
+        return pace
+
+    @property
+    def level(self) -> float:
+        """Free space in bands, with the parts of bands that are being written or moved (pacing.level)."""
+        coming = sum(band.capacity for band in self.bands.in_state(RESETTING)) + self._resets_due * self._band_blocks
+        return level(
+            free=self.bands.free_capacity + coming,
+            room=sum(self.bands.room(stream) for stream in self._streams),
+            moves=self.moves.in_line(self.bands),
+            band_blocks=self._band_blocks,
+            open_bands=len(self._streams),
+        )
 
     def _watch(self) -> None:
         patience = self._patience_s()
@@ -320,9 +368,10 @@ class BandManager:
             self._timer.cancel()
         busy = patience is not None or self._starved() or self._draining or self._reset_later
         loop = asyncio.get_running_loop()
-        if busy:
+        moving = self.bands.count(MOVING) > 0
+        if moving or busy:
             self._idle_s = IDLE_POLL_S
-            self._timer = loop.call_later(STARVED_POLL_S, self.pump)
+            self._timer = loop.call_later(PACE_POLL_S if moving else STARVED_POLL_S, self.pump)
         else:
             self._look_later()
 
@@ -370,13 +419,18 @@ class BandManager:
 
     def _buffered(self) -> int:
         """User blocks that a reset may have to wait for, and that may have to go to relocation's band."""
-        if self._share == 0 or self._starved():
+        if self._pace.user_share == 0 or self._starved():
             return self._core.stats().write_buffer_used
         return self._buffer_blocks
 
-    def _room_is_tight(self) -> bool:
-        """Whether user writes must get no further band, so that another move can begin after those in progress."""
-        return self._reloc_room() < self._committed() + self._band_blocks + self._buffer_blocks
+    def _room_is_tight(self, less: int = 0) -> bool:
+        """Whether user writes must get no further band, so that another move can begin after those in progress. less:
+        blocks that relocation is about to lose."""
+        moves = self.moves.in_line(self.bands)
+        # The last move in line is that other one.
+        last = moves[-1].left + self._selector.least_gain if len(moves) > 1 else 0
+        needed = self._committed() + max(0, self._band_blocks - last) + self._buffer_blocks
+        return self._reloc_room() - less < needed
 
     def _has_room(self, stream: int) -> bool:
         return self.bands.room(stream) > 0

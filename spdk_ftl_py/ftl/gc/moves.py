@@ -1,4 +1,4 @@
-"""Which bands are being moved, and why each of them was chosen: for people, not for decisions."""
+"""Which bands are being moved, and why each of them was chosen."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from ..media.band import MOVING, Bands
+from .pacing import MoveSize
 from .reloc import Selector
 
 ENDANGERED: Final = "endangered"
@@ -42,6 +43,21 @@ class Moves:
         age = max(1, next_band_seq - band.seq)
         merit = selector.merit(bands, number, next_band_seq)
         self._moves[number] = Move(number, why, band.valid, band.invalid, age, merit)
+
+    def in_line(self, bands: Bands) -> list[MoveSize]:
+        """In the order in which they began."""
+        moving = {band.index: band for band in bands.in_state(MOVING)}
+        return [
+            MoveSize(move.valid, moving[number].valid, moving[number].capacity_to_come)
+            for number, move in self._moves.items()
+            if number in moving
+        ]
+
+    def endangered(self, bands: Bands) -> bool:
+        """Whether a band is moved because its data is in danger."""
+        return any(
+            self._moves[band.index].why == ENDANGERED for band in bands.in_state(MOVING) if band.index in self._moves
+        )
 
     def tell(self, bands: Bands) -> list[dict[str, Any]]:
         """JSON-able, for bdev_ftl_get_stats; left_blocks: what is still in force in the band."""

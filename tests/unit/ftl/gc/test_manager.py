@@ -55,7 +55,7 @@ class ToldCore:
     def reset_bands(self, numbers: list[int]) -> list[int]:
         return []
 
-    def set_user_share(self, share: int) -> None:
+    def set_pace(self, user_percent: int, reloc_per_thousand: int | None = None) -> None:
         pass
 
     def start_move(self, band: int) -> None:

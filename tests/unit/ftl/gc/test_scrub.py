@@ -212,6 +212,7 @@ async def test_a_busy_base_is_waited_for_and_nothing_is_found(rig: FtlRig, monke
     monkeypatch.setattr(scrub_module, "BUSY_PAUSE_S", 0.1)
     await rig.overwrite(1)
     await rig.port.flush()
+    await until(lambda: rig.device.stats()["active_relocs"] == 0)
     fault = rig.media.inject_fault(op=_shim.Op.READ, status=ABORTED)
     rig.device.order_scrub()
     await asyncio.sleep(70)

@@ -155,13 +155,16 @@ class Bench(Stepped):
                 self.core.open_band(stream, free.pop(0), self.band_seq)
                 self.band_seq += 1
                 self.wanting.discard(stream)
-        self.core.set_user_share(0 if moving and len(free) < RESERVED_BANDS else 100)
+        self.limit(0 if moving and len(free) < RESERVED_BANDS else 100)
         if self.gc and len(free) <= GC_START_FREE_BANDS and len(moving) < 2:
             victims = [(band.valid, n) for n, band in enumerate(bands) if states[n] in closed]
             # With plenty of room only bands that give back a good part of theirs.
             most = self.punits * self.data_blocks * (100 if len(free) <= RESERVED_BANDS else 75) // 100
             if victims and min(victims)[0] < most:
                 self.core.start_move(min(victims)[1])
+
+    def limit(self, share: int) -> None:
+        self.core.set_pace(share)
 
     def settle(self, steps: int = 2000) -> None:
         """Steps until nothing moves any more."""

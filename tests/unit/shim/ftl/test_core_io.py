@@ -304,14 +304,14 @@ def test_drain_reports_once_everything_is_durable() -> None:
 def test_with_no_share_nothing_is_accepted_until_there_is_one() -> None:
     with Bench() as bench:
         bench.put(1, 1)
-        bench.core.set_user_share(0)
+        bench.core.set_pace(0)
         write = bench.port.submit(_shim.Op.WRITE, 2, 1, content(2, 2))
         flush = bench.port.submit(_shim.Op.FLUSH)
         assert bench.wait(flush).status == 0, "what was accepted before drains all the same"
         bench.settle()
         assert write not in bench.completed
         assert bench.core.stats().throttled_ns > 0
-        bench.core.set_user_share(100)
+        bench.core.set_pace(100)
         assert bench.wait(write).status == 0
         assert bench.versions(1, 2) == [1, 2]
 

@@ -161,7 +161,7 @@ def test_a_gate_holds_what_a_lost_core_did_not_do_and_the_next_one_does_it() -> 
 
 def test_writes_received_into_the_lost_core_s_memory_are_written_with_what_was_received() -> None:
     with gated() as rig:
-        rig.first.core.set_user_share(0)  # nothing is accepted: writes wait in their reserved slots
+        rig.first.core.set_pace(0)  # nothing is accepted: writes wait in their reserved slots
         rig.first.wanting.clear()
         tickets = [rig.write(4 * number, 5, 4) for number in range(5)]
         rig.reactor.step()
@@ -241,14 +241,14 @@ def test_a_core_is_empty_though_data_are_still_received_into_its_memory() -> Non
 
 def test_a_core_is_not_empty_before_it_has_answered_what_it_was_sent() -> None:
     with gated() as rig:
-        rig.first.core.set_user_share(0)
+        rig.first.core.set_pace(0)
         rig.first.wanting.clear()
         ticket = rig.write(0, 5)
         for _ in range(100):
             rig.reactor.step()
         rig.gate.hold()
         assert rig.gate.emptied() is False
-        rig.first.core.set_user_share(100)
+        rig.first.core.set_pace(100)
         assert rig.wait(ticket) == [0]
         assert rig.gate.emptied() is True
         rig.gate.set_device(rig.second.core)
@@ -332,7 +332,7 @@ def test_what_a_lost_core_gives_back_for_a_connection_that_has_ended_is_not_repe
         if fua:  # accepted, and waits for the base
             rig.first.media.inject_fault(op=_shim.Op.FLUSH, latency_us=100_000)
         else:  # waits to be accepted
-            rig.first.core.set_user_share(0)
+            rig.first.core.set_pace(0)
             rig.first.manage = lambda: None  # type: ignore[method-assign]
         ticket = rig.write(0, 1, fua=fua)
         rig.step(2000)
