@@ -60,6 +60,7 @@ public:
         return state_.failed != status::ok || writes_wait_ ? nullptr : this;
     }
     void adopt(Io &io, std::span<Io *const> parts) noexcept override;
+    void cancel(Io &io) noexcept override;
     [[nodiscard]] uint64_t allocated_blocks() override;
     [[nodiscard]] bool lost() const noexcept override {
         return state_.failed != status::ok && !MUTATED(lost_core_answers);
@@ -149,7 +150,8 @@ private:
         FtlCore *core = nullptr;
         Io *parent = nullptr;  // null: free
         bool reading = false;
-        uint32_t number = 0;  // its watch
+        bool cancelled = false;  // it ends when the read comes back
+        uint32_t number = 0;     // its watch
         Io read;
         iovec iov{};
     };
@@ -185,6 +187,7 @@ private:
     void end_compare(Compare &compare, Status status) noexcept;
     uint32_t run_compares() noexcept;
     void fail_compares() noexcept;
+    void cancel_compare(Io &io) noexcept;
     static void on_compare_read(Io &io) noexcept;
     uint32_t run_flushes() noexcept;
     [[nodiscard]] bool buffer_wants_flush() const noexcept;

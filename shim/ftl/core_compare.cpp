@@ -48,6 +48,7 @@ uint32_t FtlCore::run_compares() noexcept {
     for (Compare &compare : compares_) {
         if (compare.parent == nullptr && !compares_waiting_.empty()) {
             compare.parent = compares_waiting_.pop();
+            compare.cancelled = false;
             begin_compare(compare);
             ++work;
         }
@@ -72,8 +73,8 @@ void FtlCore::on_compare_read(Io &io) noexcept {
     auto &compare = *static_cast<Compare *>(io.owner);
     FtlCore &core = *compare.core;
     compare.reading = false;
-    if (core.state_.failed != status::ok) {
-        core.end_compare(compare, core.state_.failed);
+    if (core.state_.failed != status::ok || compare.cancelled) {
+        core.end_compare(compare, core.state_.failed != status::ok ? core.state_.failed : status::aborted);
         return;
     }
     core.judge_compare(compare);
@@ -146,6 +147,21 @@ bool FtlCore::is_same(const Compare &compare) const noexcept {
 void FtlCore::end_compare(Compare &compare, Status status) noexcept {
     state_.unwatch(compare.number);
     finish(*std::exchange(compare.parent, nullptr), status);
+}
+
+void FtlCore::cancel_compare(Io &io) noexcept {
+    if (compares_waiting_.remove(io)) {
+        finish(io, status::aborted);
+        return;
+    }
+    for (Compare &compare : compares_) {
+        if (compare.parent == &io) {
+            compare.cancelled = compare.reading;
+            if (!compare.reading) {
+                end_compare(compare, status::aborted);
+            }
+        }
+    }
 }
 
 // The core has failed. Compares that are being read end when the read comes back.

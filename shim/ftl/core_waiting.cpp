@@ -152,4 +152,31 @@ void FtlCore::cut_trim(WaitingLine &line) noexcept {
     }
 }
 
+// The host of a write, a trim or a compare may have sent it again on another connection, and more behind it: executed
+// later, this one would undo those. So what waits is not begun any more. Blocks that a write has put into the buffer
+// stay, and so does the marked part of a trim.
+void FtlCore::cancel(Io &io) noexcept {
+    if (state_.failed != status::ok || MUTATED(cancel_ignored)) {
+        return;  // the next poll ends everything
+    }
+    if (io.op == Op::compare_write) {
+        cancel_compare(io);
+        return;
+    }
+    WaitingLine *line = waiting_.line_of(io);
+    if (line == nullptr) {
+        return;
+    }
+    const bool begun = line->ios.front() == &io && line->trimming;
+    if (!line->ios.remove(io)) {
+        return;
+    }
+    if (begun) {
+        cut_trim(*line);
+        line->trimming = false;
+    }
+    give_back(io);
+    finish(io, status::aborted);
+}
+
 }  // namespace ftl

@@ -58,6 +58,12 @@ public:
         line->ios.push(io);
     }
 
+    // The line in which the Io would wait; null: none.
+    [[nodiscard]] WaitingLine *line_of(const Io &io) noexcept {
+        WaitingLine *line = find(io.ordered_by);
+        return line == nullptr && crowded_ ? find(nullptr) : line;
+    }
+
     // Gives the first turn to the next line. Empty lines are free again.
     void turn() noexcept {
         first_ = count_ > 0 ? (first_ + 1) % count_ : 0;

@@ -112,7 +112,8 @@ struct Io {
     void (*gated_complete)(Io &) noexcept = nullptr;
     void *gated_owner = nullptr;
     void *gated_memory = nullptr;  // the device behind the gate whose memory iov points into
-    bool gated_cancelled = false;  // the issuer is gone: no other device may execute it
+    bool gated_sent = false;       // a device behind the gate has it
+    bool gated_cancelled = false;  // the issuer is gone: nobody may begin it any more
     uint64_t gated_at_ns = 0;      // when it reached a gate that keeps an account
 
     // Set by a Crossing (shim/reactor/crossing.hpp), from reserve() or submit() until complete() runs.

@@ -62,7 +62,7 @@ Gate::Gate(std::shared_ptr<Reactor> reactor, std::shared_ptr<BlockDevice> device
 void Gate::submit(Io &io) noexcept {
     io.gated_complete = io.complete;
     io.gated_owner = io.owner;
-    io.gated_cancelled = false;
+    io.gated_sent = io.gated_cancelled = false;
     if (account_) {
         io.gated_at_ns = registration_.reactor().now_ns();
     }
@@ -83,6 +83,7 @@ void Gate::submit(Io &io) noexcept {
 void Gate::forward(Io &io) noexcept {
     io.complete = on_complete;
     io.owner = behind_.get();
+    io.gated_sent = true;
     ++behind_->users;
     ++behind_->sent;
     behind_->device->submit(io);
@@ -90,6 +91,7 @@ void Gate::forward(Io &io) noexcept {
 
 void Gate::on_complete(Io &io) noexcept {
     auto &from = *static_cast<Behind *>(io.owner);
+    io.gated_sent = false;
     --from.users;
     --from.sent;
     if (io.status != status::ok && from.device->lost()) {
@@ -177,7 +179,9 @@ void Gate::adopt(Io &io, std::span<Io *const> parts) noexcept {
 
 void Gate::cancel(Io &io) noexcept {
     io.gated_cancelled = true;
-    if (held_.remove(io)) {
+    if (io.gated_sent) {
+        static_cast<Behind *>(io.owner)->device->cancel(io);
+    } else if (held_.remove(io)) {
         io.status = status::aborted;
         done_.push(io);
     }

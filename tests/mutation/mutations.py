@@ -481,6 +481,12 @@ MUTATIONS = (
         world=0,
     ),
     Mutation(
+        "cancel_ignored",
+        "a core executes what waits in it for a host that has lost its connection, and has sent it again",
+        ("--cache", "non-vss", "--faults"),
+        world=10,
+    ),
+    Mutation(
         "durability_not_crossed",
         "a crossing answers flushes before the core has them, and does not pass FUA on",
         ("--cores", "2"),

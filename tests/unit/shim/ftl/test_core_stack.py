@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import random
+import select
 import socket
 from typing import Any
 
 import pytest
 
 from spdk_ftl_py import _shim
+from support import pdus
 from support.qpair_rig import host_options
 from unit.shim.ftl.core_bench import BLOCK, Bench, content, version_of
 from unit.shim.stepped import Stepped
+
+PATH_ERROR = 0x370
 
 
 class Link:
@@ -92,6 +96,89 @@ def test_writes_received_into_slots_and_others_all_read_back(write_buffer_blocks
         bench.close()
         for link in links:
             link.close()
+
+
+def wait_in_line(bench: Bench) -> None:
+    bench.limit = lambda share: None  # type: ignore[method-assign]
+    bench.core.set_pace(0)
+
+
+@pytest.mark.parametrize("gated", [False, True])
+def test_what_waits_of_a_host_that_goes_away_is_not_done_later(gated: bool) -> None:
+    """The host repeats it on its next connection, and overwrites it there."""
+    bench = Bench(write_buffer_blocks=64)
+    bench.put(0, 1, 32)
+    gate = _shim.Gate(bench.reactor, bench.core) if gated else None
+    export = Link(bench.reactor, gate or bench.core)
+    port = HostPort(bench, export.host)
+    wait_in_line(bench)
+    old = {
+        port.port.submit(_shim.Op.WRITE, 0, 1, content(0, 2)),
+        port.port.submit(_shim.Op.WRITE, 1, 8, b"".join(content(1 + i, 2) for i in range(8))),
+        port.port.submit(_shim.Op.DEALLOCATE, 10, 1),
+        port.port.submit(_shim.Op.WRITE_ZEROES, 11, 1),
+    }
+    bench.settle()
+    waited = not old & set(port.completed)
+    export.host.close()
+    for _ in range(20):
+        bench.step()
+    drained = export.target.drained
+    reserved = bench.core.stats().write_buffer_reserved
+    bench.core.set_pace(100)
+    bench.settle()
+    bench.ports.remove(port)
+    port.port.close()
+    export.close()
+    try:
+        assert waited
+        assert drained, "it waits on"
+        assert reserved == 0
+        assert bench.versions(0, 32) == [1] * 32
+        bench.put(0, 3)
+        assert bench.versions(0, 1) == [3]
+        bench.audit()
+    finally:
+        if gate is not None:
+            gate.fail(PATH_ERROR)
+        bench.close()
+
+
+def test_a_compare_and_write_that_waits_is_not_done_later_either() -> None:
+    bench = Bench()
+    bench.put(0, 1, 32)
+    ours, theirs = socket.socketpair()
+    with ours:
+        target = _shim.TargetQpair(
+            bench.reactor, ours.fileno(), header_digest=False, data_digest=False, queue_size=64,
+            namespaces={1: bench.core},
+        )  # fmt: skip
+    wait_in_line(bench)
+    # More than the core can compare at once, and a write and a block declared uncorrectable behind each other.
+    pairs = range(20)
+    raw = [pdus.write(60, 20, content(20, 2)), pdus.command(pdus.sqe(0x04, 61, slba=21))]
+    for lba in pairs:
+        for place, (opcode, version) in enumerate([(pdus.COMPARE, 1), (pdus.WRITE, 2)]):
+            entry = pdus.sqe(
+                opcode, 2 * lba + place, slba=lba, sgl_type=pdus.SGL_IN_CAPSULE, sgl_length=BLOCK, flags=0x41 + place
+            )
+            raw.append(pdus.command(entry, content(lba, version)))
+    with theirs:
+        theirs.sendall(b"".join(raw))
+        bench.settle()
+        answered = select.select([theirs], [], [], 0)[0]
+    for _ in range(40):
+        bench.step()
+    drained = target.drained
+    bench.core.set_pace(100)
+    bench.settle()
+    target.close()
+    try:
+        assert not answered
+        assert drained, "they wait on"
+        assert bench.versions(0, 32) == [1] * 32
+    finally:
+        bench.close()
 
 
 def test_reservations_of_a_host_that_goes_away_are_given_back() -> None:
