@@ -57,6 +57,12 @@ SCRUBS: tuple[Edit, ...] = (
 RARE_COMMANDS: tuple[Edit, ...] = (("torture/one_life.py", "RARE_WORLDS: Final = 0.3", "RARE_WORLDS: Final = 1.0"),)
 """In every world without a chain."""
 
+READ_ONLY_ZONES: tuple[Edit, ...] = (
+    ("torture/fault.py", "ZONE_EVENTS: Final = 0.5", "ZONE_EVENTS: Final = 1.0"),
+    ("torture/fault.py", "rng.choices(list(cls), (3, 1, 1, 2))", "rng.choices(list(cls), (0, 0, 0, 1))"),
+)
+"""Faults of zones are full zones that become read-only."""
+
 GROWTHS: tuple[Edit, ...] = (("torture/growing.py", "GROWING_WORLDS: Final = 0.4", "GROWING_WORLDS: Final = 1"),)
 """In every world the drive gets larger."""
 
@@ -136,8 +142,8 @@ MUTATIONS = (
         "relocation looks for nothing behind a header that does not verify",
         ("--no-chain",),
         setting=(*EMULATED_ZONES, *LOSSES_OF_POWER),
-        crashes=400,
-        world=10,
+        crashes=1500,
+        world=53,
     ),
     Mutation(
         "cache_wraps_too_soon",
@@ -337,7 +343,8 @@ MUTATIONS = (
         ("--faults",),
         crashes=500,
         edits=(("ftl/gc/zone_watch.py", "self._core.fault_zone(band.index, punit, status)", "False"),),
-        world=16,
+        setting=READ_ONLY_ZONES,
+        world=1,
     ),
     Mutation(
         "summary_of_an_earlier_life",
