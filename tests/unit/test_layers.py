@@ -26,7 +26,7 @@ CONTROL: Final = {*BASE, "_shim", "access", "runtime"}
 CONF: Final = {"conf", "ignored_settings"}
 NVME: Final = {"nvme", "nvme/auth", "nvme/host", "nvme/target"}
 VFIO_USER: Final = {"vfio_user", "vfio_user/target", "vfio_user/host"}
-FTL: Final = {"ftl/media", "ftl/load", "ftl/cache", "ftl/gc", "ftl"}
+FTL: Final = {"ftl/media", "ftl/load", "ftl/cache", "ftl/policy", "ftl/gc", "ftl"}
 
 ROOMS: Rooms = {
     "version": set(),
@@ -54,8 +54,9 @@ ROOMS: Rooms = {
     "ftl/media": {*CONTROL, "conf", "nvme"},
     "ftl/load": {*CONTROL, "conf", "nvme", "ftl/media"},
     "ftl/cache": {*CONTROL, "conf", "nvme", "ftl/media", "ftl/load"},
-    "ftl/gc": {*CONTROL, "conf", "nvme", "ftl/media", "ftl/load"},
-    "ftl": {*CONTROL, *CONF, "nvme", "ftl/media", "ftl/load", "ftl/cache", "ftl/gc"},
+    "ftl/policy": {*BASE, "conf"},
+    "ftl/gc": {*CONTROL, "conf", "nvme", "ftl/media", "ftl/load", "ftl/policy"},
+    "ftl": {*CONTROL, *CONF, "nvme", "ftl/media", "ftl/load", "ftl/cache", "ftl/policy", "ftl/gc"},
     "spdk": {*BASE, "access", "runtime"},
     "checked_session": set(),
     "results": set(),
@@ -81,6 +82,7 @@ ROOMS: Rooms = {
     "target": {*CONTROL, "usage", *NVME, *VFIO_USER, "nbd"},
     "demo": {*CONTROL, "usage", "conf", *NVME, *FTL, "spdk", "client", "daemon", "target"},
     "torture": {*CONTROL, "usage", "conf", *NVME, *FTL, "spdk", "client", "daemon", "target", "demo"},
+    "simulate": {*CONTROL, "usage", "conf", *FTL},
     "under_test": {*BASE, "results", "client"},
     "bench": {*CONTROL, "usage", "client", "nvme", "nvme/host", "results", "under_test"},
     "testing": {*BASE, "under_test"},
@@ -100,6 +102,7 @@ ROOMS: Rooms = {
         "target",
         "demo",
         "torture",
+        "simulate",
     },
     "__main__": {"cli"},
     "__init__": {*BASE, "plugin", "client", "async_client", "conf", "runtime", "library"},

@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Which class of bands a block is written to: tables that Python sets, looked up for each block.
+//
+// Classes 0 to user_count - 1 take what hosts write, the others what relocation copies. Ages are counted in blocks that
+// hosts have written (differences of seqs). spdk_ftl_py/ftl/policy/interface.py describes the same.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <vector>
+
+namespace ftl {
+
+inline constexpr uint32_t kClassesMax = 8;
+inline constexpr uint8_t kNoClass = 255;
+
+struct AgeClasses {
+    std::array<uint64_t, kClassesMax - 1> limits{};  // ascending; exclusive
+    std::array<uint8_t, kClassesMax> classes{};
+    uint8_t limit_count = 0;
+
+    [[nodiscard]] uint8_t of(uint64_t age) const noexcept {
+        uint8_t i = 0;
+        while (i < limit_count && age >= limits[i]) {
+            ++i;
+        }
+        return classes[i];
+    }
+};
+
+struct Placement {
+    uint8_t class_count = 2;
+    uint8_t user_count = 1;
+    uint8_t unwritten = 0;                            // for an LBA without an older version
+    AgeClasses user;                                  // by the age of the version that is replaced
+    std::array<AgeClasses, kClassesMax> relocated{};  // by the class of the band it was in, then by the block's age
+    std::vector<uint8_t> regions;                     // by LBA / region_blocks; empty: none
+    uint64_t region_blocks = 1;
+
+    // kNoClass: the region does not decide.
+    [[nodiscard]] uint8_t of_region(uint64_t lba) const noexcept {
+        const uint64_t region = lba / region_blocks;
+        return region < regions.size() ? regions[region] : kNoClass;
+    }
+};
+
+}  // namespace ftl

@@ -1,0 +1,1 @@
+"""What an FTL may decide freely: docs/policies.md."""
