@@ -25,6 +25,9 @@ constexpr uint64_t kSleepMaxNs = 1000 * kNsPerMs;
 constexpr int kEpollBatch = 64;
 constexpr uint64_t kWakeTag = ~uint64_t{0};
 
+// Of all reactors: whoever mistakes the reactor of a poller finds nothing there, instead of another poller.
+std::atomic<uint32_t> next_id{1};
+
 uint64_t monotonic_ns() noexcept {
     timespec now{};
     clock_gettime(CLOCK_MONOTONIC, &now);
@@ -283,7 +286,7 @@ void Reactor::wake() noexcept {
 }
 
 uint32_t Reactor::add(std::shared_ptr<Poller> poller) {
-    const uint32_t id = next_id_++;
+    const uint32_t id = next_id.fetch_add(1, std::memory_order_relaxed);
     Entry entry{id, std::move(poller)};
     if (polling_) {
         added_.push_back(std::move(entry));
@@ -414,7 +417,7 @@ void Reactor::emit(EventKind kind, uint32_t source, uint64_t a, uint64_t b, uint
     const uint64_t head = ring_head_.load(std::memory_order_relaxed);
     const size_t most = kind == EventKind::block_lost ? kLostBlocksMax : kEventRing;
     if (head - ring_tail_.load(std::memory_order_acquire) >= most) {
-        overflowed_.store(next_id_, std::memory_order_release);
+        overflowed_.store(next_id.load(std::memory_order_relaxed), std::memory_order_release);
     } else {
         ring_[head % kEventRing] = Event{kind, source, a, b, c};
         ring_head_.store(head + 1, std::memory_order_release);
@@ -427,7 +430,7 @@ bool Reactor::has_room() const noexcept {
 }
 
 void Reactor::drop() noexcept {
-    overflowed_.store(next_id_, std::memory_order_release);
+    overflowed_.store(next_id.load(std::memory_order_relaxed), std::memory_order_release);
     signal_events();
 }
 

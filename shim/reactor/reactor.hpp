@@ -163,7 +163,6 @@ private:
 
     std::vector<Entry> entries_;
     std::vector<Entry> added_;  // added during a poll(); moved to entries_ after the round
-    uint32_t next_id_ = 1;
     bool polling_ = false;
     bool others_run_ = false;
     bool settling_ = false;

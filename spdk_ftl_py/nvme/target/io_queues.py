@@ -160,12 +160,12 @@ class IoQueueSet(Generic[QueueT]):
         """Waits for the queue's last I/O. Idempotent."""
         qpair = self.qpairs.get(qid)
         if qpair is not None:
-            await self._close(qid, qpair)
+            await self._close(qid, qpair, self.reactor_of(qid))
 
-    async def _close(self, qid: int, qpair: QueueT) -> None:
+    async def _close(self, qid: int, qpair: QueueT, reactor: ReactorLoop) -> None:
+        """reactor: of the queue. Two may close one queue: when the first has ended, reactor_of() no longer knows it."""
         # The queue id becomes free only when its last command has ended: a host that reconnects must not overtake it.
         await self._leave(qpair)
-        reactor = self.reactor_of(qid)
         await _close_qpair(reactor, qpair)
         reactor.unsubscribe(qpair.id)
         if self.qpairs.get(qid) is qpair:
@@ -176,7 +176,11 @@ class IoQueueSet(Generic[QueueT]):
     async def close(self) -> None:
         """Closes all of them, and waits for their last I/O."""
         await asyncio.gather(
-            *(self._close(qid, qpair) for qid, qpair in list(self.qpairs.items()) if qpair is not None)
+            *(
+                self._close(qid, qpair, self.reactor_of(qid))
+                for qid, qpair in list(self.qpairs.items())
+                if qpair is not None
+            )
         )
 
     # --- changes ----------------------------------------------------------------------------------------------------
@@ -221,7 +225,7 @@ class IoQueues(IoQueueSet[_shim.TargetQpair]):
         closed = event.kind == _shim.EventKind.TARGET_QPAIR_CLOSED or (overflow and not qpair.connected)
         # A controller that closes calls close(), and nobody would wait for another task.
         if closed and self._live() and self.qpairs.get(qid) is qpair:
-            self._spawn(self._close(qid, qpair))
+            self._spawn(self._close(qid, qpair, self.reactor_of(qid)))
 
     async def _leave(self, qpair: _shim.TargetQpair) -> None:
         if self._subsystem is not None:
