@@ -18,9 +18,9 @@ from prometheus_client.registry import Collector
 
 from ..conf import LIMIT_NAMES
 from ..ftl.cache.nv_cache_keeper import CacheState
-from ..ftl.gc.limits import NO_LIMIT
 from ..ftl.life import FtlState
 from ..ftl.media.geometry import BLOCK_BYTES
+from ..ftl.policy.limits import NO_LIMIT
 from ..runtime.tasks import to_its_end
 from ..runtime.turns import Turns, aside
 from ..version import __version__

@@ -19,9 +19,9 @@ from ...conf import RESERVED_BANDS, FtlConf
 from ...runtime.pulse import next_beat
 from ..media.band import CLOSED, MOVING, QUEUED, RESETTING, Bands
 from ..media.geometry import Geometry
-from .limits import NO_LIMIT, UNLIMITED, Applied, Limits
+from ..policy.limits import NO_LIMIT, UNLIMITED, Applied, Limits
+from ..policy.pacing import Pace, decide, level
 from .moves import Moves
-from .pacing import Pace, decide, level
 from .reloc import Selector
 
 log = logging.getLogger(__name__)

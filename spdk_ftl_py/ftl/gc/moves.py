@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from ..media.band import MOVING, Bands
-from .pacing import MoveSize
+from ..policy.pacing import MoveSize
 from .reloc import Selector
 
 ENDANGERED: Final = "endangered"

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from spdk_ftl_py.conf import FtlConf, Limit
 from spdk_ftl_py.errors import ConfError, FtlError, ParameterError, ProtocolError, UnsupportedError
 from spdk_ftl_py.ftl.cache.nv_cache import blocks_needed, check_cache, check_cache_size
-from spdk_ftl_py.ftl.gc.limits import Limits
 from spdk_ftl_py.ftl.gc.reloc import CostBenefit, Greedy, Selector
 from spdk_ftl_py.ftl.media.band import CLOSED, FAULTED, OPEN, Band
 from spdk_ftl_py.ftl.media.geometry import plan
 from spdk_ftl_py.ftl.media.zone import Zone, parse_report
+from spdk_ftl_py.ftl.policy.limits import Limits
 
 from .band_rig import bands_of
 
