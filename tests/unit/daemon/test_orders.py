@@ -137,7 +137,7 @@ async def test_every_setting_can_be_changed_and_is_kept(here: World) -> None:
     await port.close()
     assert device.ftl is not None
     assert device.ftl._manager.limits._table[0] == ("crit", 0, 1)
-    assert device.ftl._manager._selector.policy.name == "greedy"
+    assert device.ftl._manager.policy.policy.name == "greedy"
     assert device.ftl.scrub.status()["scrub_days"] == 30
     assert device.front._subsystem is not None
     assert device.front._subsystem.max_io_qpairs == 3
@@ -185,7 +185,11 @@ async def test_what_is_written_at_once_is_in_the_superblock(here: World) -> None
         ("band_thld", "many", "must be a number, 1 to 100"),
         ("band_thld", "1" * 200, "must be a number, 1 to 100"),
         ("verify_reads", "maybe", "must be true or false"),
-        ("reloc_policy", "best", "must be one of cost_benefit, greedy"),
+        ("reloc_policy", "best", "no such policy: use age_threshold, cost_benefit, d_choices, greedy"),
+        ("reloc_policy", "two words", "is not the name of a policy"),
+        ("reloc_policy", "d_choices:d=0", "DChoices can't be made: ValueError: d = 0"),
+        ("reloc_policy", "greedy:d=1", "Greedy takes no parameters"),
+        ("reloc_policy", "no_such_module:Mine", "there is no module no_such_module: install"),
         ("nv_cache.max_request_cnt", "0", "must be a number, 1 to 65536"),
         ("nv_cache.max_request_size", "257", "must be a number, 1 to 256"),
         ("nv_cache", "1", "no property 'nv_cache' can be changed"),
