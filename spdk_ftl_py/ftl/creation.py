@@ -106,7 +106,6 @@ async def create(
             cache=keeper,
             no_data=no_data,
             policy=policy,
-            replaced_policies=replaced_policies,
         )
         await device.bands_loaded()
         await keeper.start(core, uuid, conf.nv_cache)

@@ -65,12 +65,11 @@ class FtlDevice:
         no_data: bool = False,
         scrub: object = None,
         policy: Guard | None = None,
-        replaced_policies: dict[str, str] | None = None,
     ) -> None:
         """buffer_blocks: of the core, if it has more than conf and geometry say. lost_before: blocks that a load found
         lost. no_data: of the core; the device keeps nothing, so it writes no superblock. scrub: from the superblock;
         None: the FTL is new. policy: by
-        default as the conf says. replaced_policies: as memory of Guard."""
+        default as the conf says."""
         self.core = core
         self.no_data = no_data
         self.name = name
@@ -111,7 +110,6 @@ class FtlDevice:
             on_replaced=self._policy_replaced,
             next_band_seq=next_band_seq,
         )
-        self._replaced_policies = {} if replaced_policies is None else replaced_policies
         self.zone_watch = ZoneWatch(name, geometry, port, core, self._bands, self._manager.pump)
         self.scrub = Scrub(
             name,
@@ -453,7 +451,7 @@ class FtlDevice:
             self.life.require_serving(self.name, "its settings can't be changed now")
             policy = None
             if new_policy or conf.reloc_policy != self.conf.reloc_policy:
-                policy = self._manager.new_policy(conf.reloc_policy, self._replaced_policies)
+                policy = self._manager.new_policy(conf.reloc_policy)
             before, self.conf = self.conf, conf
             try:
                 await self.write_superblock(clean=False)
@@ -461,7 +459,7 @@ class FtlDevice:
                 self.conf = before
                 raise
             if policy is not None:
-                self._replaced_policies.pop(conf.reloc_policy, None)
+                policy.memory.pop(conf.reloc_policy, None)
             self._manager.set_conf(conf, policy)
             self.scrub.set_days(0 if self.no_data else conf.scrub_days)
 

@@ -136,7 +136,7 @@ async def load(
             found.conf.reloc_policy, surroundings(found.geometry), replaced_policies, may_import=ordered, ftl=name
         )
         device = await _loaded(
-            *(steps, reactor, base, port, name, found, report, files, keeper, policy, replaced_policies),
+            *(steps, reactor, base, port, name, found, report, files, keeper, policy),
             alarm=alarm,
             grown=grown,
         )
@@ -155,7 +155,6 @@ async def _loaded(
     files: BufferFiles | None,
     keeper: CacheKeeper,
     policy: Guard,
-    replaced_policies: dict[str, str] | None,
     *,
     alarm: Callable[[], object] | None,
     grown: bool,
@@ -215,7 +214,6 @@ async def _loaded(
         lost_before=found.lost_blocks,
         scrub=found.superblock.content.get("scrub") or {},
         policy=policy,
-        replaced_policies=replaced_policies,
     )
     await _empty_bands(port, found.geometry, found.bands_to_reset)
     await take_zones(port, found)

@@ -124,9 +124,9 @@ class BandManager:
     def policy(self) -> Guard:
         return self._selector.guard
 
-    def new_policy(self, name: str, memory: dict[str, str] | None = None) -> Guard:
+    def new_policy(self, name: str) -> Guard:
         """For set_conf(). Raises ConfError."""
-        return Guard.new(name, self._surroundings, memory)
+        return Guard.new(name, self._surroundings, self.policy.memory)
 
     def set_conf(self, conf: FtlConf, policy: Guard | None = None) -> None:
         """Applies a conf from now on, for the same geometry; max_active_relocs must not exceed that of the core.

@@ -56,7 +56,8 @@ class Guard:
         memory: MutableMapping[str, str] | None = None,
         cpu_ns: Callable[[], int] = time.thread_time_ns,
     ) -> None:
-        """memory: why policies were replaced, by name, for the next load of the same FTL in this process."""
+        """memory: why policies were replaced, by name. Given to the next guard of the same FTL, it keeps a policy that
+        has failed from being tried again."""
         self.name = name
         self.policy = policy
         self._surroundings = surroundings
@@ -64,7 +65,7 @@ class Guard:
         self.on_replaced: Callable[[], None] = lambda: None
         """Called when the policy has just been replaced, before a decision of the default is used: placement() has
         changed."""
-        self._memory = {} if memory is None else memory
+        self.memory = {} if memory is None else memory
         self._cpu_ns = cpu_ns
         self._slow = 0
         self._in_time = 0
@@ -176,7 +177,7 @@ class Guard:
 
     def _become(self, why: str) -> None:
         self.policy = make_policy(DEFAULT_RELOC_POLICY, self._surroundings)
-        self.replaced = self._memory[self.name] = why
+        self.replaced = self.memory[self.name] = why
         self.on_replaced()
 
 
