@@ -31,7 +31,9 @@ def surroundings(geometry: Geometry) -> Surroundings:
 
 def ages(bands: Bands, next_band_seq: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """BandTable.age and data_age: as if hosts had filled each band that was opened since."""
-    age: NDArray[np.int64] = np.maximum(1, next_band_seq - bands.seq) * bands.whole_capacity
+    age: NDArray[np.int64] = next_band_seq - bands.seq
+    np.maximum(age, 1, out=age)
+    age *= bands.whole_capacity
     return age, age
 
 
@@ -68,6 +70,7 @@ class Selector:
         self.guard = guard
         self._invalid_thld = conf.invalid_thld
         self.least_gain = least_gain_blocks(punits)
+        self._gain = self._least = np.empty(0, np.int64)
         self.merit = 0.0
         """Of the band that was chosen last."""
 
@@ -91,10 +94,14 @@ class Selector:
             endangered &= bands.valid <= room - self.least_gain - bands.whole_capacity
         if endangered.any():
             return self._best(bands, endangered, next_band_seq)
-        gain = bands.capacity_to_come - bands.valid
+        # In place, as in the shipped policies: with many bands, new memory takes longer than the calculation.
+        if len(self._gain) != len(bands):
+            self._gain, self._least = np.empty(len(bands), np.int64), np.empty(len(bands), np.int64)
+        gain = np.subtract(bands.capacity_to_come, bands.valid, out=self._gain)
         allowed &= gain >= self.least_gain
         if not urgent:
-            allowed &= gain * 100 >= bands.capacity * self._invalid_thld
+            gain *= 100
+            allowed &= gain >= np.multiply(bands.capacity, self._invalid_thld, out=self._least)
         return self._best(bands, allowed, next_band_seq)
 
     def _best(self, bands: Bands, allowed: NDArray[np.bool_], next_band_seq: int) -> int | None:

@@ -67,6 +67,7 @@ class Guard:
         changed."""
         self.memory = {} if memory is None else memory
         self._cpu_ns = cpu_ns
+        self._merit = np.empty(0)
         self._slow = 0
         self._in_time = 0
 
@@ -110,7 +111,11 @@ class Guard:
 
         def look(policy: Policy) -> tuple[int, float]:
             # A number for each band costs less than to select the allowed ones first.
-            merit = np.where(allowed, _numbers(policy.merit(bands), len(allowed)), -np.inf)
+            if len(self._merit) != len(allowed):
+                self._merit = np.empty(len(allowed))
+            merit = self._merit
+            merit[:] = _numbers(policy.merit(bands), len(allowed))
+            np.putmask(merit, ~allowed, -np.inf)
             number = int(np.argmax(merit))
             best = float(merit[number])
             if best != best:

@@ -69,7 +69,7 @@ def find_class(text: str, *, may_import: bool = True) -> type[Policy]:
         found = _attribute(named, _module(named, may_import=may_import))
     if not isinstance(found, type) or not issubclass(found, Policy):
         what = f"{named.name}:{named.class_name}" if named.class_name else f"the entry point {named.name}"
-        raise named.error(f"{what} is not a subclass of spdk_ftl_py.ftl.policy.interface.Policy: derive it from that")
+        raise named.error(f"{what} is not a subclass of spdk_ftl_py.Policy: derive it from that")
     return found
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -212,6 +214,54 @@ async def test_what_is_refused_changes_nothing(here: World, name: str, value: st
         n: e["value"] for n, e in before.items() if n.startswith(("limit", "conf"))
     }
     assert daemon.record() == record
+    await daemon.halt()
+
+
+async def test_a_policy_that_can_not_be_had_leaves_no_ftl_behind(here: World) -> None:
+    daemon = await here.start()
+    for name, message in (
+        ("lazy", "no such policy"),
+        ("no_such_module:Mine", "there is no module"),
+        ("d_choices:d=0", "d = 0"),
+    ):
+        with pytest.raises(ConfError, match=message):
+            await create(here, daemon, conf={"reloc_policy": name})
+        assert await daemon.call("ftl_get_devices") == []
+        assert daemon.record()["devices"] == []
+    await create(here, daemon, conf={"reloc_policy": "d_choices:d=3"})
+    assert await value_of(daemon, "policy_in_use") == "d_choices:d=3"
+    await daemon.halt()
+
+
+async def test_an_ftl_whose_policy_was_uninstalled_comes_back_with_the_default(
+    here: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "uninstalled.py").write_text("from spdk_ftl_py import Policy\n\n\nclass Mine(Policy):\n    pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    daemon = await here.start()
+    await create(here, daemon)
+    port = gate_of(daemon)
+    writer = Writer(port)
+    await writer.goes_on()
+    await set_property(daemon, "reloc_policy", "uninstalled:Mine")
+    await writer.goes_on()
+    assert await value_of(daemon, "policy_in_use") == "uninstalled:Mine"
+    # With a pause: the FTL is loaded again.
+    await set_property(daemon, "band_thld", "80")
+    await writer.goes_on()
+    assert await value_of(daemon, "policy_in_use") == "uninstalled:Mine"
+    await writer.end()
+    await port.close()
+    await daemon.halt()
+    (tmp_path / "uninstalled.py").unlink()
+    monkeypatch.delitem(sys.modules, "uninstalled")
+    daemon = await here.start()
+    await daemon.wait_for("online")
+    assert await value_of(daemon, "reloc_policy") == "uninstalled:Mine"
+    assert await value_of(daemon, "policy_in_use") == "seed"
+    assert "there is no module uninstalled" in await value_of(daemon, "policy_replaced")
+    await set_property(daemon, "reloc_policy", "greedy")
+    assert await value_of(daemon, "policy_replaced") is None
     await daemon.halt()
 
 

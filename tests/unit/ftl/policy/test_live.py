@@ -16,7 +16,7 @@ from spdk_ftl_py.conf import DEFAULT_RELOC_POLICY, RELOC_POLICIES, FtlConf
 from spdk_ftl_py.errors import ConfError
 from spdk_ftl_py.ftl import creation, loading
 from spdk_ftl_py.ftl.media.blockdev import BlockPort
-from spdk_ftl_py.ftl.policy import BandTable, Placement, Policy, Reclaimed, Surroundings
+from spdk_ftl_py.ftl.policy.interface import BandTable, Placement, Policy, Reclaimed, Surroundings
 from spdk_ftl_py.runtime.reactor import ReactorLoop
 from unit.ftl.ftl_rig import FtlRig, MakeFtlRig, rig_on
 
@@ -73,14 +73,14 @@ async def set_policy(rig: FtlRig, name: str) -> None:
 
 @pytest.mark.rig(zones=40)
 async def test_policies_are_swapped_while_hosts_write_and_bands_move(rig: FtlRig, module: ModuleType) -> None:
-    await rig.start("mixed", write_percent=80, total_blocks=7 * rig.device.block_count)
+    await rig.start("mixed", write_percent=80, total_blocks=6 * rig.device.block_count)
     device = rig.device
     await rig.until(lambda: device.stats()["relocs_started"] > 5)
     for name in (*RELOC_POLICIES, f"{MODULE}:Watched"):
         started = device.stats()["relocs_started"]
         await set_policy(rig, name)
         assert (device.conf.reloc_policy, device.stats()["policy_in_use"]) == (name, name)
-        await rig.until(lambda since=started: device.stats()["relocs_started"] > since + 3)  # type: ignore[misc]
+        await rig.until(lambda since=started: device.stats()["relocs_started"] > since + 1)  # type: ignore[misc]
     progress = await rig.finish()
     assert (progress["io_errors"], progress["verify_errors"]) == (0, 0)
     assert device.stats()["policy_replaced"] is None

@@ -18,7 +18,7 @@ from .tables import around
 MODULES = {
     "minepkg/__init__.py": "",
     "minepkg/good.py": """
-from spdk_ftl_py.ftl.policy import Policy
+from spdk_ftl_py import Policy
 
 class Mine(Policy):
     def __init__(self, surroundings, share=1, fast=False, name="x"):
@@ -89,7 +89,7 @@ def test_a_shipped_name_can_not_be_taken() -> None:
             "minepkg.good has no class mine: its policies are Broken, Disguised, Leaves, Mine",
         ),
         ("minepkg:Mine", "module minepkg has no class Mine: and it has no policy"),
-        ("minepkg.good:Other", "minepkg.good:Other is not a subclass of spdk_ftl_py.ftl.policy.interface.Policy"),
+        ("minepkg.good:Other", "minepkg.good:Other is not a subclass of spdk_ftl_py.Policy"),
         ("minepkg.good:value", "minepkg.good:value is not a subclass"),
         ("no_policy", "the entry point no_policy is not a subclass"),
         ("broken-mine", r"the entry point broken-mine \(minepkg.bad:Mine\) can't be loaded: ZeroDivisionError"),
