@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         ProtocolError,
         UnsupportedError,
     )
+    from .ftl.policy.interface import AgeClasses, BandTable, Placement, Policy, Reclaimed, Surroundings
     from .library.block_device import BlockDevice
     from .library.controller import Controller, Namespace
     from .library.emulated_media import EmulatedMedia
@@ -47,6 +48,7 @@ else:
             *("GeometryError", "MediaError", "NoDaemonError", "NotFoundError", "NvmeStatusError", "ParameterError"),
             *("PathError", "ProtocolError", "UnsupportedError"),
         ),
+        "ftl.policy.interface": ("AgeClasses", "BandTable", "Placement", "Policy", "Reclaimed", "Surroundings"),
         "library.block_device": ("BlockDevice",),
         "library.controller": ("Controller", "Namespace"),
         "library.emulated_media": ("EmulatedMedia",),
@@ -71,8 +73,10 @@ else:
 
 
 __all__ = [
+    "AgeClasses",
     "AsyncDaemonClient",
     "AuthenticationError",
+    "BandTable",
     "BlockDevice",
     "BusyError",
     "ConfError",
@@ -95,8 +99,12 @@ __all__ = [
     "NvmfTarget",
     "ParameterError",
     "PathError",
+    "Placement",
+    "Policy",
     "ProtocolError",
     "ReactorLoop",
+    "Reclaimed",
+    "Surroundings",
     "UnsupportedError",
     "__version__",
     "spdk_rpc_plugin_initialize",

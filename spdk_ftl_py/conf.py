@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
@@ -35,7 +36,14 @@ DEFAULT_START_FRACTION: Final = 4
 """By default, relocation starts when at most this part of the bands that can be free is still free: every band kept
 free beyond need is spare space that does not lower write amplification."""
 
-RELOC_POLICIES: Final = ("cost_benefit", "greedy")
+RELOC_POLICIES: Final = ("age_threshold", "cost_benefit", "d_choices", "greedy", "seed", "sepbit")
+"""Those that ship (ftl/policy/registry.py)."""
+DEFAULT_RELOC_POLICY: Final = "seed"
+RELOC_POLICY_MAX: Final = 200
+RELOC_POLICY_FORM: Final = re.compile(
+    r"[A-Za-z_][A-Za-z0-9_.-]*(:[A-Za-z_][A-Za-z0-9_]*)?(:[A-Za-z_][A-Za-z0-9_]*=[A-Za-z0-9_.+-]+)*"
+)
+"""NAME or MODULE:CLASS, each with parameters. docs/policies.md has the meaning."""
 
 WRITE_BUFFER_BLOCKS_MIN: Final = 8
 """The data path does not work with fewer slots (shim/ftl/core_state.cpp)."""
@@ -156,7 +164,8 @@ class FtlConf:
     """Reactors over which these queues are spread; at most those of the daemon are used."""
     nv_cache: NvCacheConf = NvCacheConf()
     use_append: bool = False
-    reloc_policy: str = "cost_benefit"
+    reloc_policy: str = DEFAULT_RELOC_POLICY
+    """How bands are chosen for relocation, and what data shares a band (ftl/policy)."""
     verify_reads: bool = True
     """Verify the CRC of blocks that hosts read; takes 2 bytes of memory for each block."""
     scrub_days: int = 14
@@ -187,7 +196,7 @@ class FtlConf:
                 given[name] = value
             elif name == "reloc_policy":
                 if not isinstance(value, str):
-                    raise ConfError(f"conf {name} = {value!r}: must be one of {', '.join(RELOC_POLICIES)}")
+                    raise ConfError(f"conf {name} = {value!r}: must be a string: {_RELOC_POLICY_HELP}")
                 given[name] = value
             else:
                 given[name] = _integer(name, value)
@@ -269,8 +278,7 @@ class FtlConf:
         _range("nv_cache.max_request_cnt", self.nv_cache.max_request_cnt, 1, NV_CACHE_REQUESTS_MAX, "requests")
         _range("nv_cache.max_request_size", self.nv_cache.max_request_size, 1, NV_CACHE_REQUEST_BLOCKS_MAX, "blocks")
         _range("scrub_days", self.scrub_days, 0, SCRUB_DAYS_MAX, "days in which everything is verified once; 0: never")
-        if self.reloc_policy not in RELOC_POLICIES:
-            raise ConfError(f"conf reloc_policy = {self.reloc_policy!r}: must be one of {', '.join(RELOC_POLICIES)}")
+        check_reloc_policy(self.reloc_policy)
         self._check_limits()
 
     def _check_limits(self) -> None:
@@ -337,6 +345,19 @@ class FtlConf:
         remedies.append("use a device with more zones")
         raise ConfError(
             f"conf lba_rsvd = {self.lba_rsvd}: leaves {bands.band_count} bands with {what}; {', or '.join(remedies)}"
+        )
+
+
+_RELOC_POLICY_HELP: Final = (
+    f"{', '.join(RELOC_POLICIES)}, an installed one, or MODULE:CLASS; parameters follow as :KEY=VALUE"
+)
+
+
+def check_reloc_policy(text: str) -> None:
+    """Checks only the form: whether there is such a policy only the daemon can know. Raises ConfError."""
+    if len(text) > RELOC_POLICY_MAX or not RELOC_POLICY_FORM.fullmatch(text):
+        raise ConfError(
+            f"conf reloc_policy = {text[:RELOC_POLICY_MAX]!r}: is not the name of a policy: use {_RELOC_POLICY_HELP}"
         )
 
 

@@ -452,7 +452,7 @@ def _switch(name: str, value: int | str) -> bool:
 
 
 def _pair(text: str, known: tuple[str, ...], what: str) -> tuple[str, int | str]:
-    name, _, value = (part.strip() for part in text.replace("=", ":", 1).partition(":"))
+    name, value = (part.strip() for part in (*re.split("[:=]", text, maxsplit=1), "")[:2])
     if name not in known:
         raise argparse.ArgumentTypeError(f"unknown {what} {name!r}; known: {', '.join(known)}")
     return name, int(value) if _NUMBER.fullmatch(value) else value

@@ -400,6 +400,8 @@ class FtlStats(_Named):
     limits_applied: dict[str, int]
     limits: dict[str, Limit]
     moves: list[Move]
+    policy_in_use: str
+    policy_replaced: str | None
     lost_blocks: int
     zone_faults: int
     zones_finished_by_base: int

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import re
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from ..ftl.media.layout import (
 from ..ftl.media.signatures import find_foreign
 from ..ftl.media.superblock_content import geometry_of
 from ..ftl.media.zone import OFFLINE, Zone
+from ..ftl.policy.registry import find_class, is_shipped
 from ..runtime.progress import Progress
 from ..runtime.reactor import ReactorLoop
 from ..spdk.attach import attached_as
@@ -44,6 +46,13 @@ _MAGICS: Final = (SUPERBLOCK_MAGIC, SUPERBLOCK_PART_MAGIC, BATCH_MAGIC, SUMMARY_
 def zone_size_of(zone_capacity: int) -> int:
     """The zone size of emulated zones: as in bdev_zone_block_create, the capacity rounded up to a power of two."""
     return 1 << (zone_capacity - 1).bit_length()
+
+
+async def load_policy(name: str) -> None:
+    """Imports the policy that an order names, before anything is changed. Raises ConfError."""
+    if not is_shipped(name):
+        # Somebody else's module: it may take its time.
+        await asyncio.to_thread(find_class, name)
 
 
 async def check_name(rpc: TargetRpc, name: str, device: UUID, *, before: str | None = None) -> None:

@@ -14,7 +14,7 @@ from ..runtime.tasks import end_tasks
 from ..runtime.waiting import Backoff
 from ..spdk.bdevs import find_bdev
 from .base import DaemonIdentity, DeferredError, UnfitError
-from .checks import FtlThereError
+from .checks import FtlThereError, load_policy
 from .config_rpcs import normal_target
 from .device import DeviceState, ManagedDevice
 from .device_parts import Origin
@@ -65,6 +65,9 @@ class Creations:
         line that says that the creation is deferred."""
         self._require_running()
         params["target"] = normal_target(params["target"])
+        if (policy := (params.get("conf") or {}).get("reloc_policy")) is not None:
+            await load_policy(policy)
+            self._require_running()
         name = params["name"]
         key, asked = (params["target"], name), dict(params)
         terms = Terms.take(params)

@@ -42,6 +42,8 @@ class FtlMaker:
         self._buffer_dir = buffer_dir
         self._progress = progress
         self._on_lossy = on_lossy
+        self._replaced_policies: dict[str, str] = {}
+        """Why, for each that was: a policy that has failed is not tried again in each life."""
 
     async def load(
         self,
@@ -74,6 +76,7 @@ class FtlMaker:
                 without_cache=without_cache or options.without_cache,
                 cache_scrubbed=cache_scrubbed,
                 life=life,
+                replaced_policies=self._replaced_policies,
                 progress=self._progress,
                 on_lossy=self._on_lossy,
                 grow=Grow(force, functools.partial(self._foreign, reactor, media)) if grow else None,
@@ -112,4 +115,5 @@ class FtlMaker:
             cache_name=options.cache or "",
             no_data=options.no_data,
             zones=zones,
+            replaced_policies=self._replaced_policies,
         )

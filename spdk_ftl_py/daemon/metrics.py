@@ -18,9 +18,9 @@ from prometheus_client.registry import Collector
 
 from ..conf import LIMIT_NAMES
 from ..ftl.cache.nv_cache_keeper import CacheState
-from ..ftl.gc.limits import NO_LIMIT
 from ..ftl.life import FtlState
 from ..ftl.media.geometry import BLOCK_BYTES
+from ..ftl.policy.limits import NO_LIMIT
 from ..runtime.tasks import to_its_end
 from ..runtime.turns import Turns, aside
 from ..version import __version__
@@ -259,6 +259,12 @@ METRICS: Final = (
         ("limit",),
     ),
     Kind("spdk_ftl_relocs_active", "gauge", "Bands that relocation is moving now", _number("active_relocs")),
+    Kind(
+        "spdk_ftl_policy_replaced",
+        "gauge",
+        "1: the policy of conf reloc_policy has failed or can't be had, and the default decides (docs/policies.md)",
+        lambda seen: [((), int(seen.stats["policy_replaced"] is not None))] if "policy_replaced" in seen.stats else [],
+    ),
     Kind("spdk_ftl_relocs_started_total", "counter", "Relocations of bands that have begun", _number("relocs_started")),
     Kind(
         "spdk_ftl_gc_moved_bytes_total",

@@ -15,7 +15,7 @@ from ..ftl.media.superblock_content import merge_conf
 from ..spdk.bdevs import find_bdev
 from ..text import show_name
 from .changes import Change
-from .checks import check_cache_size_of, find_cache
+from .checks import check_cache_size_of, find_cache, load_policy
 from .device import DeviceState, ManagedDevice
 from .requester import requester
 from .requests import (
@@ -96,6 +96,8 @@ class Orders:
         return True
 
     async def _set(self, device: ManagedDevice, name: str, value: Any) -> None:
+        if name == "reloc_policy":
+            await load_policy(value)
         async with device.settings_turn:
             ftl = _running(device, "changed")
             change = Change(f"the change of {name}", with_setting(device.params, name, value))
@@ -103,19 +105,21 @@ class Orders:
             FtlConf.from_dict(settings).check()
             conf = merge_conf(ftl.conf, settings).check_geometry(ftl.geometry)
             if ftl.takes(conf):
-                await self._set_at_once(device, ftl, change, conf)
+                await self._set_at_once(device, ftl, change, conf, new_policy=name == "reloc_policy")
             else:
                 await device.change(change)
 
     @staticmethod
-    async def _set_at_once(device: ManagedDevice, ftl: FtlDevice, change: Change, conf: FtlConf) -> None:
+    async def _set_at_once(
+        device: ManagedDevice, ftl: FtlDevice, change: Change, conf: FtlConf, *, new_policy: bool
+    ) -> None:
         before = dict(device.params)
         try:
             device.set_params(change.applied(before))
             # Saved before it takes effect. If the daemon crashes in between, the state file takes precedence over the
             # superblock.
             device.on_change()
-            await ftl.set_conf(conf)
+            await ftl.set_conf(conf, new_policy=new_policy)
         except BaseException:
             device.set_params(before)
             device.on_change_behind()

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from .. import schema
-from ..conf import LIMIT_NAMES
-from ..errors import ParameterError
+from ..conf import LIMIT_NAMES, FtlConf
+from ..errors import ConfError, ParameterError
 from ..ftl.properties import ALWAYS, SETTINGS
 from ..ignored_settings import IGNORED
 
@@ -56,8 +56,10 @@ def given(name: str, value: str) -> Any:
         if number is None or not parameter.minimum <= number <= parameter.maximum:
             raise ParameterError(f"bdev_ftl_set_property: {name} is {value!r}: must be a number, {parameter.allowed}")
         return number
-    if value not in parameter.choices:
-        raise ParameterError(f"bdev_ftl_set_property: {name} is {value!r}: must be one of {parameter.allowed}")
+    try:
+        FtlConf.from_dict({name: value}).check()
+    except ConfError as error:
+        raise ParameterError(f"bdev_ftl_set_property: {error.message}") from None
     return value
 
 

@@ -18,12 +18,14 @@ from .base import check_base
 from .cache.nv_cache_keeper import CacheKeeper
 from .core import close_core, make_core
 from .device import FtlDevice
+from .gc.reloc import surroundings
 from .load.write_buffer_file import BufferFiles
 from .media.blockdev import BUSY_PATIENCE_S, BlockPort
 from .media.geometry import BATCH_BLOCKS, BLOCK_BYTES, SUPERBLOCK_ZONES, Geometry, plan
 from .media.retention import require_retention
 from .media.superblock import SuperblockWriter
 from .media.zone import EMPTY, FULL, Zone
+from .policy.guard import Guard
 
 CREATION_PATIENCE_S: Final = 1.0
 """How long a busy device is retried. Short, because somebody waits for the result, and a creation that fails costs
@@ -46,12 +48,14 @@ async def create(
     cache_name: str = "",
     no_data: bool = False,
     zones: list[Zone] | None = None,
+    replaced_policies: dict[str, str] | None = None,
 ) -> FtlDevice:
     """Makes a new, empty FTL on a zoned device. Everything on the device and on the nv cache is erased. uuid: by
     default a new one. buffer_dir: the directory of its write buffer file, which outlives the process; None: no file.
     cache: a conventional device that becomes its nv cache. base_name, cache_name: the names of their bdevs, for
     messages. no_data: for benchmarks on a device that does not have to keep anything; the FTL cannot be loaded again,
     and takes no cache. zones: from a recent zone report; None: this requests one.
+    replaced_policies: for the next load in this process (memory of Guard).
 
     Raises ConfError, ParameterError or GeometryError before anything is erased if the device or conf is unsuitable,
     DataNotKeptError if base or cache do not keep data, and MediaError if the device fails. Nothing is left behind then
@@ -71,6 +75,7 @@ async def create(
         geometry = await _plan(base, zones, conf, num_punits=num_punits, optimal_open_zones=optimal_open_zones)
         conf = conf.check_geometry(geometry)
         keeper.check(geometry)
+        policy = Guard.new(conf.reloc_policy, surroundings(geometry), replaced_policies)
         uuid = uuid or uuid4()
         # Check everything that can be checked before anything is erased.
         files = None
@@ -100,6 +105,7 @@ async def create(
             buffer_files=files,
             cache=keeper,
             no_data=no_data,
+            policy=policy,
         )
         await device.bands_loaded()
         await keeper.start(core, uuid, conf.nv_cache)

@@ -12,7 +12,7 @@ from typing import Any
 from uuid import UUID
 
 from .. import _shim
-from ..conf import FtlConf, can_collect_garbage, write_buffer_blocks
+from ..conf import DEFAULT_RELOC_POLICY, FtlConf, can_collect_garbage, write_buffer_blocks
 from ..errors import FlushDoubtError, FtlError, MediaError, ParameterError
 from ..nvme.wire import Status, status_text
 from ..runtime.reactor import ReactorLoop
@@ -36,6 +36,7 @@ from .media.geometry import BLOCK_BYTES, Geometry
 from .media.superblock import SuperblockWriter
 from .media.zone_map import ZoneMap
 from .media_errors import MediaErrors
+from .policy.guard import Guard
 
 log = logging.getLogger(__name__)
 
@@ -63,10 +64,12 @@ class FtlDevice:
         lost_before: int = 0,
         no_data: bool = False,
         scrub: object = None,
+        policy: Guard | None = None,
     ) -> None:
         """buffer_blocks: of the core, if it has more than conf and geometry say. lost_before: blocks that a load found
         lost. no_data: of the core; the device keeps nothing, so it writes no superblock. scrub: from the superblock;
-        None: the FTL is new."""
+        None: the FTL is new. policy: by
+        default as the conf says."""
         self.core = core
         self.no_data = no_data
         self.name = name
@@ -102,7 +105,9 @@ class FtlDevice:
             self._bands,
             buffer_blocks=buffer_blocks or write_buffer_blocks(conf, geometry),
             on_stuck=self._stuck,
+            policy=policy,
             on_broken=lambda: self._mending.begin(),
+            on_replaced=self._policy_replaced,
             next_band_seq=next_band_seq,
         )
         self.zone_watch = ZoneWatch(name, geometry, port, core, self._bands, self._manager.pump)
@@ -329,6 +334,16 @@ class FtlDevice:
         freed = not self.loaded_without_room or self.core.stats().zone_resets > 0
         self.failing.no_room(reason, enough_zones=enough, load_helps=enough and freed and not self.no_data)
 
+    def _policy_replaced(self, why: str) -> None:
+        log.error(
+            "%s: policy %s is replaced by %s: %s. No data is in danger. It is used again when reloc_policy is set, "
+            "or after a restart of the daemon",
+            self.name,
+            self.conf.reloc_policy,
+            DEFAULT_RELOC_POLICY,
+            why,
+        )
+
     # --- events
 
     def _on_event(self, event: _shim.Event) -> None:
@@ -427,19 +442,25 @@ class FtlDevice:
         cached = self.cache.state in (CacheState.IN_USE, CacheState.FAILING)
         return core_serves(self._conf_of_core, conf, cached=cached)
 
-    async def set_conf(self, conf: FtlConf) -> None:
-        """conf: as check_geometry() returns it; takes() must accept it. The superblock is written before the conf takes
-        effect. Raises BusyError if the device does not run, and FtlError if the superblock can't be written: then
-        nothing has changed."""
+    async def set_conf(self, conf: FtlConf, *, new_policy: bool = False) -> None:
+        """conf: as check_geometry() returns it; takes() must accept it. new_policy: its policy begins anew, even if it
+        is the same. The superblock is written before the conf takes effect. Raises BusyError if the device does not
+        run, ConfError if its policy can't be made, and FtlError if the superblock can't be written: then nothing has
+        changed."""
         async with self._conf_turn:
             self.life.require_serving(self.name, "its settings can't be changed now")
+            policy = None
+            if new_policy or conf.reloc_policy != self.conf.reloc_policy:
+                policy = self._manager.new_policy(conf.reloc_policy)
             before, self.conf = self.conf, conf
             try:
                 await self.write_superblock(clean=False)
             except BaseException:
                 self.conf = before
                 raise
-            self._manager.set_conf(conf)
+            if policy is not None:
+                policy.memory.pop(conf.reloc_policy, None)
+            self._manager.set_conf(conf, policy)
             self.scrub.set_days(0 if self.no_data else conf.scrub_days)
 
     async def rename(self, name: str) -> None:
@@ -524,6 +545,8 @@ class FtlDevice:
             "cache_device": self.cache.describe(),
             "zone_watch": self.zone_watch.stats(),
             "scrub": self.scrub.status(),
+            "policy_in_use": self._manager.policy.in_use,
+            "policy_replaced": self._manager.policy.replaced,
         }
         entries = properties.describe(state, self.geometry, self.conf, self._bands)
         return {"name": self.name, "uuid": str(self.uuid), "properties": entries}

@@ -25,6 +25,7 @@ from .base import check_base
 from .cache.nv_cache_keeper import CacheKeeper
 from .core import close_core, make_core
 from .device import FtlDevice
+from .gc.reloc import surroundings
 from .load.grow import Grow, plan_growth, take_zones
 from .load.held import HeldWrites, Recovered, RecoveredBlock
 from .load.restore import restore
@@ -34,6 +35,7 @@ from .load.write_buffer_file import BufferFiles
 from .media.blockdev import BlockPort
 from .media.geometry import BLOCK_BYTES, Geometry
 from .media.superblock import Superblock, SuperblockWriter
+from .policy.guard import Guard
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +62,7 @@ async def load(
     on_lossy: Callable[[], object] = lambda: None,
     grow: Grow | None = None,
     life: int = 0,
+    replaced_policies: dict[str, str] | None = None,
 ) -> FtlDevice:
     """Loads the FTL with that uuid, in the state of its halt, or of its crash. With the same buffer_dir no acknowledged
     write is missing. An earlier device of this process for the same FTL must be closed. cache: the nv cache of the FTL,
@@ -70,8 +73,9 @@ async def load(
     state is refused.
 
     settings: of the conf, as FtlConf.from_dict() takes them. They override the superblock, including settings with
-    default values. Raises what restore() raises; before restore() ends nothing is written, and load() may be
-    interrupted and repeated at any point. With grow it also raises what plan_growth() raises.
+    default values. If the policy can't be had, the default takes its place, and the log says so. replaced_policies: why
+    one was replaced before (memory of Guard). Raises what restore() raises; before restore() ends nothing is written,
+    and load() may be interrupted and repeated at any point. With grow it also raises what plan_growth() raises.
     """
     report = progress or (lambda step, part: None)
     given = FtlConf.from_dict(settings or {})
@@ -126,7 +130,16 @@ async def load(
         if buffer is not None and found.recovered:
             keeper.lacks_recovered()
         grown = found.geometry.zone_count != zone_count or bool(found.zones_to_take)
-        device = await _loaded(steps, reactor, base, port, name, found, report, files, keeper, alarm=alarm, grown=grown)
+        # A superblock may be a stranger's: it does not decide what code runs here.
+        ordered = (settings or {}).get("reloc_policy") == found.conf.reloc_policy
+        policy = Guard.loaded(
+            found.conf.reloc_policy, surroundings(found.geometry), replaced_policies, may_import=ordered, ftl=name
+        )
+        device = await _loaded(
+            *(steps, reactor, base, port, name, found, report, files, keeper, policy),
+            alarm=alarm,
+            grown=grown,
+        )
     device.start()
     return device
 
@@ -141,6 +154,7 @@ async def _loaded(
     report: Progress,
     files: BufferFiles | None,
     keeper: CacheKeeper,
+    policy: Guard,
     *,
     alarm: Callable[[], object] | None,
     grown: bool,
@@ -199,6 +213,7 @@ async def _loaded(
         cache=keeper,
         lost_before=found.lost_blocks,
         scrub=found.superblock.content.get("scrub") or {},
+        policy=policy,
     )
     await _empty_bands(port, found.geometry, found.bands_to_reset)
     await take_zones(port, found)

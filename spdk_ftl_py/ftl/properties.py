@@ -41,6 +41,8 @@ DESCRIPTIONS: Final = {
     "cache_device": "The nv cache; null without one",
     "zone_watch": "Zones that the base reported as changed, and what the FTL did",
     "scrub": "Progress of the scrub, and the result of the last round",
+    "policy_in_use": "reloc_policy, or the default in its place",
+    "policy_replaced": "Why the default is in place of reloc_policy; null if it is not",
 }
 
 

@@ -87,6 +87,8 @@ def of_bands(bands: Bands, manager: BandManager) -> dict[str, Any]:
         "limits_applied": dict(manager.limits_applied),
         "limits": manager.limits.to_dict(),
         "moves": manager.moves.tell(bands),
+        "policy_in_use": manager.policy.in_use,
+        "policy_replaced": manager.policy.replaced,
     }
 
 

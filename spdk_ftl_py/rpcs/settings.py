@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypedDict
+from typing import TypedDict
 
 _Dotted = TypedDict(
     "_Dotted",
@@ -40,8 +40,9 @@ class FtlSettings(_Dotted, total=False):
     cores: int
     """Number of the daemon's reactors (serve --reactors) over which host I/O queues are spread; one of them also runs
     the FTL itself (1 to 64; default 1)."""
-    reloc_policy: Literal["cost_benefit", "greedy"]
-    """How the FTL chooses bands to relocate (default "cost_benefit")."""
+    reloc_policy: str
+    """The policy: which band the FTL relocates next, and which data shares a band (docs/policies.md). MODULE:CLASS runs
+    code in the daemon (default "seed")."""
     verify_reads: bool
     """Verify the CRC of every block that a host reads. Takes 2 bytes of memory for each block, 512 MiB for each TiB
     (default true)."""

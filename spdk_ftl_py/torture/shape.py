@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from .. import _shim
-from ..conf import FtlConf
+from ..conf import RELOC_POLICIES, FtlConf
 from ..ftl.media.geometry import BLOCK_BYTES
 from ..runtime.reactor import ReactorLoop
 from .options import NO_CACHE, VSS
@@ -19,6 +19,8 @@ AMPLE_RESERVE: Final = 60
 """A large reserve: the host can write much before any band has to be reset."""
 RESERVE_STEP: Final = 5
 RESERVE_MOST: Final = 75
+OTHER_POLICIES: Final = 1 / 3
+"""Worlds with any of the policies that ship."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ class Shape:
             use_append=use_append,
             max_active_relocs=rng.randint(1, 3),
             max_reloc_qdepth=rng.choice((1, 4, 32)),
-            reloc_policy=rng.choice(("cost_benefit", "greedy")),
+            reloc_policy=_policy(rng),
             scrub_days=0,  # scrubs are ordered
         )
         return cls(
@@ -151,3 +153,11 @@ class Shape:
             return ""
         kind = f"{self.cache} ({self.cache_metadata_bytes} B)" if self.cache_metadata_bytes else self.cache
         return f", {'volatile ' if self.cache_is_volatile else ''}cache of {self.cache_blocks} blocks {kind}"
+
+
+def _policy(rng: random.Random) -> str:
+    """One of two for most worlds. A third of them have any of those that ship: by a generator of its own, because what
+    follows of the world shall not depend on how many there are."""
+    usual = rng.choice(("seed", "greedy"))
+    other = random.Random(repr(rng.getstate()))
+    return other.choice(RELOC_POLICIES) if other.random() < OTHER_POLICIES else usual

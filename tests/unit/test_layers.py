@@ -105,7 +105,7 @@ ROOMS: Rooms = {
         "simulate",
     },
     "__main__": {"cli"},
-    "__init__": {*BASE, "plugin", "client", "async_client", "conf", "runtime", "library"},
+    "__init__": {*BASE, "plugin", "client", "async_client", "conf", "runtime", "library", "ftl/policy"},
 }
 """Of the package. ``ftl`` and ``target`` know no daemon, the two sides of NVMe/TCP not each other. What __init__ offers
 it imports when it is asked for; its arrows are those that type checkers see (test_face.py compares)."""

@@ -110,7 +110,7 @@ def test_all_limits_of_the_conf_are_parameters() -> None:
         ({"target": "spdk.sock"}, ["target", "absolute path"]),
         ({"conf": {"band_thld": 0}}, ["conf.band_thld", "1 to 100"]),
         ({"conf": {"colour": 1}}, ['unknown parameter "colour" in conf', "band_thld"]),
-        ({"conf": {"reloc_policy": "x"}}, ["conf.reloc_policy", "one of", "greedy"]),
+        ({"conf": {"reloc_policy": "a b"}}, ["conf.reloc_policy", '"a b"', "greedy", "MODULE:CLASS"]),
         ({"conf": 5}, ["conf", "an object"]),
         ({"hosts": "nqn.2026-11.io.example:host"}, ["hosts (--host)", "an array"]),
         ({"hosts": ["nqn.2026-11.io.example:host", "host"]}, ["hosts.1 (--host)", '"host"', "an NQN such as"]),

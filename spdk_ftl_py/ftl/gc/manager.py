@@ -19,10 +19,12 @@ from ...conf import RESERVED_BANDS, FtlConf
 from ...runtime.pulse import next_beat
 from ..media.band import CLOSED, MOVING, QUEUED, RESETTING, Bands
 from ..media.geometry import Geometry
-from .limits import NO_LIMIT, UNLIMITED, Applied, Limits
+from ..policy.guard import Guard
+from ..policy.interface import Placement
+from ..policy.limits import NO_LIMIT, UNLIMITED, Applied, Limits
+from ..policy.pacing import Pace, level
 from .moves import Moves
-from .pacing import Pace, decide, level
-from .reloc import Selector
+from .reloc import Selector, reclaimed, surroundings
 
 log = logging.getLogger(__name__)
 
@@ -54,8 +56,9 @@ RESETS_MAX: Final = 256
 class BandManager:
     """Gives orders to an FtlCore. Runs on the asyncio loop; only the poll timer waits.
 
-    buffer_blocks: of the write buffer. on_stuck(reason) is called once, when user writes can't continue and nothing can
-    be freed; on_broken() when free bands have bad zones.
+    buffer_blocks: of the write buffer. policy: by default as the conf says. on_stuck(reason) is called once, when user
+    writes can't continue and nothing can be freed; on_broken() when free bands have bad zones; on_replaced(reason) when
+    the policy was replaced.
     """
 
     def __init__(
@@ -66,8 +69,10 @@ class BandManager:
         bands: Bands,
         *,
         buffer_blocks: int,
+        policy: Guard | None = None,
         on_stuck: Callable[[str], None],
         on_broken: Callable[[], None] = lambda: None,
+        on_replaced: Callable[[str], None] = lambda why: None,
         next_band_seq: int = 1,
     ) -> None:
         self.bands = bands
@@ -84,12 +89,20 @@ class BandManager:
         self._band_blocks = geometry.band_blocks
         self._punits = geometry.punits
         self._shared = geometry.shared_stream
-        self._selector = Selector(conf, geometry.punits)
+        self._surroundings = surroundings(geometry)
+        policy = policy or Guard.loaded(conf.reloc_policy, self._surroundings)
+        policy.on_replaced = self._replaced
+        self._selector = Selector(conf, geometry.punits, policy)
+        self._told: set[int] = set()
+        """Bands of which the policy knows that they are reclaimed, until their reset."""
+        self.placement = Placement()
+        """What the core was told last."""
         self._streams = (_shim.STREAM_USER,) if self._shared else (_shim.STREAM_USER, _shim.STREAM_RELOC)
         self._reloc_stream = self._streams[-1]
         self._wanting: set[int] = set()
         self._on_stuck = on_stuck
         self._on_broken = on_broken
+        self._on_replaced = on_replaced
         self._pace = Pace()
         self._standing_still: tuple[float, tuple[int, int, int]] | None = None
         self._reset_later = False
@@ -107,16 +120,29 @@ class BandManager:
 
     # --- what the device calls
 
-    def set_conf(self, conf: FtlConf) -> None:
-        """Applies a conf from now on, for the same geometry; max_active_relocs must not exceed that of the core."""
+    @property
+    def policy(self) -> Guard:
+        return self._selector.guard
+
+    def new_policy(self, name: str) -> Guard:
+        """For set_conf(). Raises ConfError."""
+        return Guard.new(name, self._surroundings, self.policy.memory)
+
+    def set_conf(self, conf: FtlConf, policy: Guard | None = None) -> None:
+        """Applies a conf from now on, for the same geometry; max_active_relocs must not exceed that of the core.
+        policy: another one."""
         self._conf = conf
         self.limits = Limits(conf)
-        self._selector = Selector(conf, self._punits)
+        self._selector = Selector(conf, self._punits, policy or self.policy)
+        self.policy.on_replaced = self._replaced
+        if policy is not None and self._started:
+            self._place()
         self.wake()
 
     def start(self) -> None:
         """Opens the first band of each stream, and starts to watch. No order is given before."""
         self._started = True
+        self._place()
         self._wanting.update(self._streams)
         self.pump()
 
@@ -207,6 +233,8 @@ class BandManager:
         refused = set(self._core.reset_bands(numbers)) if numbers else set()
         for number in numbers:
             if number not in refused:
+                self._tell(number)
+                self._told.discard(number)
                 self.bands.ordered(number, RESETTING)
         # A block in it became valid since the last account, or will: trim records are being spread.
         self.bands.put_off(refused)
@@ -305,9 +333,28 @@ class BandManager:
             except (BlockingIOError, ValueError):
                 # The shim is ahead: it has as many moves as it can, or the band has changed.
                 return
-            self.moves.began(self.bands, victim, self._selector, next_band_seq=self.next_band_seq, urgent=urgent)
+            merit = self._selector.merit
+            self.moves.began(self.bands, victim, merit, next_band_seq=self.next_band_seq, urgent=urgent)
+            self._tell(victim)
             self.bands.ordered(victim, MOVING)
             self.moves_started += 1
+
+    def _tell(self, number: int) -> None:
+        """The policy learns that the band is reclaimed, once."""
+        if number not in self._told:
+            self._told.add(number)
+            if self.policy.reclaimed(reclaimed(self.bands, number, self.next_band_seq)):
+                self._place()
+
+    def _place(self) -> None:
+        """Tells the core what the policy says about placement."""
+        self.placement = self.policy.placement()
+        set_placement(self._core, self.placement)
+
+    def _replaced(self) -> None:
+        self._on_replaced(str(self.policy.replaced))
+        if self._started:
+            self._place()
 
     def _moves_in_line(self) -> int:
         return MOVES_IN_LINE if self.level < self.limits.start_bands else 1
@@ -328,7 +375,7 @@ class BandManager:
 
     def _fitting_pace(self) -> Pace:
         sizes = self.moves.in_line(self.bands)
-        pace = decide(self.limits, self.level, sizes)
+        pace = self.policy.pace(self.limits, self.level, sizes)
         # Data in danger, even if it is behind in line, and writes that stand still do not wait for more writes.
         if self._starved() or self.moves.endangered(self.bands) or self.bands.any_endangered():
             return Pace(pace.user_share)
@@ -443,3 +490,9 @@ class BandManager:
     def _starved(self) -> bool:
         """The user stream has asked for a band, and has nothing to write to until it gets one."""
         return _shim.STREAM_USER in self._wanting and not self._has_room(_shim.STREAM_USER)
+
+
+def set_placement(core: _shim.FtlCore, placement: Placement) -> None:
+    """Does nothing with a core that has no classes."""
+    if (take := getattr(core, "set_placement", None)) is not None:
+        take(placement)

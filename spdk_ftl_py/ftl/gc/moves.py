@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from ..media.band import MOVING, Bands
-from .pacing import MoveSize
-from .reloc import Selector
+from ..policy.pacing import MoveSize
 
 ENDANGERED: Final = "endangered"
 """A zone of the band has failed, or the base recommends a reset of one."""
@@ -35,13 +34,12 @@ class Moves:
     def __init__(self) -> None:
         self._moves: dict[int, Move] = {}
 
-    def began(self, bands: Bands, number: int, selector: Selector, *, next_band_seq: int, urgent: bool) -> None:
-        """The band was chosen; call it before the state of the band changes."""
+    def began(self, bands: Bands, number: int, merit: float, *, next_band_seq: int, urgent: bool) -> None:
+        """The band was chosen for its merit; call it before the state of the band changes."""
         self._moves = {each: move for each, move in self._moves.items() if bands[each].state == MOVING}
         band = bands[number]
         why = ENDANGERED if band.endangered else URGENT if urgent else THRESHOLD
         age = max(1, next_band_seq - band.seq)
-        merit = selector.merit(bands, number, next_band_seq)
         self._moves[number] = Move(number, why, band.valid, band.invalid, age, merit)
 
     def in_line(self, bands: Bands) -> list[MoveSize]:

@@ -1,4 +1,4 @@
-"""Which band to relocate next. Policies say what is best; ``choose_victim`` says what is allowed.
+"""Which band to relocate next. The policy says what is best; ``choose()`` says what is allowed.
 
 Invariants, whatever the policy (docs/ftl.md):
 - a band is moved only if that frees more than the move itself can waste, so free space never shrinks;
@@ -8,62 +8,71 @@ Invariants, whatever the policy (docs/ftl.md):
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ...conf import FtlConf, least_gain_blocks
-from ...errors import ConfError
 from ..media.band import Bands
+from ..media.geometry import Geometry
+from ..policy.guard import Guard
+from ..policy.interface import BandTable, Reclaimed, Surroundings
 
 
-class VictimPolicy(Protocol):
-    """The merit of bands: higher ones are moved first. Arguments are arrays: invalid and valid blocks, and the age in
-    bands opened since."""
-
-    name: str
-
-    def merit(self, invalid: NDArray[np.int64], valid: NDArray[np.int64], age: NDArray[np.int64]) -> NDArray[Any]: ...
-
-
-class Greedy:
-    """Prefers the band with the most to gain. Best if all blocks are equally likely to be overwritten."""
-
-    name = "greedy"
-
-    def merit(self, invalid: NDArray[np.int64], valid: NDArray[np.int64], age: NDArray[np.int64]) -> NDArray[Any]:
-        return invalid
+def surroundings(geometry: Geometry) -> Surroundings:
+    return Surroundings(
+        band_count=geometry.band_count,
+        band_blocks=geometry.band_blocks,
+        block_count=geometry.block_count,
+        classes_max=1 if geometry.shared_stream else 2,
+    )
 
 
-class CostBenefit:
-    """The seed's merit, invalid / (valid + 1) x age: data that stayed valid for long will stay valid, while young data
-    may still be overwritten."""
-
-    name = "cost_benefit"
-
-    def merit(self, invalid: NDArray[np.int64], valid: NDArray[np.int64], age: NDArray[np.int64]) -> NDArray[Any]:
-        merit: NDArray[Any] = invalid / (valid + 1) * age
-        return merit
+def ages(bands: Bands, next_band_seq: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """BandTable.age and data_age: as if hosts had filled each band that was opened since."""
+    age: NDArray[np.int64] = next_band_seq - bands.seq
+    np.maximum(age, 1, out=age)
+    age *= bands.whole_capacity
+    return age, age
 
 
-POLICIES: dict[str, type[Greedy] | type[CostBenefit]] = {Greedy.name: Greedy, CostBenefit.name: CostBenefit}
+def table(bands: Bands, next_band_seq: int) -> BandTable:
+    """What policies see of the bands: of the arrays of Bands no copies."""
+    age, data_age = ages(bands, next_band_seq)
+    return BandTable(
+        valid=_read_only(bands.valid),
+        capacity=_read_only(bands.capacity),
+        age=age,
+        data_age=data_age,
+        band_class=_read_only(bands.streams),
+        resets=_read_only(bands.resets),
+        closed=_read_only(bands.closed),
+    )
 
 
-def policy_by_name(name: str) -> VictimPolicy:
-    try:
-        return POLICIES[name]()
-    except KeyError:
-        raise ConfError(f"conf reloc_policy = {name!r}: must be one of {', '.join(sorted(POLICIES))}") from None
+def reclaimed(bands: Bands, number: int, next_band_seq: int) -> Reclaimed:
+    age = max(1, next_band_seq - int(bands.seq[number])) * bands.whole_capacity
+    valid, capacity = int(bands.valid[number]), int(bands.capacity[number])
+    return Reclaimed(number, int(bands.streams[number]), age, valid, capacity)
+
+
+def _read_only(array: NDArray[Any]) -> NDArray[Any]:
+    view: NDArray[Any] = array.view()
+    view.flags.writeable = False
+    return view
 
 
 class Selector:
-    """choose() with the thresholds of a conf."""
+    """choose() with a policy and the thresholds of a conf."""
 
-    def __init__(self, conf: FtlConf, punits: int, policy: VictimPolicy | None = None) -> None:
-        self.policy = policy or policy_by_name(conf.reloc_policy)
+    def __init__(self, conf: FtlConf, punits: int, guard: Guard) -> None:
+        self.guard = guard
         self._invalid_thld = conf.invalid_thld
         self.least_gain = least_gain_blocks(punits)
+        self._gain = self._least = np.empty(0, np.int64)
+        self.merit = 0.0
+        """Of the band that was chosen last."""
 
     def choose(
         self, bands: Bands, *, room: int, next_band_seq: int, urgent: bool, endangered_only: bool = False
@@ -85,23 +94,18 @@ class Selector:
             endangered &= bands.valid <= room - self.least_gain - bands.whole_capacity
         if endangered.any():
             return self._best(bands, endangered, next_band_seq)
-        gain = bands.capacity_to_come - bands.valid
+        # In place, as in the shipped policies: with many bands, new memory takes longer than the calculation.
+        if len(self._gain) != len(bands):
+            self._gain, self._least = np.empty(len(bands), np.int64), np.empty(len(bands), np.int64)
+        gain = np.subtract(bands.capacity_to_come, bands.valid, out=self._gain)
         allowed &= gain >= self.least_gain
         if not urgent:
-            allowed &= gain * 100 >= bands.capacity * self._invalid_thld
+            gain *= 100
+            allowed &= gain >= np.multiply(bands.capacity, self._invalid_thld, out=self._least)
         return self._best(bands, allowed, next_band_seq)
-
-    def merit(self, bands: Bands, number: int, next_band_seq: int) -> float:
-        """Of one band, as the policy sees it now."""
-        one = slice(number, number + 1)
-        invalid = np.maximum(0, bands.capacity[one] - bands.valid[one])
-        age = np.maximum(1, next_band_seq - bands.seq[one])
-        return float(self.policy.merit(invalid, bands.valid[one], age)[0])
 
     def _best(self, bands: Bands, allowed: NDArray[np.bool_], next_band_seq: int) -> int | None:
         if not allowed.any():
             return None
-        # For all bands: selecting the allowed ones first would take longer.
-        invalid = np.maximum(0, bands.capacity - bands.valid)
-        age = np.maximum(1, next_band_seq - bands.seq)
-        return int(np.argmax(np.where(allowed, self.policy.merit(invalid, bands.valid, age), -1)))
+        number, self.merit = self.guard.best(table(bands, next_band_seq), allowed)
+        return number

@@ -3,16 +3,19 @@ by itself and against the device, before it is used."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from ... import _shim
-from ...conf import FtlConf
+from ...conf import DEFAULT_RELOC_POLICY, FtlConf
 from ...errors import ConfError, FtlError, GeometryError
 from .geometry import BATCH_BLOCKS, BATCH_BLOCKS_MIN, BLOCK_BYTES, SUPERBLOCK_ZONES, Geometry, usable_blocks
 from .layout import SEQ_MAX
 from .superblock import Superblock
 from .zone import Zone
+
+log = logging.getLogger(__name__)
 
 _GEOMETRY_CONF: Final = {
     "lba_rsvd": "overprovisioning determines the capacity",
@@ -31,7 +34,14 @@ _GEOMETRY_NUMBERS: Final = (
 
 
 def stored_conf(superblock: Superblock) -> FtlConf:
-    conf = FtlConf.from_dict(_part(superblock, "conf"))
+    """A policy that can have no such name is no reason not to load the data: the default takes its place."""
+    stored = dict(_part(superblock, "conf"))
+    try:
+        FtlConf.from_dict({"reloc_policy": stored.get("reloc_policy", DEFAULT_RELOC_POLICY)}).check()
+    except ConfError as error:
+        log.error("FTL %s: its superblock: %s: %s is used", superblock.uuid, error.message, DEFAULT_RELOC_POLICY)
+        stored["reloc_policy"] = DEFAULT_RELOC_POLICY
+    conf = FtlConf.from_dict(stored)
     conf.check()
     return conf
 

@@ -10,11 +10,15 @@ Time is counted in blocks that hosts have written (the difference of two seqs), 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final
 
 import numpy as np
 from numpy.typing import NDArray
+
+from .limits import Limits
+from .pacing import MoveSize, Pace, decide
 
 CLASSES_MAX: Final = 8
 """Classes of bands that the shim can write side by side (kClassesMax in shim/ftl/placement.hpp)."""
@@ -105,8 +109,11 @@ class Policy:
     """
 
     name: ClassVar[str] = ""
+    """Of a policy that ships with this package."""
 
     def __init__(self, surroundings: Surroundings) -> None:
+        """What follows the name in conf reloc_policy (``d_choices:d=10``) is passed by name: a policy with parameters
+        takes them after ``surroundings``, each with a default, and raises ValueError for a bad one."""
         self.surroundings = surroundings
 
     def merit(self, bands: BandTable) -> NDArray[Any]:
@@ -120,3 +127,13 @@ class Policy:
     def reclaimed(self, band: Reclaimed) -> bool:
         """True: placement() has changed."""
         return False
+
+    def pace(self, limits: Limits, level: float, moves: Sequence[MoveSize]) -> Pace:
+        """While bands are moved: the hosts' share of all writes, and how many blocks are relocated beside them. Asked
+        for several times for each band. level: free space in bands (pacing.level). If what is returned would hold back
+        both sides, relocation is not held back."""
+        return decide(limits, level, moves)
+
+    def worn(self, bands: BandTable) -> int | None:
+        """The number of a closed band that is moved only because it was reset too rarely; None: wear is even enough."""
+        return None

@@ -59,7 +59,7 @@ NONSENSE: dict[str, tuple[str, ...]] = {
         "band_thld=0",
         "band_thld=x",
         "verify_reads=maybe",
-        "reloc_policy=x",
+        "reloc_policy=a b",
         "write_buffer_size=0",
         "write_buffer_size=40001",
         "band_thld=5,colour=5",

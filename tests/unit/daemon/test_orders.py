@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -137,7 +139,7 @@ async def test_every_setting_can_be_changed_and_is_kept(here: World) -> None:
     await port.close()
     assert device.ftl is not None
     assert device.ftl._manager.limits._table[0] == ("crit", 0, 1)
-    assert device.ftl._manager._selector.policy.name == "greedy"
+    assert device.ftl._manager.policy.policy.name == "greedy"
     assert device.ftl.scrub.status()["scrub_days"] == 30
     assert device.front._subsystem is not None
     assert device.front._subsystem.max_io_qpairs == 3
@@ -185,7 +187,11 @@ async def test_what_is_written_at_once_is_in_the_superblock(here: World) -> None
         ("band_thld", "many", "must be a number, 1 to 100"),
         ("band_thld", "1" * 200, "must be a number, 1 to 100"),
         ("verify_reads", "maybe", "must be true or false"),
-        ("reloc_policy", "best", "must be one of cost_benefit, greedy"),
+        ("reloc_policy", "best", "no such policy: use age_threshold, cost_benefit, d_choices, greedy"),
+        ("reloc_policy", "two words", "is not the name of a policy"),
+        ("reloc_policy", "d_choices:d=0", "DChoices can't be made: ValueError: d = 0"),
+        ("reloc_policy", "greedy:d=1", "Greedy takes no parameters"),
+        ("reloc_policy", "no_such_module:Mine", "there is no module no_such_module: install"),
         ("nv_cache.max_request_cnt", "0", "must be a number, 1 to 65536"),
         ("nv_cache.max_request_size", "257", "must be a number, 1 to 256"),
         ("nv_cache", "1", "no property 'nv_cache' can be changed"),
@@ -208,6 +214,54 @@ async def test_what_is_refused_changes_nothing(here: World, name: str, value: st
         n: e["value"] for n, e in before.items() if n.startswith(("limit", "conf"))
     }
     assert daemon.record() == record
+    await daemon.halt()
+
+
+async def test_a_policy_that_can_not_be_had_leaves_no_ftl_behind(here: World) -> None:
+    daemon = await here.start()
+    for name, message in (
+        ("lazy", "no such policy"),
+        ("no_such_module:Mine", "there is no module"),
+        ("d_choices:d=0", "d = 0"),
+    ):
+        with pytest.raises(ConfError, match=message):
+            await create(here, daemon, conf={"reloc_policy": name})
+        assert await daemon.call("ftl_get_devices") == []
+        assert daemon.record()["devices"] == []
+    await create(here, daemon, conf={"reloc_policy": "d_choices:d=3"})
+    assert await value_of(daemon, "policy_in_use") == "d_choices:d=3"
+    await daemon.halt()
+
+
+async def test_an_ftl_whose_policy_was_uninstalled_comes_back_with_the_default(
+    here: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "uninstalled.py").write_text("from spdk_ftl_py import Policy\n\n\nclass Mine(Policy):\n    pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    daemon = await here.start()
+    await create(here, daemon)
+    port = gate_of(daemon)
+    writer = Writer(port)
+    await writer.goes_on()
+    await set_property(daemon, "reloc_policy", "uninstalled:Mine")
+    await writer.goes_on()
+    assert await value_of(daemon, "policy_in_use") == "uninstalled:Mine"
+    # With a pause: the FTL is loaded again.
+    await set_property(daemon, "band_thld", "80")
+    await writer.goes_on()
+    assert await value_of(daemon, "policy_in_use") == "uninstalled:Mine"
+    await writer.end()
+    await port.close()
+    await daemon.halt()
+    (tmp_path / "uninstalled.py").unlink()
+    monkeypatch.delitem(sys.modules, "uninstalled")
+    daemon = await here.start()
+    await daemon.wait_for("online")
+    assert await value_of(daemon, "reloc_policy") == "uninstalled:Mine"
+    assert await value_of(daemon, "policy_in_use") == "seed"
+    assert "there is no module uninstalled" in await value_of(daemon, "policy_replaced")
+    await set_property(daemon, "reloc_policy", "greedy")
+    assert await value_of(daemon, "policy_replaced") is None
     await daemon.halt()
 
 

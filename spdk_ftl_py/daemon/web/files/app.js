@@ -211,8 +211,8 @@ function showCollection(stats, rates) {
   // The table keeps its height, so that what is below it stands still.
   while (rows.length < Math.min(ROWS_KEPT, stats.max_active_relocs)) rows.push(blankRow());
   by("moves").replaceChildren(...rows);
-  const policy = stats.reloc_policy === "cost_benefit"
-    ? "cost_benefit: merit is invalid / (valid + 1) × age" : `${stats.reloc_policy}: merit is the invalid blocks`;
+  const policy = stats.policy_replaced
+    ? `${stats.policy_in_use} in place of ${stats.reloc_policy}: ${stats.policy_replaced}` : stats.reloc_policy;
   put("gc-policy", `The band with the highest merit is next. Policy ${policy}. A band counts if ${stats.invalid_thld} % ` +
     "of it are invalid; when few bands are free, any gain counts.");
   gauge(stats);

@@ -10,9 +10,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spdk_ftl_py import _shim
+from spdk_ftl_py.conf import FtlConf
 from spdk_ftl_py.ftl.gc.reloc import Selector
 from spdk_ftl_py.ftl.media.band import BAND_ROW, CLOSED, FAULTED, FREE, OPEN, QUEUED, RETIRED, SHIM_STATES, Band, Bands
 from spdk_ftl_py.ftl.media.zone_map import ZoneMap
+from spdk_ftl_py.ftl.policy.guard import Guard
+from spdk_ftl_py.ftl.policy.interface import Surroundings
+
+SURROUNDINGS = Surroundings(band_count=8, band_blocks=1000, block_count=6000, classes_max=2)
+
+
+def selector_of(conf: FtlConf, punits: int) -> Selector:
+    return Selector(conf, punits, Guard.new(conf.reloc_policy, SURROUNDINGS))
 
 
 def rows_of(bands: Iterable[Band]) -> NDArray[np.uint8]:
@@ -73,10 +82,12 @@ def brute_choice(
         worth_it = band.capacity_to_come - band.valid >= least
         if not endangered and not (band.state in (CLOSED, FAULTED) and worth_it):
             continue
-        if selector.policy.name == "greedy":
-            merit = float(band.invalid)
-        else:
-            merit = band.invalid / (band.valid + 1) * max(1, next_band_seq - band.seq)
+        age = max(1, next_band_seq - band.seq) * band.zone_blocks * len(band.zones)
+        merit = {
+            "greedy": float(band.invalid),
+            "age_threshold": float(band.invalid + (1001 if age >= 600 else 0)),
+            "cost_benefit": band.invalid / (band.capacity + band.valid + 1) * age,
+        }.get(selector.guard.name, band.invalid / (band.valid + 1) * age)
         if (endangered, merit) > best_merit:
             best, best_merit = band.index, (endangered, merit)
     return best

@@ -67,7 +67,9 @@ class ToldCore:
 
 def manager_of(bands: list[Band]) -> tuple[BandManager, ToldCore]:
     core = ToldCore(bands)
-    geometry: Any = SimpleNamespace(band_blocks=BLOCKS, shared_stream=False, punits=1)
+    geometry: Any = SimpleNamespace(
+        band_count=len(bands), band_blocks=BLOCKS, block_count=BLOCKS * len(bands), shared_stream=False, punits=1
+    )
     told: Any = core
     manager = BandManager(
         told, geometry, CONF, bands_of(bands), buffer_blocks=64, on_stuck=lambda reason: None, next_band_seq=50

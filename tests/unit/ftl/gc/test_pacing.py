@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from spdk_ftl_py.conf import FtlConf, Limit
-from spdk_ftl_py.ftl.gc.limits import Limits
-from spdk_ftl_py.ftl.gc.pacing import MoveSize, Pace, decide, level
+from spdk_ftl_py.ftl.policy.limits import Limits
+from spdk_ftl_py.ftl.policy.pacing import MoveSize, Pace, decide, level
 
 LIMITS = Limits(
     FtlConf(limits={"crit": Limit(0, 5), "high": Limit(5, 10), "low": Limit(40, 20), "start": Limit(100, 40)})

@@ -13,13 +13,12 @@ from hypothesis import strategies as st
 from spdk_ftl_py.conf import FtlConf, Limit
 from spdk_ftl_py.errors import ConfError, FtlError, ParameterError, ProtocolError, UnsupportedError
 from spdk_ftl_py.ftl.cache.nv_cache import blocks_needed, check_cache, check_cache_size
-from spdk_ftl_py.ftl.gc.limits import Limits
-from spdk_ftl_py.ftl.gc.reloc import CostBenefit, Greedy, Selector
 from spdk_ftl_py.ftl.media.band import CLOSED, FAULTED, OPEN, Band
 from spdk_ftl_py.ftl.media.geometry import plan
 from spdk_ftl_py.ftl.media.zone import Zone, parse_report
+from spdk_ftl_py.ftl.policy.limits import Limits
 
-from .band_rig import bands_of
+from .band_rig import bands_of, selector_of
 
 CONF = FtlConf(
     limits={"crit": Limit(0, 5), "high": Limit(5, 10), "low": Limit(40, 20), "start": Limit(100, 40)},
@@ -63,19 +62,20 @@ def band(index: int, *, valid: int, seq: int = 1, state: str = CLOSED, bad: bool
 
 
 def test_greedy_takes_the_band_with_most_to_gain() -> None:
-    selector = Selector(CONF, 1, Greedy())
+    selector = selector_of(dataclasses.replace(CONF, reloc_policy="greedy"), 1)
     bands = bands_of([band(0, valid=500, seq=1), band(1, valid=300, seq=9), band(2, valid=100, state=OPEN)])
     assert selector.choose(bands, room=2000, next_band_seq=10, urgent=False) == 1
 
 
-def test_cost_benefit_weighs_age() -> None:
-    selector = Selector(CONF, 1, CostBenefit())
+@pytest.mark.parametrize("policy", ["seed", "cost_benefit", "sepbit"])
+def test_cost_benefit_weighs_age(policy: str) -> None:
+    selector = selector_of(dataclasses.replace(CONF, reloc_policy=policy), 1)
     bands = bands_of([band(0, valid=500, seq=1), band(1, valid=400, seq=9)])
     assert selector.choose(bands, room=2000, next_band_seq=10, urgent=False) == 0
 
 
 def test_bands_under_the_invalid_threshold_are_moved_only_when_urgent() -> None:
-    selector = Selector(CONF, 1)
+    selector = selector_of(CONF, 1)
     bands = bands_of([band(0, valid=901)])
     assert selector.choose(bands, room=2000, next_band_seq=10, urgent=False) is None
     assert selector.choose(bands, room=2000, next_band_seq=10, urgent=True) == 0
@@ -83,7 +83,7 @@ def test_bands_under_the_invalid_threshold_are_moved_only_when_urgent() -> None:
 
 @given(st.integers(0, 1000), st.integers(0, 3000), st.booleans(), st.integers(1, 8))
 def test_no_move_is_begun_that_gains_nothing_or_may_not_end(valid: int, room: int, urgent: bool, punits: int) -> None:
-    selector = Selector(CONF, punits)
+    selector = selector_of(CONF, punits)
     bands = bands_of([band(0, valid=valid)])
     number = selector.choose(bands, room=room, next_band_seq=10, urgent=urgent)
     if number is not None:
@@ -94,14 +94,14 @@ def test_no_move_is_begun_that_gains_nothing_or_may_not_end(valid: int, room: in
 
 
 def test_a_band_with_a_bad_zone_is_moved_first_even_when_all_valid() -> None:
-    selector = Selector(CONF, 1)
+    selector = selector_of(CONF, 1)
     bands = bands_of([band(0, valid=10), band(1, valid=1000, state=FAULTED, bad=True)])
     assert selector.choose(bands, room=2004, next_band_seq=10, urgent=False) == 1
 
 
 def test_a_band_with_a_bad_zone_waits_where_moving_it_would_leave_no_room_for_another() -> None:
     """It gives back less than it takes: behind it nothing could be moved, and nothing be freed any more."""
-    selector = Selector(CONF, 1)
+    selector = selector_of(CONF, 1)
     bad = band(0, valid=600, state=FAULTED, bad=True)
     both = bands_of([bad, band(1, valid=300)])
     assert selector.choose(both, room=1603, next_band_seq=10, urgent=True) == 1
@@ -189,6 +189,6 @@ def test_a_truncated_report_is_refused() -> None:
 
 
 def test_reloc_policies_are_named_in_the_conf() -> None:
-    assert Selector(dataclasses.replace(CONF, reloc_policy="greedy"), 1).policy.name == "greedy"
+    assert selector_of(dataclasses.replace(CONF, reloc_policy="greedy"), 1).guard.policy.name == "greedy"
     with pytest.raises(ConfError, match="reloc_policy = 'none'"):
-        Selector(dataclasses.replace(CONF, reloc_policy="none"), 1)
+        selector_of(dataclasses.replace(CONF, reloc_policy="none"), 1)
