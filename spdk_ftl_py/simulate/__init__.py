@@ -1,0 +1,1 @@
+"""`spdk-ftl simulate`: the classes of the product on media without data."""
