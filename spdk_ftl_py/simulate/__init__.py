@@ -1,1 +1,1 @@
-"""`spdk-ftl simulate`: the classes of the product on media without data."""
+"""`spdk-ftl simulate`: the band manager, its policy and limits on media without data."""
