@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import gzip
+import os
 import random
+import sys
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -363,10 +366,24 @@ def test_a_file_that_is_cut_off_or_damaged_says_so(pack: Callable[[bytes], bytes
     assert len(read(f"msr:{file}")) == 10_000
 
 
+def test_a_pipe_is_read_once(file: Path) -> None:
+    os.mkfifo(file)
+    with pytest.raises(TraceError, match="is no regular file and can't be read twice, which repeat= needs"):
+        parse(f"msr:{file}:repeat=2", BLOCKS)
+    with pytest.raises(TraceError, match="which fit=scale without span= needs"):
+        parse(f"msr:{file}:fit=scale", BLOCKS)
+    for spec in (f"trace:{file}", f"msr:{file}:fit=scale:span=1G"):
+        workload = parse(spec, BLOCKS)
+        writer = threading.Thread(target=lambda: file.write_bytes(gzip.compress(msr_line().encode() * 1000)))
+        writer.start()
+        assert sum(len(batch) for batch in workload.requests(0)) == 1000
+        writer.join()
+
+
 def test_zstd_without_its_module_says_what_to_install(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file.write_bytes(zstandard.compress(msr_line().encode()))
-    monkeypatch.setitem(__import__("sys").modules, "zstandard", None)
-    monkeypatch.setitem(__import__("sys").modules, "compression", None)
+    monkeypatch.setitem(sys.modules, "zstandard", None)
+    monkeypatch.setitem(sys.modules, "compression", None)
     with pytest.raises(UnsupportedError, match=r"needs zstandard \(pip install 'spdk-ftl-py\[traces\]'\)"):
         parse(f"msr:{file}", BLOCKS)
 
