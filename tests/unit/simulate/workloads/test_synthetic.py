@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ from spdk_ftl_py.errors import ParameterError
 from spdk_ftl_py.simulate.workloads import base
 from spdk_ftl_py.simulate.workloads.base import BATCH, BATCH_BLOCKS, READ, TRIM, WRITE, Requests
 from spdk_ftl_py.simulate.workloads.bijection import Bijection
-from spdk_ftl_py.simulate.workloads.parse import parse
+from spdk_ftl_py.simulate.workloads.parse import AROUND, SYNTHETIC, parse
 from spdk_ftl_py.simulate.workloads.zipf import Zipf
 
 BLOCKS = 10_000
@@ -306,6 +308,17 @@ def test_any_text_is_a_workload_or_refused(spec: str) -> None:
 def test_a_device_has_a_sensible_size(block_count: int) -> None:
     with pytest.raises(ParameterError, match="blocks: must be 1 to"):
         parse("uniform", block_count)
+
+
+def test_the_workloads_of_the_page_are_some() -> None:
+    page = (Path(__file__).resolve().parents[4] / "docs" / "policies.md").read_text(encoding="utf-8")
+    rows = page.split("### Synthetic workloads")[1].split("### Traces")[0]
+    specs = [spec for spec in re.findall(r"`([^`]+)`", rows) if not re.search(r"[A-Z]|--", spec)]
+    assert len(specs) >= 4
+    for spec in specs:
+        parse(spec, BLOCKS)
+    usages = {*SYNTHETIC, *AROUND}
+    assert {usage.partition(":")[0] for usage in usages} <= set(re.findall(r"`([a-z]+)", rows))
 
 
 def test_the_numbers_of_operations_stay() -> None:

@@ -532,3 +532,5 @@ def test_the_example_of_each_format_is_one(name: str, file: Path) -> None:
     file.write_text(f"{head}{FORMATS[name].example}\n")
     assert recognised(file.read_bytes()) == name
     assert len(read(f"{name}:{file}", 1 << 40)) == 1
+    page = Path(__file__).resolve().parents[4] / "docs" / "policies.md"
+    assert f"`{FORMATS[name].example}`" in page.read_text(encoding="utf-8")
