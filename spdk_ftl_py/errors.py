@@ -50,6 +50,10 @@ class ConfError(ParameterError):
     """An FtlConf breaks a rule, or can't work on this geometry."""
 
 
+class TraceError(ParameterError):
+    """The file of a trace can't be read, or is not what it should be."""
+
+
 class GeometryError(FtlError):
     """The base bdev's zones can't carry an FTL."""
 
