@@ -49,17 +49,27 @@ class Seed(Weighing):
 
 
 class CostBenefit(Weighing):
-    """(1 - u) x age / (1 + u), with u the part that is valid, and age that of the data: Rosenblum and Ousterhout, "The
-    Design and Implementation of a Log-Structured File System", 1992. A move reads 1 and writes u, and gains 1 - u."""
+    """(1 - u) x age / (1 + u), with u the part that is valid: Rosenblum and Ousterhout, "The Design and Implementation
+    of a Log-Structured File System", 1992. A move reads 1 and writes u, and gains 1 - u.
+
+    age: of the "band", or of its "data". The paper has that of the youngest block, which nobody knows here. The average
+    age of data prefers cold bands that are nearly full, and costs a quarter more writes, or a third if some data is hot
+    (256 bands of 64 blocks, 20 % reserve, uniform and zipf:0.99)."""
 
     name = "cost_benefit"
+
+    def __init__(self, surroundings: Surroundings, age: str = "band") -> None:
+        super().__init__(surroundings)
+        if age not in ("band", "data"):
+            raise ValueError(f"age = {age}: must be band or data")
+        self.of_data = age == "data"
 
     def merit(self, bands: BandTable) -> NDArray[Any]:
         merit = self.gain(bands)
         cost = np.add(bands.capacity, bands.valid, out=self._cost)
         cost += 1
         merit /= cost
-        merit *= bands.data_age
+        merit *= bands.data_age if self.of_data else bands.age
         return merit
 
 

@@ -46,9 +46,9 @@ def test_the_best_band_is_each_ones_own(name: str, chosen: int) -> None:
     assert choice(name, table([90, 60, 50], age=[5000, 100, 99])) == chosen
 
 
-def test_cost_benefit_knows_that_a_move_makes_no_data_young() -> None:
+def test_cost_benefit_can_go_by_the_age_of_data_which_a_move_does_not_make_young() -> None:
     bands = table([50, 50], age=[9, 5], data_age=[5, 9])
-    assert (choice("seed", bands), choice("cost_benefit", bands)) == (0, 1)
+    assert [choice(f"cost_benefit{age}", bands) for age in ("", ":age=band", ":age=data")] == [0, 0, 1]
 
 
 def test_among_young_bands_only_age_threshold_is_greedy() -> None:
@@ -80,6 +80,7 @@ def test_d_choices_draws_from_closed_bands_and_takes_the_best_of_those() -> None
         ("age_threshold:percent=1001", "0 to 1000"),
         ("age_threshold:percent=1.5", "percent = 1.5"),
         ("sepbit:victim=best", "victim = best: must be one of greedy, seed, cost_benefit"),
+        ("cost_benefit:age=block", "age = block: must be band or data"),
         ("greedy:d=1", "Greedy takes no parameters"),
         ("d_choices:e=1", "DChoices takes the parameters d: int = 10, seed: int = 0"),
         ("d_choices:d=1:d=2", "d is given twice"),
