@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import random
 import signal
@@ -10,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from spdk_ftl_py.simulate.sweep.command import add_sweep_options, run_sweep
 from spdk_ftl_py.workers.work import Answer, Answered, Ended, Event, Request
 
 SQUARE = f"{__name__}:square"
@@ -113,7 +115,7 @@ class PlayedWorkers:
         self.executed.append(key)
         try:
             answer = Answer(key, self._function(argument))
-        except RuntimeError as error:
+        except (RuntimeError, ValueError) as error:
             answer = Answer(key, error=str(error))
         # One that says it twice is not counted twice.
         return [Answered(number, answer)] * (2 if choice % 3 == 0 else 1)
@@ -129,3 +131,27 @@ class Killed(BaseException):
 def slow_world(argument: dict[str, Any]) -> dict[str, Any]:
     time.sleep(0.02)
     return world(argument)
+
+
+SETTINGS = {
+    "bands": 1024,
+    "policy": "greedy",
+    "reserved": 20,
+    "workload": "uniform",
+    "writes": "10x",
+    "fraction": 0.5,
+    "shared": False,
+    "seed": 1,
+}
+"""What `spdk-ftl simulate` would have for each setting without options."""
+
+
+def sweep(words: Sequence[str]) -> int:
+    """`spdk-ftl simulate --sweep` with points that take no time."""
+    parser = argparse.ArgumentParser("spdk-ftl simulate")
+    parser.set_defaults(parser=parser)
+    for option in ("--json", "--plot"):
+        parser.add_argument(option)
+    parser.add_argument("--plain", action="store_true")
+    add_sweep_options(parser)
+    return run_sweep(parser.parse_args(words), SETTINGS, function=POINT)
