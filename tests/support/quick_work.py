@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from spdk_ftl_py.simulate.sweep.command import add_sweep_options, run_sweep
+from spdk_ftl_py.simulate.sweep.command import add_sweep_options, run_sweep, sweep_wanted
+from spdk_ftl_py.usage import whole
 from spdk_ftl_py.workers.work import Answer, Answered, Ended, Event, Request
 
 SQUARE = f"{__name__}:square"
@@ -52,7 +53,14 @@ def point(argument: dict[str, Any]) -> dict[str, Any]:
     if argument["policy"] == "broken":
         raise ValueError("a policy\nthat is broken")
     wa = 1 + 10 / argument["reserved"] + len(argument["policy"]) / 10
-    return {"write_amplification": wa, "host_writes": 1000, "steady": True, "over_time": [1, wa], "wear": {"max": 3}}
+    return {
+        "write_amplification": wa,
+        "host_writes": 1000,
+        "steady": True,
+        "over_time": [1, wa],
+        "wear": {"max": 3},
+        "spec": argument,
+    }
 
 
 def world(argument: dict[str, Any]) -> dict[str, Any]:
@@ -151,7 +159,9 @@ def sweep(words: Sequence[str]) -> int:
     parser = argparse.ArgumentParser("spdk-ftl simulate")
     parser.set_defaults(parser=parser)
     for option in ("--json", "--plot"):
-        parser.add_argument(option)
-    parser.add_argument("--plain", action="store_true")
+        parser.add_argument(option, type=Path)
+    parser.add_argument("--reserved", type=whole(1, 99))
+    parser.add_argument("--workload", choices=("uniform", "seq"))
     add_sweep_options(parser)
-    return run_sweep(parser.parse_args(words), SETTINGS, function=POINT)
+    arguments = parser.parse_args(words)
+    return run_sweep(arguments, SETTINGS, function=POINT) if sweep_wanted(arguments) else -1

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -26,7 +27,8 @@ EXAMPLES: Final = """\
 
 
 def add_sweep_options(parser: argparse.ArgumentParser) -> None:
-    """The parser has --json, --plot and --plain of its own, and itself as the default `parser`."""
+    """The parser has --json and --plot of its own, an option with a type for each setting, and itself as the default
+    `parser`."""
     group = parser.add_argument_group(
         "sweeps",
         "Simulate each combination of some values. Settings that are not swept are those of the other options.",
@@ -53,16 +55,26 @@ def add_sweep_options(parser: argparse.ArgumentParser) -> None:
     add_worker_options(group, "the points of a sweep")
 
 
+def sweep_wanted(arguments: argparse.Namespace) -> bool:
+    """Ends the program, as wrong usage does, if there are options for a sweep but no sweep."""
+    if arguments.sweep is not None:
+        return True
+    for name in ("out", "resume", "jobs", "scheduler"):
+        if getattr(arguments, name) not in (None, False):
+            arguments.parser.error(f"--{name} can only be used with --sweep")
+    return False
+
+
 def run_sweep(arguments: argparse.Namespace, base: Mapping[str, Any], *, function: str = point.FUNCTION) -> int:
     """base: the settings by the other options. Raises FtlError if a point has failed; its results are written then."""
     _check_usage(arguments)
     with refusing(arguments.parser, "--sweep"):
-        points = grid(arguments.sweep, base)
+        points = grid(arguments.sweep, base, _types(arguments.parser, base))
     if arguments.out is not None:
         results.check(arguments.out)
     if arguments.plot:
         plot.check()
-    screen = _Screen(plain=arguments.plain)
+    screen = _Screen()
     sweep = Sweep(points, arguments.out, resume=arguments.resume, function=function)
     try:
         if sweep.dropped:
@@ -80,16 +92,37 @@ def run_sweep(arguments: argparse.Namespace, base: Mapping[str, Any], *, functio
         raise
     finally:
         sweep.close()
-    screen.show(rows, points)
+    if str(arguments.json) != "-":
+        _show(rows, points)
     if arguments.json:
-        _write_json(sweep.to_dict(), Path(arguments.json))
+        _write_json(sweep.to_dict(), arguments.json)
     if arguments.plot and len(sweep.failed) < len(points):
-        plot.draw(rows, points.varying, Path(arguments.plot))
+        plot.draw(rows, points.varying, arguments.plot)
     if sweep.failed:
         where, error = sweep.failed[0]
         swept = " ".join(f"{name}={where[name]}" for name in points.axes)
         raise FtlError(f"{len(sweep.failed)} of {len(points)} points failed; the first, {swept}: {error}")
     return 0
+
+
+def _types(parser: argparse.ArgumentParser, base: Mapping[str, Any]) -> dict[str, Callable[[str], Any]]:
+    """What the options for the settings accept."""
+    found: dict[str, Callable[[str], Any]] = {}
+    for action in parser._actions:
+        if action.dest in base and action.choices is not None:
+            found[action.dest] = _one_of(list(action.choices))
+        elif action.dest in base and callable(action.type):
+            found[action.dest] = action.type
+    return found
+
+
+def _one_of(choices: Sequence[str]) -> Callable[[str], str]:
+    def convert(given: str) -> str:
+        if given not in choices:
+            raise argparse.ArgumentTypeError(f"{given[:40]!r}: must be one of {', '.join(choices)}")
+        return given
+
+    return convert
 
 
 def _check_usage(arguments: argparse.Namespace) -> None:
@@ -105,11 +138,35 @@ def _simulate(arguments: argparse.Namespace, sweep: Sweep, screen: _Screen) -> N
         sweep.run(workers, bar.update, screen.say)
 
 
-def _write_json(values: dict[str, Any], path: Path) -> None:
+def _write_json(values: dict[str, Any], file: Path) -> None:
+    """-: to standard output."""
+    text = json.dumps(values, indent=2) + "\n"
+    if str(file) == "-":
+        sys.stdout.write(text)
+        return
     try:
-        path.write_text(json.dumps(values, indent=2) + "\n")
+        file.write_text(text)
     except OSError as error:
-        raise FtlError(f"{path}: {error.strerror}: give --json a path that can be written") from error
+        raise FtlError(f"--json {file}: {error.strerror}: give a file that can be written") from error
+
+
+def _show(rows: Sequence[Row], points: Grid) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    names = points.varying or list(points.axes)
+    table = Table(*names, "WA", "error", title="spdk-ftl simulate --sweep")
+    table.columns[len(names)].justify = "right"
+    for row in rows[:SHOWN_MAX]:
+        wa = row.get(plot.WA)
+        table.add_row(
+            *(escape(str(row[name])) for name in names), "" if wa is None else f"{wa:.3f}", escape(row[ERROR] or "")
+        )
+    console = Console()
+    console.print(table)
+    if len(rows) > SHOWN_MAX:
+        console.print(f"and {len(rows) - SHOWN_MAX} more: --out has all of them", highlight=False)
 
 
 class _Bar:
@@ -122,12 +179,12 @@ class _Bar:
 
 
 class _Screen:
-    """A bar on a terminal, lines elsewhere."""
+    """Standard error: a bar if it is a terminal, and lines above."""
 
-    def __init__(self, *, plain: bool) -> None:
+    def __init__(self) -> None:
         from rich.console import Console
 
-        self.console = Console(force_terminal=False if plain else None)
+        self.console = Console(stderr=True)
 
     def say(self, text: str) -> None:
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
@@ -139,21 +196,3 @@ class _Screen:
         columns = ("sweep", BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), "left:", TimeRemainingColumn())
         with Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal) as progress:
             yield _Bar(progress, total)
-
-    def show(self, rows: Sequence[Row], points: Grid) -> None:
-        from rich.markup import escape
-        from rich.table import Table
-
-        names = points.varying or list(points.axes)
-        table = Table(*names, "WA", "error", title="spdk-ftl simulate --sweep")
-        table.columns[len(names)].justify = "right"
-        for row in rows[:SHOWN_MAX]:
-            wa = row.get(plot.WA)
-            table.add_row(
-                *(escape(str(row[name])) for name in names),
-                "" if wa is None else f"{wa:.3f}",
-                escape(row[ERROR] or ""),
-            )
-        self.console.print(table)
-        if len(rows) > SHOWN_MAX:
-            self.say(f"and {len(rows) - SHOWN_MAX} more: --out has all of them")

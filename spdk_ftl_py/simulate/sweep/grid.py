@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Final
 
 from ...errors import ParameterError
 
 POINTS_MAX: Final = 1_000_000
 _NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,39}")
+Types = Mapping[str, Callable[[str], Any]]
+"""By setting, types as argparse has them."""
+
 _BETWEEN: Final = re.compile(r"(?<!\\),")
 
 
@@ -59,19 +64,29 @@ def axis(given: str) -> Axis:
     return Axis(name, texts)
 
 
-def grid(axes: Sequence[Axis], base: Mapping[str, Any]) -> Grid:
-    """Values get the types that they have in base. Raises ParameterError."""
+def grid(axes: Sequence[Axis], base: Mapping[str, Any], types: Types = MappingProxyType({})) -> Grid:
+    """types: convert and check the values of some settings; others get the types that they have in base. Raises
+    ParameterError."""
     swept: dict[str, list[Any]] = {}
     for each in axes:
         if each.name not in base:
             raise ParameterError(f"{each.name!r} can't be swept: use {', '.join(base)}")
         if each.name in swept:
             raise ParameterError(f"{each.name} is given twice: write all of its values after one {each.name}=")
-        swept[each.name] = [_typed(each.name, text, base[each.name]) for text in each.texts]
+        swept[each.name] = [_value(each.name, text, base[each.name], types) for text in each.texts]
     made = Grid(base, swept)
     if len(made) > POINTS_MAX:
         raise ParameterError(f"{len(made):,} points: at most {POINTS_MAX:,} are possible")
     return made
+
+
+def _value(name: str, text: str, like: Any, types: Types) -> Any:
+    if name not in types:
+        return _typed(name, text, like)
+    try:
+        return types[name](text)
+    except argparse.ArgumentTypeError as error:
+        raise ParameterError(f"{name}: {error}") from None
 
 
 def _typed(name: str, text: str, like: Any) -> Any:

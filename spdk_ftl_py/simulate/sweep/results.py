@@ -24,7 +24,9 @@ def row(point: Mapping[str, Any], result: Mapping[str, Any] | None, error: str) 
     and another value becomes ``result.NAME``.
     """
     made: Row = dict(point)
-    for name, value in _flat(result or {}):
+    # A simulation repeats what was asked for.
+    news = {name: value for name, value in (result or {}).items() if value != point}
+    for name, value in _flat(news):
         if name not in made:
             made[name] = value
         elif made[name] != value:
