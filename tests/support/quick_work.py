@@ -11,13 +11,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from spdk_ftl_py.simulate.sweep.command import add_sweep_options, run_sweep, sweep_wanted
-from spdk_ftl_py.usage import whole
 from spdk_ftl_py.workers.work import Answer, Answered, Ended, Event, Request
 
 SQUARE = f"{__name__}:square"
 POINT = f"{__name__}:point"
 WORLD = f"{__name__}:world"
+SLOW_WORLD = f"{__name__}:slow_world"
 
 
 def square(argument: Any) -> Any:
@@ -156,6 +155,10 @@ SETTINGS = {
 
 def sweep(words: Sequence[str]) -> int:
     """`spdk-ftl simulate --sweep` with points that take no time."""
+    # Which those who only work do not need.
+    from spdk_ftl_py.simulate.sweep.command import add_sweep_options, run_sweep, sweep_wanted
+    from spdk_ftl_py.usage import whole
+
     parser = argparse.ArgumentParser("spdk-ftl simulate")
     parser.set_defaults(parser=parser)
     for option in ("--json", "--plot"):

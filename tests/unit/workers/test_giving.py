@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spdk_ftl_py.workers.giving import DEATHS_MAX, Giving
@@ -20,6 +20,7 @@ def numbers(count: int) -> Callable[[], Task | None]:
     return lambda: next(tasks, None)
 
 
+@settings(max_examples=50)
 @given(
     count=st.integers(0, 40),
     capacity=st.integers(1, 5),

@@ -185,7 +185,7 @@ def test_kill_9_half_way_and_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     while begun() < 8 or len(finished(path)) < 6:
         assert time.monotonic() < deadline
         assert running.poll() is None
-        time.sleep(0.01)
+        time.sleep(0.05)
     running.send_signal(signal.SIGKILL)
     running.wait()
     before = finished(path)
