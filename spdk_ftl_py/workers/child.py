@@ -13,6 +13,7 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any, Final
 
+from ..errors import FtlError
 from .identity import difference, identity
 
 END_S: Final = 5.0
@@ -69,7 +70,10 @@ def resolved(name: str) -> Callable[[Any], Any]:
 
 
 def _told(error: Exception) -> str:
+    """One line. Where an error comes from is told of those that nobody raises on purpose."""
     text = " ".join(str(error).split())
+    if isinstance(error, FtlError):
+        return text[:_ERROR_LENGTH_MAX]
     where = error.__traceback__
     while where is not None and where.tb_next is not None:
         where = where.tb_next

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from spdk_ftl_py.errors import ParameterError
 from spdk_ftl_py.workers.work import Answer, Answered, Ended, Event, Request
 
 SQUARE = f"{__name__}:square"
@@ -35,6 +36,8 @@ def square(argument: Any) -> Any:
         begun.rename(argument["wait"] + ".pid")
         while not Path(argument["wait"]).exists():
             time.sleep(0.01)
+    if "refuse" in argument:
+        raise ParameterError(argument["refuse"])
     if "raise" in argument:
         raise ValueError(argument["raise"])
     print("what work prints does not get between the results")

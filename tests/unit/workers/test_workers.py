@@ -54,10 +54,11 @@ def local() -> Iterator[LocalWorkers]:
 
 def test_processes_answer_fail_and_die_without_harm_to_others(local: LocalWorkers, tmp_path: Path) -> None:
     once, error = {"die": str(tmp_path / "once")}, {"raise": "no\nway"}
-    found, told = results(local, [3, once, error, 5, {"always": "die"}, 6, 7])
+    found, told = results(local, [3, once, error, 5, {"always": "die"}, 6, 7, {"refuse": "size = 0: must be more"}])
     assert [found[key].value for key in (0, 1, 3, 5, 6)] == [9, "done", 25, 36, 49]
     assert found[2].error.startswith("ValueError: no way (")
     assert "quick_work.py:" in found[2].error
+    assert found[7].error == "size = 0: must be more"
     assert "3 workers have died of it; the last one: process " in found[4].error
     assert "was ended by SIGKILL (kill -9, or no memory was left)" in found[4].error
     # Nothing of it is silent.
