@@ -81,22 +81,19 @@ class Campaign:
         """Raises FtlError. What is finished by then is in the report, and in the file."""
         began, before = time.monotonic(), self.crashes
 
-        def say(text: str) -> None:
-            self.report.add(given_again=1)
-            told(text)
-
-        def answered(answer: Answer) -> None:
-            values = one_world.failed(answer.error) if answer.error else answer.value
+        def answered(answers: Sequence[Answer]) -> None:
+            results = {each.key: one_world.failed(each.error) if each.error else each.value for each in answers}
             if self._journal is not None:
-                self._journal.append({"world": answer.key, "result": values})
-            self._count(answer.key, values)
+                self._journal.append(*({"world": number, "result": values} for number, values in results.items()))
+            for number, values in results.items():
+                self._count(number, values)
             elapsed_s = time.monotonic() - began
             rate = (self.crashes - before) / max(elapsed_s, 1e-3)
             self.report.values.update(elapsed_s=round(elapsed_s, 3), crashes_per_s=round(rate, 3))
             note = f"{len(self.finished):,} worlds, {rate:,.1f} crashes/s"
             progress(self.crashes, note + (f", {len(self.violating)} with violations" if self.violating else ""))
 
-        spread(workers, self._function, self._source, Hooks(answered, say, self._given), size=self._size)
+        spread(workers, self._function, self._source, Hooks(answered, told, self._given), size=self._size)
 
     # --- what is given
 

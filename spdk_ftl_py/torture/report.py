@@ -46,7 +46,6 @@ LABELS = {
     "flushes": "  flushes of them",
     "connections_lost": "connections lost",
     "worlds": "worlds",
-    "given_again": "times that work was given again",
     "crashes_per_s": "crashes a second",
     "elapsed_s": "elapsed (s)",
 }

@@ -20,8 +20,8 @@ _LOOK_S: Final = 0.5
 class Hooks:
     """What whoever wants the work done is told of."""
 
-    answered: Callable[[Answer], None]
-    """Exactly once for each task."""
+    answered: Callable[[Sequence[Answer]], None]
+    """Each task exactly once; those together that came at the same time."""
     told: Callable[[str], None]
     given: Callable[[Sequence[Task]], None] = lambda tasks: None
     """Before a worker has them; again for those that are given again."""
@@ -51,28 +51,38 @@ def spread(
             workers.submit(Request(number, function, tasks, code))
         if not giving.in_flight:
             return
+        answers: list[Answer] = []
+        refused: Ended | None = None
         for event in workers.events(_LOOK_S):
             if isinstance(event, Told):
                 hooks.told(event.text)
             elif isinstance(event, Answered):
                 if giving.answered(event.chunk, event.answer):
-                    hooks.answered(event.answer)
+                    answers.append(event.answer)
+            elif event.refused:
+                refused = event
             else:
-                _ended(giving, event, hooks)
+                answers += _ended(giving, event, hooks)
+        if answers:
+            hooks.answered(answers)
+        if refused is not None:
+            raise _other_code(refused)
 
 
-def _ended(giving: Giving, event: Ended, hooks: Hooks) -> None:
-    if event.refused:
-        raise FtlError(
-            f"{event.where} runs other code than this command ({event.refused}): don't change the package while it "
-            "runs; start the command again",
-            errno=errno.ESTALE,
-        )
+def _other_code(event: Ended) -> FtlError:
+    return FtlError(
+        f"{event.where} runs other code than this command ({event.refused}): don't change the package while it "
+        "runs; start the command again",
+        errno=errno.ESTALE,
+    )
+
+
+def _ended(giving: Giving, event: Ended, hooks: Hooks) -> list[Answer]:
+    """The answer of a task that is given up."""
     again, given_up = giving.ended(event.chunk, event.died)
     if again:
         hooks.told(f"{event.died or event.where + ' did not answer'}: given again: {_shown(again)}")
-    if given_up is not None:
-        hooks.answered(given_up)
+    return [given_up] if given_up is not None else []
 
 
 def _shown(tasks: Sequence[Task]) -> str:

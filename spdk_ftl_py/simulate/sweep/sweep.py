@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -82,12 +82,12 @@ class Sweep:
             number = next(left, None)
             return None if number is None else Task(number, self._points[number])
 
-        def answered(answer: Answer) -> None:
-            record: Record = {"point": answer.key, "seconds": round(answer.seconds, 3)}
-            record |= {"error": answer.error} if answer.error else {"result": answer.value}
+        def answered(answers: Sequence[Answer]) -> None:
+            records = [_record(answer) for answer in answers]
             if self._journal is not None:
-                self._journal.append(record)
-            self._take(record)
+                self._journal.append(*records)
+            for record in records:
+                self._take(record)
             progress(self.done)
 
         spread(workers, self._function, source, Hooks(answered, told))
@@ -136,6 +136,11 @@ class Sweep:
                 raise ExistsError(_begun(place))
         elif path.exists():
             raise ExistsError(f"results {path} exist: give another --out, or remove the file")
+
+
+def _record(answer: Answer) -> Record:
+    outcome = {"error": answer.error} if answer.error else {"result": answer.value}
+    return {"point": answer.key, "seconds": round(answer.seconds, 3), **outcome}
 
 
 def _begun(place: Path) -> str:

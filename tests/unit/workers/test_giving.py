@@ -34,7 +34,7 @@ def test_each_task_is_answered_once_whenever_workers_die(
     answers: list[Answer] = []
     told: list[str] = []
     given_times: Counter[int] = Counter()
-    hooks = Hooks(answers.append, told.append, lambda tasks: given_times.update(task.key for task in tasks))
+    hooks = Hooks(answers.extend, told.append, lambda tasks: given_times.update(task.key for task in tasks))
     spread(workers, "", numbers(count), hooks, size=lambda _: size)
     assert sorted(answer.key for answer in answers) == list(range(count))
     assert all(answer.error or answer.value == answer.key**2 for answer in answers)
@@ -77,7 +77,7 @@ def test_a_source_is_asked_again_when_something_was_answered() -> None:
     left = [Task(1, 1), None, Task(2, 2)]
     answers: list[Answer] = []
     workers = PlayedWorkers(lambda number: number, 4, [1, 2, 1, 2])
-    spread(workers, "", lambda: left.pop(0) if left else None, Hooks(answers.append, lambda text: None))
+    spread(workers, "", lambda: left.pop(0) if left else None, Hooks(answers.extend, lambda text: None))
     assert [answer.key for answer in answers] == [1, 2]
 
 
@@ -86,5 +86,5 @@ def test_what_workers_tell_is_passed_on(monkeypatch: pytest.MonkeyPatch) -> None
     right = workers.events
     monkeypatch.setattr(workers, "events", lambda timeout: [Told("a worker is gone"), *right(timeout)])
     told: list[str] = []
-    spread(workers, "", numbers(1), Hooks(lambda answer: None, told.append))
+    spread(workers, "", numbers(1), Hooks(lambda answers: None, told.append))
     assert told == ["a worker is gone"] * 2

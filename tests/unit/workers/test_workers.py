@@ -24,7 +24,7 @@ def results(workers: Workers, arguments: list[Any], size: int = 2) -> tuple[dict
     tasks = iter([Task(key, argument) for key, argument in enumerate(arguments)])
     answers: list[Answer] = []
     told: list[str] = []
-    spread(workers, SQUARE, lambda: next(tasks, None), Hooks(answers.append, told.append), size=lambda _: size)
+    spread(workers, SQUARE, lambda: next(tasks, None), Hooks(answers.extend, told.append), size=lambda _: size)
     found = {answer.key: answer for answer in answers}
     assert len(found) == len(answers) == len(arguments)
     return found, told
@@ -136,7 +136,7 @@ def test_a_lost_worker_is_told_and_its_work_given_again(dask: Any, tmp_path: Pat
             return right(timeout)
 
         workers.events = events  # type: ignore[method-assign]
-        spread(workers, SQUARE, lambda: next(tasks, None), Hooks(answers.append, lose_one))
+        spread(workers, SQUARE, lambda: next(tasks, None), Hooks(answers.extend, lose_one))
     finally:
         gate.touch()
         workers.close()
