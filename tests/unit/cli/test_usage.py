@@ -41,6 +41,8 @@ NONSENSE: dict[str, tuple[str, ...]] = {
     "NEW_UUID": ("x", UUID[:-1], UUID + "\n"),
     "NQN": ("x", "nqn.", "nqn.a\n"),
     "ADDRESS[:PORT]": ("x", "no.such", "127.0.0.1:70000", "::1", "[::1", "127.0.0.1:"),
+    "--sweep": ("x", "=1", "seed=", "seed=1,,2", "seed=1,1", "a b=1"),
+    "--out": ("results", "results.xlsx", ".csv"),
     "--scheduler": ("x", "tcp://", "tcp://host", "http://host:1", "tcp://host:123456", "tcp://a b:1", "host"),
     "[ADDRESS:]PORT": ("x", "no.such:80", "127.0.0.1", "127.0.0.1:70000", "::1:80", "[::1]", ":80"),
     "HOSTNAME": ("a b", "a:80", "http://a", "é", "*"),
