@@ -9,7 +9,8 @@ from typing import Any, Final
 
 from ..conf import CORES_MAX
 from ..errors import FtlError
-from ..usage import text, whole
+from ..usage import path, text, whole
+from ..workers.options import add_worker_options
 from .options import CACHES, NO_CACHE, Options
 
 CRASHES: Final = 500
@@ -44,9 +45,11 @@ examples:
   spdk-ftl torture --every 1 --crashes 200             a crash at each of the first I/Os after a load
   spdk-ftl torture --processes --crashes 20            real processes and kill -9, about two minutes
   spdk-ftl torture --seed 7 --world 12 --crashes 20    replays a failure, as the command prints it
+  spdk-ftl torture --crashes 1000000 --campaign c --scheduler tcp://storage1:8786
+                                                       a million crashes, on all machines of a Dask cluster
 
-exit codes: 0 every promise was kept, 1 a promise was broken (the command prints which, and how to replay it),
-2 wrong usage, 130 interrupted
+exit codes: 0 every promise was kept, 1 a promise was broken (the command prints which, and how to replay it) or the
+campaign failed, 2 wrong usage, 130 interrupted
 """
 
 
@@ -120,6 +123,18 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument(
         "--keep", action="store_true", help="with --processes: keep the temporary directory with drive, state and logs"
     )
+    campaign = parser.add_argument_group(
+        "campaigns",
+        "With any of these options worlds run side by side, and the command does not end with the first broken "
+        "promise: it counts on, and prints how to replay each.",
+    )
+    add_worker_options(campaign, "worlds")
+    campaign.add_argument(
+        "--campaign",
+        type=path,
+        metavar="FILE",
+        help="write to this file what was run; start the same command again to go on, also with more crashes",
+    )
     parser.add_argument("--json", metavar="FILE", type=text, help="also write the results to this file")
     parser.add_argument("--plain", action="store_true", help="no progress bars (as when not on a terminal)")
     parser.set_defaults(run=run, parser=parser)
@@ -136,6 +151,7 @@ def run(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     from ..demo.screen import Screen
+    from .campaign_command import run_campaign
     from .processes import Interrupted, run_processes
     from .processes import Options as ProcessesOptions
     from .processes import replay as replay_of_processes
@@ -152,6 +168,12 @@ def run(args: argparse.Namespace) -> int:
         args.parser.error("--keep can only be used with --processes")
     if args.transport != "tcp" and not args.processes:
         args.parser.error("--transport can only be used with --processes")
+    if args.jobs is not None and args.scheduler is not None:
+        args.parser.error("--jobs can't be used with --scheduler, whose workers decide how many processes they run")
+    in_campaign = [name for name in ("jobs", "scheduler", "campaign") if getattr(args, name) is not None]
+    for name, given in (("processes", args.processes), ("world", args.world is not None)):
+        if in_campaign and given:
+            args.parser.error(f"--{name} can't be used with --{in_campaign[0]}")
     settings = {
         "transport": args.transport,
         "cache": args.cache,
@@ -178,6 +200,8 @@ def run(args: argparse.Namespace) -> int:
         cores=args.cores,
         world=args.world,
     )
+    if in_campaign:
+        return run_campaign(args, options, report, screen)
     processes = ProcessesOptions(
         args.seed, crashes, args.use_append, args.cache != NO_CACHE, args.keep, args.transport == "vfio-user",
         args.cores,

@@ -26,7 +26,7 @@ class Violation:
 
     kind: str
     """lost, older, garbage, resurrected, untold, read_error, refused, wedged, io_error, damaged, read_only,
-    given_up, unnoticed, identity, overlap, compared."""
+    given_up, unnoticed, identity, overlap, compared, failed."""
     lba: int
     detail: str
 

@@ -45,6 +45,8 @@ LABELS = {
     "scrub_bad_blocks": "  found bad",
     "flushes": "  flushes of them",
     "connections_lost": "connections lost",
+    "worlds": "worlds",
+    "crashes_per_s": "crashes a second",
     "elapsed_s": "elapsed (s)",
 }
 

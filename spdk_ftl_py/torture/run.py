@@ -43,7 +43,7 @@ def run_torture(options: Options, report: Report, progress: Progress) -> None:
     digest = hashlib.sha256()
     done = 0
     numbers = itertools.count() if options.world is None else iter([options.world])
-    with _devices_quiet():
+    with devices_quiet():
         for number in numbers:
             crashes = options.crashes - done
             if options.world is None:
@@ -60,7 +60,7 @@ def run_torture(options: Options, report: Report, progress: Progress) -> None:
                 interrupted, result = error, error.result
             done += result.crashes
             digest.update(result.digest.encode())
-            _add(report, result)
+            add(report, result)
             report.values["digest"] = digest.hexdigest()
             report.values["elapsed_s"] = round(time.monotonic() - began, 3)
             if result.violations:
@@ -120,7 +120,7 @@ def _ending_at_signals(world: World) -> Iterator[None]:
         yield
 
 
-def _add(report: Report, result: WorldResult) -> None:
+def add(report: Report, result: WorldResult) -> None:
     report.add(
         worlds=1,
         crashes=result.crashes,
@@ -142,7 +142,7 @@ def _add(report: Report, result: WorldResult) -> None:
 
 
 @contextmanager
-def _devices_quiet() -> Iterator[None]:
+def devices_quiet() -> Iterator[None]:
     """Silences the errors that devices log when they are crashed on purpose."""
     logger = logging.getLogger("spdk_ftl_py.ftl")
     before = logger.level

@@ -41,6 +41,9 @@ NONSENSE: dict[str, tuple[str, ...]] = {
     "NEW_UUID": ("x", UUID[:-1], UUID + "\n"),
     "NQN": ("x", "nqn.", "nqn.a\n"),
     "ADDRESS[:PORT]": ("x", "no.such", "127.0.0.1:70000", "::1", "[::1", "127.0.0.1:"),
+    "--sweep": ("x", "=1", "seed=", "seed=1,,2", "seed=1,1", "a b=1"),
+    "--out": ("results", "results.xlsx", ".csv"),
+    "--scheduler": ("x", "tcp://", "tcp://host", "http://host:1", "tcp://host:123456", "tcp://a b:1", "host"),
     "[ADDRESS:]PORT": ("x", "no.such:80", "127.0.0.1", "127.0.0.1:70000", "::1:80", "[::1]", ":80"),
     "HOSTNAME": ("a b", "a:80", "http://a", "é", "*"),
     "LISTEN_ADDRESS": ("no.such", "127.0.0.1:70000", "::1", "[::1"),
@@ -306,6 +309,9 @@ def test_what_makes_sense_is_not_refused(command: str) -> None:
             "argument --log-level: the subject audit has no level if --audit-log is given",
         ),
         ("torture --processes --every 5", "--every can't be used with --processes"),
+        ("torture --jobs 2 --scheduler tcp://host:8786", "--jobs can't be used with --scheduler"),
+        ("torture --campaign c --processes", "--processes can't be used with --campaign"),
+        ("torture --scheduler [::1]:8786 --world 0", "--world can't be used with --scheduler"),
     ],
 )
 def test_what_does_not_go_together_is_wrong_usage(

@@ -1,0 +1,167 @@
+"""A sweep: its points are simulated by workers, once each, however often the sweep is interrupted."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import importlib.util
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from ...errors import ExistsError, NotFoundError
+from ...workers.identity import identity
+from ...workers.journal import Journal, Record
+from ...workers.spread import Hooks, spread
+from ...workers.work import Answer, Task, Workers
+from . import point, results
+from .grid import Grid
+from .results import Row
+
+_FORMAT: Final = 1
+_DIGITS: Final = 16
+
+
+class Sweep:
+    """path: where the results will be; PATH.journal says which points are finished, and stays there.
+
+    resume: goes on if there is a journal. Points that have failed are simulated again. Raises FtlError if there is a
+    journal without resume, or if it is that of another grid or of other code.
+    """
+
+    def __init__(self, grid: Grid, path: Path | None, *, resume: bool, function: str = point.FUNCTION) -> None:
+        self.grid = grid
+        self._points = grid.points()
+        self._function = function
+        self._finished: dict[int, dict[str, Any]] = {}
+        self._errors: dict[int, str] = {}
+        self._seconds: dict[int, float] = {}
+        self._journal: Journal | None = None
+        self.restored = 0
+        """Points that were finished by an earlier run."""
+        header = {"sweep": _FORMAT, "function": function, "grid": grid.to_dict(), "code": _code(grid)}
+        if path is None:
+            return
+        place = path.with_name(f"{path.name}.journal")
+        self._check_that_nothing_is_lost(path, place, resume=resume)
+        self._journal = Journal(place, "sweep", self._read)
+        try:
+            if self._journal.header is not None and not resume:
+                raise ExistsError(_begun(place))
+            self._journal.begin(header, f"give another --out, or remove {place} to begin again")
+        except BaseException:
+            self._journal.close()
+            raise
+        self.restored = len(self._finished)
+
+    def close(self) -> None:
+        if self._journal is not None:
+            self._journal.close()
+
+    @property
+    def dropped(self) -> int:
+        """Bytes of the journal that a crash has torn."""
+        return self._journal.dropped if self._journal is not None else 0
+
+    @property
+    def done(self) -> int:
+        """Points that are simulated, or have failed in this run."""
+        return len(self._finished) + len(self._errors)
+
+    @property
+    def failed(self) -> list[tuple[dict[str, Any], str]]:
+        """Points and their errors, in order."""
+        return [(self._points[number], error) for number, error in sorted(self._errors.items())]
+
+    def run(self, workers: Workers, progress: Callable[[int], None], told: Callable[[str], None]) -> None:
+        """Raises FtlError. What is finished by then is in the journal."""
+        left = iter([number for number in range(len(self._points)) if number not in self._finished])
+        self._errors.clear()
+
+        def source() -> Task | None:
+            number = next(left, None)
+            return None if number is None else Task(number, self._points[number])
+
+        def answered(answers: Sequence[Answer]) -> None:
+            records = [_record(answer) for answer in answers]
+            if self._journal is not None:
+                self._journal.append(*records)
+            for record in records:
+                self._take(record)
+            progress(self.done)
+
+        spread(workers, self._function, source, Hooks(answered, told))
+
+    def rows(self) -> list[Row]:
+        """In the order of the grid; those without a result have an error."""
+        return [
+            results.row(each, self._finished.get(number), "" if number in self._finished else self._why(number))
+            for number, each in enumerate(self._points)
+        ]
+
+    def _why(self, number: int) -> str:
+        return self._errors.get(number, "not simulated")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The whole, for --json: results as the simulations have given them."""
+        return {
+            **self.grid.to_dict(),
+            "points": [
+                {
+                    "point": each,
+                    "result": self._finished.get(number),
+                    "error": None if number in self._finished else self._why(number),
+                    "seconds": self._seconds.get(number),
+                }
+                for number, each in enumerate(self._points)
+            ],
+        }
+
+    def _read(self, record: Record) -> None:
+        self._take(record)
+
+    def _take(self, record: Record) -> None:
+        number = record["point"]
+        self._seconds[number] = record["seconds"]
+        if "result" in record:
+            self._finished[number] = record["result"]
+            self._errors.pop(number, None)
+        else:
+            self._errors[number] = record["error"]
+
+    @staticmethod
+    def _check_that_nothing_is_lost(path: Path, place: Path, *, resume: bool) -> None:
+        if place.exists():
+            if not resume:
+                raise ExistsError(_begun(place))
+        elif path.exists():
+            raise ExistsError(f"results {path} exist: give another --out, or remove the file")
+
+
+def _record(answer: Answer) -> Record:
+    outcome = {"error": answer.error} if answer.error else {"result": answer.value}
+    return {"point": answer.key, "seconds": round(answer.seconds, 3), **outcome}
+
+
+def _begun(place: Path) -> str:
+    return f"{place} is the journal of a sweep: --resume goes on with it, or remove it to begin again"
+
+
+def _code(grid: Grid) -> dict[str, Any]:
+    """What decides the results beside the grid: this package, and policies that are no part of it.
+
+    Raises NotFoundError for a policy ``module:Class`` whose module is not there.
+    """
+    policies = grid.axes.get("policy", [grid.base.get("policy", "")])
+    modules = sorted({str(policy).partition(":")[0] for policy in policies if ":" in str(policy)})
+    return {**identity(), **{f"module {module}": _digest(module) for module in modules}}
+
+
+def _digest(module: str) -> str:
+    try:
+        spec = importlib.util.find_spec(module)
+    except (ImportError, ValueError):
+        spec = None
+    if spec is None or spec.origin is None or not Path(spec.origin).is_file():
+        raise NotFoundError(f"policy {module}: there is no such module: is its package installed?", errno=errno.ENOENT)
+    return hashlib.sha256(Path(spec.origin).read_bytes()).hexdigest()[:_DIGITS]

@@ -1,0 +1,165 @@
+"""Processes and a Dask cluster do the work, and go on when one of them dies."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from spdk_ftl_py.errors import FtlError, UnsupportedError
+from spdk_ftl_py.workers import cluster
+from spdk_ftl_py.workers.cluster import DaskWorkers
+from spdk_ftl_py.workers.identity import identity
+from spdk_ftl_py.workers.local import LocalWorkers
+from spdk_ftl_py.workers.spread import Hooks, spread
+from spdk_ftl_py.workers.work import Answer, Ended, Request, Task, Workers
+from support.quick_work import SQUARE
+
+
+def results(workers: Workers, arguments: list[Any], size: int = 2) -> tuple[dict[int, Answer], list[str]]:
+    tasks = iter([Task(key, argument) for key, argument in enumerate(arguments)])
+    answers: list[Answer] = []
+    told: list[str] = []
+    spread(workers, SQUARE, lambda: next(tasks, None), Hooks(answers.extend, told.append), size=lambda _: size)
+    found = {answer.key: answer for answer in answers}
+    assert len(found) == len(answers) == len(arguments)
+    return found, told
+
+
+def gone(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    return False
+
+
+def until(condition: Any) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.fixture
+def local() -> Iterator[LocalWorkers]:
+    workers = LocalWorkers(2)
+    yield workers
+    workers.close()
+
+
+def test_processes_answer_fail_and_die_without_harm_to_others(local: LocalWorkers, tmp_path: Path) -> None:
+    once, error = {"die": str(tmp_path / "once")}, {"raise": "no\nway"}
+    found, told = results(local, [3, once, error, 5, {"always": "die"}, 6, 7, {"refuse": "size = 0: must be more"}])
+    assert [found[key].value for key in (0, 1, 3, 5, 6)] == [9, "done", 25, 36, 49]
+    assert found[2].error.startswith("ValueError: no way (")
+    assert "quick_work.py:" in found[2].error
+    assert found[7].error == "size = 0: must be more"
+    assert "3 workers have died of it; the last one: process " in found[4].error
+    assert "was ended by SIGKILL (kill -9, or no memory was left)" in found[4].error
+    # Nothing of it is silent.
+    assert any(text.endswith("given again: number 1") for text in told)
+    assert sum("SIGKILL" in text for text in told) == 3
+
+
+def test_closing_ends_what_is_running(tmp_path: Path) -> None:
+    workers = LocalWorkers(1)
+    workers.submit(Request(1, SQUARE, [Task(0, {"wait": str(tmp_path / "never")})], identity()))
+    until((tmp_path / "never.pid").exists)
+    pid = int((tmp_path / "never.pid").read_text())
+    workers.close()
+    assert gone(pid)
+    workers.close()
+
+
+def test_a_process_with_other_code_is_refused(local: LocalWorkers) -> None:
+    local.submit(Request(1, SQUARE, [Task(0, 1)], {**identity(), "shim": "0"}))
+    (event,) = local.events(30)
+    assert isinstance(event, Ended)
+    assert event.refused == f"shim {identity()['shim']} instead of 0"
+
+
+# --- Dask ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def dask() -> Iterator[Any]:
+    distributed = pytest.importorskip(
+        "distributed", reason="DASK IS NOT INSTALLED, so --scheduler is not tested: pip install 'spdk-ftl-py[dask]'"
+    )
+    with distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, processes=False, protocol="tcp://", host="127.0.0.1", dashboard_address=None
+    ) as made:
+        yield made
+
+
+def test_a_cluster_answers_fails_and_goes_on_without_a_worker(dask: Any, tmp_path: Path) -> None:
+    workers = DaskWorkers(dask.scheduler_address)
+    try:
+        once, error = {"die": str(tmp_path / "once")}, {"raise": "no way"}
+        found, told = results(workers, [3, once, error, 5])
+        assert [found[key].value for key in (0, 1, 3)] == [9, "done", 25]
+        assert found[2].error.startswith("ValueError: no way (")
+        assert {answer.where.partition("://")[0] for answer in found.values()} == {"tcp"}
+        assert any("SIGKILL" in text and text.endswith("given again: number 1") for text in told)
+    finally:
+        workers.close()
+        workers.close()
+
+
+def test_a_lost_worker_is_told_and_its_work_given_again(dask: Any, tmp_path: Path) -> None:
+    workers = DaskWorkers(dask.scheduler_address)
+    gate = tmp_path / "gate"
+
+    def lose_one(text: str) -> None:
+        told.append(text)
+        gate.touch()
+
+    told: list[str] = []
+    answers: list[Answer] = []
+    tasks = iter([Task(key, {"wait": str(gate)}) for key in range(2)])
+    try:
+        workers.capacity()
+        lost = False
+        right = workers.events
+
+        def events(timeout: float) -> Any:
+            nonlocal lost
+            if not lost and (tmp_path / "gate.pid").exists():
+                lost = True
+                address = next(iter(workers._threads))
+                workers._client.retire_workers([address], close_workers=False)
+            return right(timeout)
+
+        workers.events = events  # type: ignore[method-assign]
+        spread(workers, SQUARE, lambda: next(tasks, None), Hooks(answers.extend, lose_one))
+    finally:
+        gate.touch()
+        workers.close()
+    assert sorted(answer.key for answer in answers) == [0, 1]
+    assert any("is gone: " in text for text in told), told
+
+
+def test_workers_with_other_code_get_nothing(dask: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    right = cluster.difference
+    monkeypatch.setattr(cluster, "difference", lambda here, there: right({**here, "version": "9.9"}, there))
+    with pytest.raises(FtlError) as refused:
+        DaskWorkers(dask.scheduler_address)
+    assert f"version {identity()['version']} instead of 9.9: install this very package on all" in refused.value.message
+
+
+def test_no_scheduler_and_no_dask_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("distributed")
+    monkeypatch.setattr(cluster, "CONNECT_S", 0.3)
+    with pytest.raises(FtlError, match=r"scheduler tcp://127\.0\.0\.1:1 does not answer .*is `dask scheduler` running"):
+        DaskWorkers("tcp://127.0.0.1:1")
+
+
+def test_without_dask_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "distributed", None)
+    with pytest.raises(UnsupportedError, match=r"--scheduler needs Dask \(pip install 'spdk-ftl-py\[dask\]'\)"):
+        DaskWorkers("tcp://127.0.0.1:1")
