@@ -36,6 +36,7 @@ from .media.geometry import BLOCK_BYTES, Geometry
 from .media.superblock import SuperblockWriter
 from .media.zone_map import ZoneMap
 from .media_errors import MediaErrors
+from .policy.interface import Placement
 
 log = logging.getLogger(__name__)
 
@@ -441,6 +442,15 @@ class FtlDevice:
                 raise
             self._manager.set_conf(conf)
             self.scrub.set_days(0 if self.no_data else conf.scrub_days)
+
+    @property
+    def classes_max(self) -> int:
+        """Classes of bands that a placement may have."""
+        return self._manager.classes_max
+
+    def set_placement(self, placement: Placement) -> None:
+        """Which class of bands blocks go to from now on. ValueError as BandManager.set_placement()."""
+        self._manager.set_placement(placement)
 
     async def rename(self, name: str) -> None:
         """The name in the superblock from now on. Raises what set_conf() raises."""

@@ -21,6 +21,8 @@ def rows_of(bands: Iterable[Band]) -> NDArray[np.uint8]:
         (
             band.seq,
             sum(1 << punit for punit in band.bad_punits),
+            0,
+            0,
             band.index,
             band.valid,
             band.written,

@@ -12,7 +12,7 @@ from spdk_ftl_py import _shim
 from spdk_ftl_py.conf import FtlConf
 from spdk_ftl_py.ftl.gc import manager as manager_module
 from spdk_ftl_py.ftl.gc.reloc import POLICIES, Selector
-from spdk_ftl_py.ftl.media.band import CLOSED, FAULTED, FREE, QUEUED, RESETTING, RETIRED, SHIM_STATES, Band
+from spdk_ftl_py.ftl.media.band import BAND_ROW, CLOSED, FAULTED, FREE, QUEUED, RESETTING, RETIRED, SHIM_STATES, Band
 
 from ..ftl_rig import FtlRig
 from .band_rig import bands_of, brute_choice, differences, miscounted, rows_of
@@ -193,5 +193,5 @@ async def test_a_band_that_has_not_changed_is_not_told_of(rig: FtlRig) -> None:
     assert await told(rig) == []
     assert len(rig.device.core.changed_bands(100)) == 0
     rows = rig.device.core.band_rows(0, rig.device.geometry.band_count)
-    assert len(rows) == 32 * rig.device.geometry.band_count
+    assert len(rows) == BAND_ROW.itemsize * rig.device.geometry.band_count
     assert len(rig.device.core.changed_bands(100)) == 0
