@@ -252,8 +252,9 @@ class BandManager:
         self._resets_due = self.bands.emptied_count - len(refused)
 
     def _feed_streams(self) -> None:
-        # Relocation first: without it nothing is ever freed.
-        for stream in sorted(self._wanting | self._wanting_soon(), reverse=True):
+        # Relocation first: without it nothing is ever freed. Then classes without any band.
+        soon: set[int] = set() if self._homeless else self._wanting_soon()
+        for stream in sorted(self._wanting | soon, key=self._turn):
             if self.bands.queued_count(stream):
                 self._wanting.discard(stream)
                 continue
@@ -272,6 +273,9 @@ class BandManager:
             self.next_band_seq += 1
             self.bands.ordered(number, QUEUED, stream=stream)
             self._wanting.discard(stream)
+
+    def _turn(self, stream: int) -> tuple[bool, bool, int]:
+        return stream in self._user, bool(self.bands.being_written(stream)), -stream
 
     def _wanting_soon(self) -> set[int]:
         """Streams that will ask for a band so soon that this may be too late for them. A band is not taken early if
@@ -331,7 +335,7 @@ class BandManager:
         while True:
             moving = self.bands.count(MOVING)
             coming = self.free_bands + self.bands.count(RESETTING) + self._resets_due
-            wanted = self.limits.start_bands + 1 - coming
+            wanted = self.limits.start_bands + 1 + self._homeless - coming
             if wanted > 0:
                 wanted = max(wanted, self._moves_in_line())
             if starved and not moving:
@@ -406,10 +410,19 @@ class BandManager:
 
     @property
     def _open_bands(self) -> int:
-        """Classes with bands that are being written."""
+        """Classes with bands that are being written, or that should have one."""
         if self._one_each:
             return len(self._streams)
-        return sum(1 for stream in self._streams if self.bands.being_written(stream))
+        # A class that should have one needs a whole band, of which pacing.level() takes half.
+        return 2 * self._homeless + sum(1 for stream in self._streams if self.bands.being_written(stream))
+
+    @property
+    def _homeless(self) -> int:
+        """Of several classes, those that ask for a band and have none. Their blocks are among those of other classes,
+        so relocation frees bands for them, too."""
+        if self._one_each:
+            return 0
+        return sum(1 for stream in self._wanting if not self.bands.being_written(stream))
 
     def _watch(self) -> None:
         patience = self._patience_s()
