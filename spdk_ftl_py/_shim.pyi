@@ -93,7 +93,7 @@ class Event:
     detail: Final[int]
     """An errno, the FES of a TermReq, or the value of a doorbell."""
     stream: Final[int]
-    """STREAM_USER or STREAM_RELOC."""
+    """The class: STREAM_USER or STREAM_RELOC, unless FtlCore.set_placement() says otherwise."""
     filling_band: Final[int | None]
     """The band that is filling up; None: the stream has none."""
     band: Final[int]
@@ -1333,7 +1333,9 @@ class BandInfo:
 
 def band_row_layout() -> list[tuple[str, str]]:
     """Of a row of changed_bands(), for numpy.dtype(): name and format of each field. faulted_punits is a mask; state: a
-    BandState; written counts what was given up, too; unreadable: once such a band is closed, its state is FAULTED."""
+    BandState; stream: the class that it was opened for; opened_seq: the core's next_seq then; data_seq: of the data
+    blocks written to it, on average; written counts what was given up, too; unreadable: once such a band is closed, its
+    state is FAULTED."""
 
 class CoreStats:
     """Counters since the core was made, and what it holds now."""
@@ -1459,6 +1461,7 @@ class CoreConfig:
         batch_blocks: int = 128,
         use_append: bool = False,
         shared_stream: bool = False,
+        classes_max: int = 2,
         write_buffer_blocks: int = 1536,
         write_buffer_path: str | None = None,
         reloc_buffer_blocks: int = 512,
@@ -1473,6 +1476,8 @@ class CoreConfig:
     ) -> None:
         """bands[b] = start LBAs of the band's zones, one per punit (ADDRESS_INVALID where a zone is missing).
         zone_capacity: the smallest of all zones used. batch_blocks counts the header. All lengths in blocks.
+        classes_max: classes of bands that can be written side by side, 2..8; so many bands, and one more that is being
+        closed, are open at a time.
         finish_zones: zones get a Finish behind their summary; needed where some zone has a greater capacity, which
         would leave it active. A write_buffer_path is made anew. verify_reads: what is read is compared with its CRC,
         which takes 2 bytes of memory for each block. no_data: the base keeps nothing of what is written to it; what
@@ -1487,6 +1492,7 @@ class CoreConfig:
     batch_blocks: Final[int]
     use_append: Final[bool]
     shared_stream: Final[bool]
+    classes_max: Final[int]
     finish_zones: Final[bool]
     write_buffer_blocks: Final[int]
     write_buffer_path: Final[str | None]
@@ -1532,11 +1538,35 @@ class FtlCore(BlockDevice):
 
     # orders
     def open_band(self, stream: int, band: int, band_seq: int) -> None:
-        """Queues an empty, reset band as the stream's next. At most one may be queued: BlockingIOError."""
+        """Queues an empty, reset band as the next of a stream (a class of bands). At most one may be queued:
+        BlockingIOError."""
 
     def take_queued(self, stream: int) -> int | None:
         """Frees the band that is queued as the stream's next; None: none was queued. The stream does not ask for
         another one."""
+
+    def set_placement(
+        self,
+        *,
+        classes: int,
+        user_classes: int,
+        user: tuple[Sequence[int], Sequence[int]],
+        unwritten: int,
+        relocated: Sequence[tuple[Sequence[int], Sequence[int]]],
+        regions: NDArray[np.uint8] | None = None,
+        region_blocks: int = 1,
+    ) -> None:
+        """Which class of bands each block goes to from now on: the fields of ftl/policy/interface.py's Placement.
+
+        user, relocated: classes, and limits of ages. The last table of relocated also counts for bands of classes
+        beyond it. If the number of classes changes, relocation classes continue in the bands that they have; bands of
+        relocation classes that no longer exist are filled first; those of user classes that no longer exist are
+        closed, and queued ones of both are free again. Classes that need a band ask for it anew.
+        ValueError if it makes no sense, names more classes than CoreConfig.classes_max, or the streams share a band;
+        then nothing has changed."""
+
+    def asking(self) -> list[int]:
+        """The classes that have asked for a band (BAND_NEXT_NEEDED), and have no answer yet."""
 
     def start_move(self, band: int) -> None:
         """Copies what is valid in a closed (or faulted) band to STREAM_RELOC; ends with MOVE_DONE. BlockingIOError
@@ -1622,6 +1652,12 @@ class FtlCore(BlockDevice):
     ) -> None:
         """load_band() of many, from band ``first`` on. states: as in changed_bands(); write_pointers: (bands,
         punits)."""
+
+    def load_history(
+        self, first: int, classes: NDArray[np.uint8], opened_seqs: NDArray[np.uint64], data_seqs: NDArray[np.uint64]
+    ) -> None:
+        """The class of loaded bands, from band ``first`` on, and how old their data is; only placement and policies
+        need it. Seqs beyond next_seq count as next_seq."""
 
     def load_l2p(self, first_lba: int, addresses: NDArray[np.uint64], crcs: NDArray[np.uint16] | None = None) -> None:
         """Restore: L2P entries (ADDRESS_INVALID, an address, TRIM_FLAG | or LOST_FLAG | header address); counts them as

@@ -54,6 +54,8 @@ RELOC_QDEPTH_MAX: Final = 1024
 ACTIVE_RELOCS_MAX: Final = 64
 IO_CHANNELS_MAX: Final = 1024
 CORES_MAX: Final = 64
+CLASSES_MAX: Final = 8
+"""Classes of bands that the shim can write side by side (kClassesMax in shim/ftl/placement.hpp)."""
 NV_CACHE_REQUESTS_MAX: Final = 1 << 16
 NV_CACHE_REQUEST_BLOCKS_MAX: Final = 256
 SCRUB_DAYS_MAX: Final = 365
@@ -373,9 +375,10 @@ def spare_bands_needed(open_bands: int) -> int:
     return open_bands + RESERVED_BANDS + 1
 
 
-def least_gain_blocks(punits: int) -> int:
-    """What relocating a band must free at least, so that the headers of its last batches do not use it up."""
-    return 2 * punits + 2
+def least_gain_blocks(punits: int, reloc_classes: int = 1) -> int:
+    """What relocating a band must free at least, so that the headers of its last batches do not use it up. Each class
+    that it is copied to has such batches."""
+    return 2 * punits * reloc_classes + 2
 
 
 def garbage_per_band(bands: BandNumbers) -> int:
@@ -391,6 +394,22 @@ def can_collect_garbage(bands: BandNumbers) -> bool:
     """Whether bands are enough to continue for ever, whatever the user writes."""
     enough = bands.spare_bands >= spare_bands_needed(bands.open_bands)
     return enough and garbage_per_band(bands) >= least_gain_blocks(bands.punits)
+
+
+def classes_allowed(bands: BandNumbers, most: int, start_bands: int) -> int:
+    """Classes of bands that can be written side by side, at most ``most``: garbage collection must be able to continue
+    for ever, and more bands than start_bands must be free sometimes on a full device."""
+    for classes in range(most, bands.open_bands, -1):
+        candidate = _Numbers(
+            bands.band_count, bands.punits, classes, bands.band_blocks, bands.block_count, bands.spare_bands
+        )
+        if (
+            bands.spare_bands >= spare_bands_needed(classes)
+            and bands.spare_bands - classes > start_bands
+            and garbage_per_band(candidate) >= least_gain_blocks(bands.punits, classes - 1)
+        ):
+            return classes
+    return bands.open_bands
 
 
 def default_thresholds(room: int) -> dict[str, int]:

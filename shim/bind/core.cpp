@@ -2,6 +2,7 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/vector.h>
 
@@ -10,7 +11,9 @@
 #include <memory>
 #include <span>
 #include <stdexcept>
+#include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "bind/bindings.hpp"
@@ -93,6 +96,74 @@ bool recover_block(FtlCore &core, uint64_t lba, uint64_t seq, uint32_t crc, nb::
     return taken;
 }
 
+// Classes, and limits of ages.
+using GivenAges = std::pair<std::vector<uint32_t>, std::vector<uint64_t>>;
+
+uint8_t class_of(uint32_t given) {
+    if (given > kNoClass) {
+        throw std::invalid_argument("placement: there is no class " + std::to_string(given));
+    }
+    return static_cast<uint8_t>(given);
+}
+
+AgeClasses table_of(const GivenAges &given) {
+    const auto &[classes, limits] = given;
+    if (classes.empty() || classes.size() > kClassesMax || limits.size() + 1 != classes.size()) {
+        throw std::invalid_argument("placement: a table needs 1..8 classes, and one limit fewer than classes");
+    }
+    AgeClasses table;
+    table.limit_count = static_cast<uint8_t>(limits.size());
+    std::copy(limits.begin(), limits.end(), table.limits.begin());
+    std::transform(classes.begin(), classes.end(), table.classes.begin(), class_of);
+    return table;
+}
+
+void set_placement(FtlCore &core, uint32_t classes, uint32_t user_classes, const GivenAges &user, uint32_t unwritten,
+                   const std::vector<GivenAges> &relocated, const std::optional<Given<uint8_t, 1>> &regions,
+                   uint64_t region_blocks) {
+    if (relocated.empty() || relocated.size() > kClassesMax) {
+        throw std::invalid_argument("placement: relocated needs a table for each class that a band may be of, 1..8");
+    }
+    Placement placement;
+    placement.class_count = class_of(classes);
+    placement.user_count = class_of(user_classes);
+    placement.user = table_of(user);
+    placement.unwritten = class_of(unwritten);
+    // A band may have been written while there were more classes.
+    placement.relocated.fill(table_of(relocated.back()));
+    std::transform(relocated.begin(), relocated.end(), placement.relocated.begin(), table_of);
+    if (regions) {
+        placement.regions.assign(regions->data(), regions->data() + regions->shape(0));
+    }
+    placement.region_blocks = region_blocks;
+    on_reactor(core, [&] { core.set_placement(placement); });
+}
+
+std::vector<uint32_t> asking(FtlCore &core) {
+    uint32_t marks = 0;
+    on_reactor(core, [&] { marks = core.asking(); });
+    std::vector<uint32_t> classes;
+    for (uint32_t each = 0; each < kClassesMax; ++each) {
+        if ((marks >> each & 1) != 0) {
+            classes.push_back(each);
+        }
+    }
+    return classes;
+}
+
+void load_history(FtlCore &core, uint32_t first, const Given<uint8_t, 1> &classes, const Given<uint64_t, 1> &opened,
+                  const Given<uint64_t, 1> &data) {
+    const size_t count = classes.shape(0);
+    if (opened.shape(0) != count || data.shape(0) != count) {
+        throw std::invalid_argument("load_history: classes and seqs differ in their number of bands");
+    }
+    on_reactor(core, [&] {
+        for (size_t i = 0; i < count; ++i) {
+            core.load_history(first + static_cast<uint32_t>(i), classes.data()[i], opened.data()[i], data.data()[i]);
+        }
+    });
+}
+
 void load_bands(FtlCore &core, uint32_t first, const Given<uint8_t, 1> &states, const Given<uint64_t, 1> &band_seqs,
                 const Given<uint64_t, 2> &write_pointers) {
     const size_t count = states.shape(0);
@@ -136,6 +207,10 @@ void bind_core(nb::module_ &m) {
                 return band == kNoBand ? std::nullopt : std::optional<uint32_t>{band};
             },
             nb::arg("stream"))
+        .def("set_placement", &set_placement, nb::kw_only(), nb::arg("classes"), nb::arg("user_classes"),
+             nb::arg("user"), nb::arg("unwritten"), nb::arg("relocated"), nb::arg("regions").none() = nb::none(),
+             nb::arg("region_blocks") = 1)
+        .def("asking", &asking)
         .def(
             "start_move",
             [](FtlCore &core, uint32_t band) {
@@ -230,6 +305,8 @@ void bind_core(nb::module_ &m) {
             nb::arg("band"), nb::arg("state"), nb::arg("band_seq"), nb::arg("write_pointers"))
         .def("load_bands", &load_bands, nb::arg("first"), nb::arg("states"), nb::arg("band_seqs"),
              nb::arg("write_pointers"))
+        .def("load_history", &load_history, nb::arg("first"), nb::arg("classes"), nb::arg("opened_seqs"),
+             nb::arg("data_seqs"))
         .def(
             "load_l2p",
             [](FtlCore &core, uint64_t first_lba,

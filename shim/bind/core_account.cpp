@@ -89,11 +89,13 @@ Array8 row_bytes(std::unique_ptr<BandRow[]> rows, size_t count) {
 // Layout of BandRow for numpy.dtype(): name and format of each field.
 std::vector<std::pair<const char *, const char *>> band_row_layout() {
     static_assert(offsetof(BandRow, seq) == 0 && offsetof(BandRow, faulted_punits) == 8);
-    static_assert(offsetof(BandRow, band) == 16 && offsetof(BandRow, valid) == 20 && offsetof(BandRow, written) == 24);
-    static_assert(offsetof(BandRow, state) == 28 && offsetof(BandRow, stream) == 29);
-    static_assert(offsetof(BandRow, unreadable) == 30 && offsetof(BandRow, unwritten) == 31 && sizeof(BandRow) == 32);
-    return {{"seq", "<u8"},  {"faulted_punits", "<u8"}, {"band", "<u4"},      {"valid", "<u4"},   {"written", "<u4"},
-            {"state", "u1"}, {"stream", "u1"},          {"unreadable", "u1"}, {"unwritten", "u1"}};
+    static_assert(offsetof(BandRow, opened_seq) == 16 && offsetof(BandRow, data_seq) == 24);
+    static_assert(offsetof(BandRow, band) == 32 && offsetof(BandRow, valid) == 36 && offsetof(BandRow, written) == 40);
+    static_assert(offsetof(BandRow, state) == 44 && offsetof(BandRow, stream) == 45);
+    static_assert(offsetof(BandRow, unreadable) == 46 && offsetof(BandRow, unwritten) == 47 && sizeof(BandRow) == 48);
+    return {{"seq", "<u8"},   {"faulted_punits", "<u8"}, {"opened_seq", "<u8"}, {"data_seq", "<u8"},
+            {"band", "<u4"},  {"valid", "<u4"},          {"written", "<u4"},    {"state", "u1"},
+            {"stream", "u1"}, {"unreadable", "u1"},      {"unwritten", "u1"}};
 }
 
 Array8 changed_bands(FtlCore &core, size_t most) {

@@ -58,7 +58,7 @@ std::array<uint8_t, 16> id_of(const nb::bytes &bytes, const char *name) {
 
 void make_core_config(CoreConfig *self, const nb::bytes &uuid, uint64_t block_count, const GivenBands &bands,
                       uint64_t zone_size, uint64_t zone_capacity, uint32_t batch_blocks, bool use_append,
-                      bool shared_stream, bool finish_zones, uint32_t write_buffer_blocks,
+                      bool shared_stream, uint8_t classes_max, bool finish_zones, uint32_t write_buffer_blocks,
                       std::optional<std::string> write_buffer_path, uint32_t reloc_buffer_blocks,
                       uint32_t max_reloc_qdepth, uint32_t max_active_relocs, uint32_t band_threshold, uint64_t next_seq,
                       bool verify_reads, bool no_data, const std::optional<nb::bytes> &media_uuid) {
@@ -72,6 +72,7 @@ void make_core_config(CoreConfig *self, const nb::bytes &uuid, uint64_t block_co
     config.batch_blocks = batch_blocks;
     config.use_append = use_append;
     config.shared_stream = shared_stream;
+    config.classes_max = classes_max;
     config.finish_zones = finish_zones;
     config.write_buffer_blocks = write_buffer_blocks;
     config.write_buffer_path = std::move(write_buffer_path);
@@ -98,8 +99,9 @@ void bind_core_config(nb::module_ &m) {
         .def("__init__", &make_core_config, nb::kw_only(), nb::arg("uuid"), nb::arg("block_count"), nb::arg("bands"),
              nb::arg("zone_size"), nb::arg("zone_capacity"), nb::arg("batch_blocks") = usual.batch_blocks,
              nb::arg("use_append") = usual.use_append, nb::arg("shared_stream") = usual.shared_stream,
-             nb::arg("finish_zones") = usual.finish_zones, nb::arg("write_buffer_blocks") = usual.write_buffer_blocks,
-             nb::arg("write_buffer_path") = nb::none(), nb::arg("reloc_buffer_blocks") = usual.reloc_buffer_blocks,
+             nb::arg("classes_max") = usual.classes_max, nb::arg("finish_zones") = usual.finish_zones,
+             nb::arg("write_buffer_blocks") = usual.write_buffer_blocks, nb::arg("write_buffer_path") = nb::none(),
+             nb::arg("reloc_buffer_blocks") = usual.reloc_buffer_blocks,
              nb::arg("max_reloc_qdepth") = usual.max_reloc_qdepth,
              nb::arg("max_active_relocs") = usual.max_active_relocs, nb::arg("band_threshold") = usual.band_threshold,
              nb::arg("next_seq") = usual.next_seq, nb::arg("verify_reads") = usual.verify_reads,
@@ -111,6 +113,7 @@ void bind_core_config(nb::module_ &m) {
         .def_ro("batch_blocks", &CoreConfig::batch_blocks)
         .def_ro("use_append", &CoreConfig::use_append)
         .def_ro("shared_stream", &CoreConfig::shared_stream)
+        .def_ro("classes_max", &CoreConfig::classes_max)
         .def_ro("finish_zones", &CoreConfig::finish_zones)
         .def_ro("write_buffer_blocks", &CoreConfig::write_buffer_blocks)
         .def_ro("write_buffer_path", &CoreConfig::write_buffer_path)

@@ -5,13 +5,14 @@
 #include <algorithm>
 #include <utility>
 
+#include "base/mutation.hpp"
+
 namespace ftl {
 namespace {
 
 constexpr uint32_t kSummaryScratchBlocks = 32;
-constexpr uint32_t kOpenBandsSplit = 3;  // one for the user stream, one for reloc, one being closed
-constexpr uint32_t kOpenBandsShared = 2;
-constexpr uint64_t kStuckNs = 20'000'000;  // after that time, the reloc band takes user data that a reset waits for
+constexpr uint64_t kStuckNs = 20'000'000;    // after that time, the reloc band takes user data that a reset waits for
+constexpr uint64_t kHomelessNs = 5'000'000;  // after that time, other bands take the data of a class that has no band
 
 }  // namespace
 
@@ -19,7 +20,9 @@ BandWriter::BandWriter(CoreState &state, Copied copied, void *context)
     : state_(state),
       copied_(copied),
       context_(context),
-      open_(state.config.shared_stream ? kOpenBandsShared : kOpenBandsSplit) {
+      // One for each class, and one being closed.
+      open_(1 + size_t{state.config.shared_stream ? uint8_t{1} : state.config.classes_max}) {
+    leftovers_.reserve(open_.size());
     scratch_blocks_ = std::min({state.summary_area, state.max_io, kSummaryScratchBlocks});
     scratch_ = PageMemory::shared_or_bad_alloc(size_t{scratch_blocks_} * kBlockSize * state.punits * open_.size(),
                                                Sharing::sends);
@@ -31,7 +34,8 @@ BandWriter::BandWriter(CoreState &state, Copied copied, void *context)
             ZoneWriter &zone = open.zones[punit];
             zone.band = &open;
             zone.punit = punit;
-            zone.map.resize(state.data_area);
+            // Not touched before its zone is written.
+            zone.map = std::make_unique_for_overwrite<layout::BlockEntry[]>(state.data_area);
             zone.items.resize(std::max(layout::kBatchDataBlocksMax, layout::kEntriesPerBlock));
             zone.iov.resize(layout::kBatchDataBlocksMax + 1);
             zone.scratch = scratch;
@@ -43,7 +47,7 @@ BandWriter::BandWriter(CoreState &state, Copied copied, void *context)
 }
 
 bool BandWriter::queue_band(uint32_t stream_number, uint32_t band, uint64_t seq) noexcept {
-    Stream &stream = streams_[stream_of(stream_number)];
+    Stream &stream = streams_[stream_number];
     if (stream.queued != kNoBand) {
         return false;
     }
@@ -61,10 +65,17 @@ bool BandWriter::queue_band(uint32_t stream_number, uint32_t band, uint64_t seq)
 // for a time.
 uint64_t BandWriter::deadline_ns() const noexcept {
     uint64_t deadline = ~uint64_t{0};
-    for (const auto &[since, age] : {std::pair{state_.buffer.waiting_since, kBatchAgeNs}, {stuck_since_, kStuckNs}}) {
+    const auto consider = [&](uint64_t since, uint64_t age) {
         if (since != 0 && state_.now < since + age) {
             deadline = std::min(deadline, since + age);
         }
+    };
+    consider(stuck_since_, kStuckNs);
+    for (uint32_t number = 0; number < state_.placement.user_count; ++number) {
+        consider(state_.buffer.waiting_since[number], kBatchAgeNs);
+    }
+    for (uint32_t number = 0; number < state_.placement.class_count; ++number) {
+        consider(streams_[number].homeless_since, kHomelessNs);
     }
     if (finishes_waiting_ > 0) {
         for (const OpenBand &open : open_) {
@@ -98,17 +109,99 @@ bool BandWriter::close_zone(uint32_t band, uint32_t punit) noexcept {
 uint32_t BandWriter::run() noexcept {
     const uint64_t now = state_.now;
     WriteBuffer &buffer = state_.buffer;
-    if (buffer.fifo.empty() && state_.records.user_queue.empty()) {
-        buffer.waiting_since = 0;
-    } else if (buffer.waiting_since == 0) {
-        buffer.waiting_since = std::max<uint64_t>(now, 1);
+    const Placement &placement = state_.placement;
+    for (uint32_t number = 0; number < placement.user_count; ++number) {
+        uint64_t &since = buffer.waiting_since[number];
+        if (buffer.fifos[number].empty() && (number != 0 || state_.records.user_queue.empty())) {
+            since = 0;
+        } else if (since == 0) {
+            since = std::max<uint64_t>(now, 1);
+        }
     }
     uint32_t work = finishes_waiting_ > 0 ? run_finishes() : 0;
-    if (!state_.config.shared_stream) {
-        work += run_stream(kStreamReloc);
+    work += leftovers_.empty() ? 0 : run_leftovers();
+    for (uint32_t number = placement.user_count; number < placement.class_count; ++number) {
+        work += run_stream(number);
     }
-    work += run_stream(kStreamUser);
+    for (uint32_t number = 0; number < placement.user_count; ++number) {
+        work += run_stream(number);
+    }
     return work + close_bands();
+}
+
+// --- placement
+
+uint32_t BandWriter::asking() const noexcept {
+    uint32_t classes = 0;
+    for (uint32_t number = 0; number < state_.placement.class_count; ++number) {
+        classes |= uint32_t{streams_[number].asked} << number;
+    }
+    return classes;
+}
+
+void BandWriter::place(Placement &placement) noexcept {
+    Placement &now = state_.placement;
+    std::swap(now, placement);
+    const Placement &before = placement;
+    if (now.class_count == before.class_count && now.user_count == before.user_count) {
+        return;
+    }
+    const auto renumbered = [&](uint8_t each) {
+        const int last = before.side(each) == Side::user ? now.user_count - 1 : now.class_count - 1;
+        const int shift = before.side(each) == Side::user ? 0 : now.user_count - before.user_count;
+        return static_cast<uint8_t>(std::min(each + shift, last));
+    };
+    const std::array<Stream, kClassesMax> old = std::exchange(streams_, {});
+    for (uint8_t each = 0; each < before.class_count; ++each) {
+        const uint8_t number = renumbered(each);
+        const bool survives = number == 0 ? each == 0 : renumbered(static_cast<uint8_t>(each - 1)) != number;
+        const Stream &from = old[each];
+        if (from.queued != kNoBand) {
+            Band &band = state_.bands.change(from.queued);
+            band.stream = number;
+            if (survives) {
+                streams_[number].queued = from.queued;
+                streams_[number].queued_seq = from.queued_seq;
+            } else {
+                band.state = BandState::free;
+            }
+        }
+        if (from.current == nullptr) {
+            continue;
+        }
+        if (survives) {
+            streams_[number].current = from.current;
+        } else if (before.side(each) == Side::user) {
+            close_early(*from.current);
+        } else {
+            leftovers_.push_back(from.current);
+        }
+    }
+    for (OpenBand &open : open_) {
+        if (open.band != kNoBand) {
+            open.stream = renumbered(static_cast<uint8_t>(open.stream));
+            state_.bands.change(open.band).stream = static_cast<uint8_t>(open.stream);
+        }
+    }
+    state_.buffer.keep_classes(now.user_count);
+    state_.reloc.renumber(renumbered);
+}
+
+// The rest of the band is not written. Batches in flight end first.
+void BandWriter::close_early(OpenBand &open) noexcept {
+    state_.bands.change(open.band).state = BandState::closing;
+    for (ZoneWriter &zone : open.zones) {
+        if (zone.state == ZoneState::batch) {
+            zone.close_short = true;
+        } else if (zone.state == ZoneState::idle) {
+            give_up(zone);
+            if (zone.next_offset == 0) {
+                zone.state = ZoneState::done;
+            } else {
+                finish(zone);
+            }
+        }
+    }
 }
 
 // --- bands
@@ -120,7 +213,7 @@ bool BandWriter::has_room(const OpenBand &open) const noexcept {
 }
 
 uint32_t BandWriter::take_queued(uint32_t stream_number) noexcept {
-    Stream &stream = streams_[stream_of(stream_number)];
+    Stream &stream = streams_[stream_number];
     const uint32_t band = std::exchange(stream.queued, kNoBand);
     if (band != kNoBand) {
         stream.asked = true;  // whoever takes the band must queue another one
@@ -138,16 +231,22 @@ BandWriter::OpenBand *BandWriter::current_band(uint32_t number) noexcept {
     if (stream.current == nullptr && stream.queued != kNoBand) {
         activate(stream, number);
     }
+    if (!state_.placement.is_one(state_.placement.side(number))) {
+        note_homeless(stream, number);
+    }
     ask_for_band(number);
     return stream.current;
 }
 
 void BandWriter::activate(Stream &stream, uint32_t number) noexcept {
-    const auto room =
-        std::find_if(open_.begin(), open_.end(), [](const OpenBand &open) { return open.band == kNoBand; });
-    if (room == open_.end()) {
+    // Leftovers are filled first, so that relocation does not take all places while user data has none.
+    const bool must_wait = !leftovers_.empty() && state_.placement.side(number) == Side::reloc;
+    if (must_wait || in_use_ >= std::min(open_.size(), state_.placement.class_count + 1 + leftovers_.size())) {
         return;
     }
+    const auto room =
+        std::find_if(open_.begin(), open_.end(), [](const OpenBand &open) { return open.band == kNoBand; });
+    ++in_use_;
     room->band = stream.queued;
     room->stream = number;
     room->turn = 0;
@@ -156,6 +255,9 @@ void BandWriter::activate(Stream &stream, uint32_t number) noexcept {
     band.written = 0;
     band.given_up = 0;
     band.record_headers = 0;
+    band.opened_seq = state_.next_seq;
+    band.data_seqs = 0;
+    band.data_count = 0;
     for (ZoneWriter &zone : room->zones) {
         const Zone &place = state_.zone(stream.queued, zone.punit);
         zone.state = place.start == kNoZone || place.faulted ? ZoneState::done : ZoneState::idle;
@@ -169,29 +271,79 @@ void BandWriter::activate(Stream &stream, uint32_t number) noexcept {
     stream.asked = false;
 }
 
+// Blocks of that class wait.
+bool BandWriter::has_blocks(uint32_t number) const noexcept {
+    const bool user = state_.placement.side(number) == Side::user;
+    return !(user ? state_.buffer.fifos : state_.reloc.fifos)[number].empty();
+}
+
 bool BandWriter::has_data(uint32_t number) const noexcept {
-    const bool user = !state_.buffer.fifo.empty() || !state_.records.user_queue.empty();
-    const bool reloc = !state_.reloc.fifo.empty() || !state_.records.reloc_queue.empty() || state_.active_moves > 0;
-    if (state_.config.shared_stream) {
-        return user || reloc;
+    const Placement &placement = state_.placement;
+    const Records &records = state_.records;
+    if (placement.shared) {
+        return !state_.buffer.fifos[0].empty() || !records.user_queue.empty() || !state_.reloc.fifos[0].empty() ||
+               !records.reloc_queue.empty() || state_.active_moves > 0;
     }
-    return number == kStreamUser ? user : reloc || user_is_stuck();
+    if (has_blocks(number)) {
+        return true;
+    }
+    // The rest goes to any band of its side.
+    const Side side = placement.side(number);
+    if (number != placement.first(side) || (!placement.is_one(side) && has_open_band(side))) {
+        return false;
+    }
+    if (side == Side::user) {
+        return !records.user_queue.empty();
+    }
+    return !records.reloc_queue.empty() || (placement.is_one(side) && state_.active_moves > 0) || user_is_stuck();
+}
+
+bool BandWriter::has_open_band(Side side) const noexcept {
+    const auto first = streams_.begin() + state_.placement.first(side);
+    const auto end = streams_.begin() + state_.placement.end(side);
+    return (side == Side::reloc && !leftovers_.empty()) ||
+           std::any_of(first, end, [](const Stream &stream) { return stream.current != nullptr; });
+}
+
+// Python may withhold the next band of a class because space is short. Then the blocks of the class go to other bands
+// of its side, until it has a band again.
+void BandWriter::note_homeless(Stream &stream, uint32_t number) noexcept {
+    if (stream.current != nullptr) {
+        stream.homeless_since = 0;
+    } else if (stream.homeless_since == 0 && has_blocks(number)) {
+        stream.homeless_since = std::max<uint64_t>(state_.now, 1);
+    }
+}
+
+bool BandWriter::is_homeless(uint32_t number) const noexcept {
+    const uint64_t since = streams_[number].homeless_since;
+    return since != 0 && state_.now >= since + kHomelessNs && !MUTATED(class_waits_for_ever);
 }
 
 bool BandWriter::user_has_no_band() const noexcept {
-    const Stream &user = streams_[kStreamUser];
-    return user.current == nullptr && user.queued == kNoBand && has_data(kStreamUser);
+    const Placement &placement = state_.placement;
+    bool data = placement.shared ? has_data(kStreamUser) : !state_.records.user_queue.empty();
+    for (uint32_t number = 0; number < placement.user_count; ++number) {
+        if (streams_[number].current != nullptr || streams_[number].queued != kNoBand) {
+            return false;
+        }
+        data |= has_blocks(number);
+    }
+    return data;
 }
 
-// A reset may wait for user data that has no band, and the user stream may get no band before that reset is done.
+// A reset may wait for user data that has no band, and the user's classes may get no band before that reset is done.
 bool BandWriter::user_is_stuck() const noexcept {
-    if (streams_[kStreamUser].current != nullptr || state_.config.shared_stream) {
+    const Placement &placement = state_.placement;
+    if (placement.shared || has_open_band(Side::user)) {
         return false;
     }
     const WriteBuffer &buffer = state_.buffer;
     const Records &records = state_.records;
-    return (!buffer.fifo.empty() && buffer.epoch[buffer.fifo.head] <= state_.demand.forced_epoch) ||
-           (!records.user_queue.empty() && records.meta[records.user_queue.head].epoch <= state_.demand.forced_epoch);
+    const uint64_t forced = state_.demand.forced_epoch;
+    return std::any_of(buffer.fifos.begin(), buffer.fifos.begin() + placement.user_count,
+                       [&](const SlotList &fifo) { return !fifo.empty() && buffer.epoch[fifo.head] <= forced; }) ||
+           (!records.user_queue.empty() && records.meta[records.user_queue.head].epoch <= forced);
 }
 
 void BandWriter::ask(uint32_t number, uint64_t filling_band) noexcept {
@@ -235,6 +387,7 @@ uint32_t BandWriter::close_bands() noexcept {
         state_.bands.change(open.band).state = state_.closed_state(open.band);
         state_.emit(EventKind::band_closed, open.band);
         open.band = kNoBand;
+        --in_use_;
         ++closed;
     }
     return closed;
@@ -247,24 +400,7 @@ uint32_t BandWriter::run_stream(uint32_t number) noexcept {
     // At most twice: for the rest of one band, then for its successor.
     for (int round = 0; round < 2; ++round) {
         OpenBand *open = current_band(number);
-        if (open == nullptr) {
-            break;
-        }
-        bool more = true;
-        for (uint32_t i = 0; i < state_.punits && more; ++i) {
-            ZoneWriter &zone = open->zones[open->turn];
-            open->turn = open->turn + 1 == state_.punits ? 0 : open->turn + 1;
-            if (zone.state != ZoneState::idle) {
-                continue;
-            }
-            const Source source = choose(number, state_.data_area - zone.next_offset);
-            more = source != Source::none;
-            if (more) {
-                start_batch(*open, zone, source);
-                ++batches;
-            }
-        }
-        if (!more || has_room(*open)) {
+        if (open == nullptr || !fill(*open, number, batches) || has_room(*open)) {
             break;
         }
     }
@@ -274,71 +410,141 @@ uint32_t BandWriter::run_stream(uint32_t number) noexcept {
     return batches;
 }
 
-BandWriter::Source BandWriter::choose(uint32_t number, uint32_t room) noexcept {
+uint32_t BandWriter::run_leftovers() noexcept {
+    uint32_t batches = 0;
+    for (size_t i = 0; i < leftovers_.size();) {
+        OpenBand &open = *leftovers_[i];
+        if (has_room(open)) {
+            fill(open, kAnyClass, batches);
+            ++i;
+        } else {
+            state_.bands.change(open.band).state = BandState::closing;
+            leftovers_.erase(leftovers_.begin() + static_cast<ptrdiff_t>(i));
+        }
+    }
+    return batches;
+}
+
+bool BandWriter::fill(OpenBand &open, uint32_t number, uint32_t &batches) noexcept {
+    const Side side = state_.placement.side(open.stream);
+    for (uint32_t i = 0; i < state_.punits; ++i) {
+        ZoneWriter &zone = open.zones[open.turn];
+        open.turn = open.turn + 1 == state_.punits ? 0 : open.turn + 1;
+        if (zone.state != ZoneState::idle) {
+            continue;
+        }
+        const Choice choice = choose(side, number, state_.data_area - zone.next_offset);
+        if (choice.source == Source::none) {
+            return false;
+        }
+        start_batch(open, zone, choice);
+        ++batches;
+    }
+    return true;
+}
+
+BandWriter::Choice BandWriter::choose(Side side, uint32_t number, uint32_t room) noexcept {
+    const bool shared = state_.placement.shared;
     if (room == 1) {
         // Only a header fits. It takes records, if there are any.
         for (const bool of_user : {true, false}) {
-            const bool ours = state_.config.shared_stream || of_user == (number == kStreamUser);
-            const Stream &stream = streams_[of_user ? kStreamUser : kStreamReloc];
-            if (ours && !state_.records.queue(of_user).empty() && !stream.records_busy) {
-                return of_user ? Source::user_records : Source::reloc_records;
+            const bool ours = shared || of_user == (side == Side::user);
+            if (ours && !state_.records.queue(of_user).empty() && !records_busy_[of_user ? 0 : 1]) {
+                return {of_user ? Source::user_records : Source::reloc_records};
             }
         }
-        return Source::pad;
+        return {Source::pad};
     }
-    if (state_.config.shared_stream) {
+    if (shared) {
         const bool reloc_first = state_.throttle.limits() || reloc_turn_;
         reloc_turn_ = !reloc_turn_;
-        const Source first = reloc_first ? choose_reloc() : choose_user();
-        if (first != Source::none) {
+        const Choice first = reloc_first ? choose_reloc(number) : choose_user(number);
+        if (first.source != Source::none) {
             return first;
         }
-        return reloc_first ? choose_user() : choose_reloc();
+        return reloc_first ? choose_user(number) : choose_reloc(number);
     }
-    if (number == kStreamUser) {
-        return choose_user();
+    if (side == Side::user) {
+        return choose_user(number);
     }
-    const Source source = choose_reloc();
-    if (source != Source::none || !user_is_stuck()) {
-        stuck_since_ = source == Source::none ? 0 : stuck_since_;
-        return source;
+    const Choice choice = choose_reloc(number);
+    if (choice.source != Source::none || !user_is_stuck()) {
+        stuck_since_ = choice.source == Source::none ? 0 : stuck_since_;
+        return choice;
     }
     if (stuck_since_ == 0) {
         stuck_since_ = std::max<uint64_t>(state_.now, 1);
     }
-    return state_.now >= stuck_since_ + kStuckNs ? choose_user() : Source::none;
+    return state_.now >= stuck_since_ + kStuckNs ? choose_user(kAnyClass) : Choice{};
 }
 
-BandWriter::Source BandWriter::choose_user() noexcept {
-    if (!streams_[kStreamUser].records_busy && records_due(true)) {
-        return Source::user_records;
+BandWriter::Choice BandWriter::choose_user(uint32_t number) noexcept {
+    if (!records_busy_[0] && records_due(true)) {
+        return {Source::user_records};
     }
-    return user_due() ? Source::user : Source::none;
+    const uint8_t from_class =
+        class_due(Side::user, number, state_.buffer.waiting_since, [this](uint32_t each) { return user_due(each); });
+    return from_class == kNoClass ? Choice{} : Choice{Source::user, from_class};
 }
 
-BandWriter::Source BandWriter::choose_reloc() noexcept {
-    if (!streams_[kStreamReloc].records_busy && records_due(false)) {
-        return Source::reloc_records;
+BandWriter::Choice BandWriter::choose_reloc(uint32_t number) noexcept {
+    if (!records_busy_[1] && records_due(false)) {
+        return {Source::reloc_records};
     }
-    return reloc_due() ? Source::reloc : Source::none;
+    const uint8_t from_class =
+        class_due(Side::reloc, number, state_.reloc.waiting_since, [this](uint32_t each) { return reloc_due(each); });
+    return from_class == kNoClass ? Choice{} : Choice{Source::reloc, from_class};
 }
 
-bool BandWriter::user_due() const noexcept {
+// The class whose blocks go next to a band of class `number`: its own one, or one that has no band. Of several the one
+// whose last batch was sent first, so that none waits for ever.
+template <typename Due>
+uint8_t BandWriter::class_due(Side side, uint32_t number, const std::array<uint64_t, kClassesMax> &waiting_since,
+                              Due &&due) const noexcept {
+    const Placement &placement = state_.placement;
+    const uint8_t first = placement.first(side);
+    if (placement.is_one(side)) [[likely]] {
+        return due(first) ? first : kNoClass;
+    }
+    uint8_t best = kNoClass;
+    for (uint8_t each = first; each < placement.end(side); ++each) {
+        if ((each == number || number == kAnyClass || is_homeless(each)) && due(each) &&
+            (best == kNoClass || waiting_since[each] < waiting_since[best])) {
+            best = each;
+        }
+    }
+    return best;
+}
+
+bool BandWriter::user_due(uint32_t number) const noexcept {
     const WriteBuffer &buffer = state_.buffer;
-    const uint32_t waiting = buffer.fifo.count;
+    const SlotList &fifo = buffer.fifos[number];
+    const uint32_t waiting = fifo.count;
     if (waiting == 0) {
         return false;
     }
-    return waiting >= std::min(state_.max_data, buffer.slot_count / 2) || buffer.requeued > 0 ||
-           buffer.epoch[buffer.fifo.head] <= state_.demand.wanted_epoch ||
-           (state_.demand.waits_for_room() && user_batches_ == 0) || state_.now >= buffer.waiting_since + kBatchAgeNs;
+    return waiting >= std::min(state_.max_data, buffer.slot_count / 2) || buffer.requeued[number] > 0 ||
+           buffer.epoch[fifo.head] <= state_.demand.wanted_epoch ||
+           (state_.demand.waits_for_room() && user_batches_ == 0 && has_most(buffer.fifos, number)) ||
+           state_.now >= buffer.waiting_since[number] + kBatchAgeNs;
 }
 
-bool BandWriter::reloc_due() const noexcept {
-    const uint32_t waiting = state_.reloc.fifo.count;
-    // If the moves rest, more comes soon. Nobody waits for what is here: it is still in the band that is moved.
-    const bool last = state_.reloc_reads == 0 && !state_.moves_rest;
-    return waiting > 0 && (waiting >= state_.max_data || last || state_.reloc.free.count() == 0);
+bool BandWriter::reloc_due(uint32_t number) const noexcept {
+    const RelocBuffer &buffer = state_.reloc;
+    const uint32_t waiting = buffer.fifos[number].count;
+    if (waiting == 0 || waiting >= state_.max_data) {
+        return waiting > 0;
+    }
+    // If the moves rest, more comes soon. Nobody waits for what is here: it is still in the band that is moved. Short
+    // batches take room, and with several classes there could be many.
+    const bool one = state_.placement.is_one(Side::reloc);
+    const bool last = state_.reloc_reads == 0 && !state_.moves_rest && (one || state_.moves_reading == 0);
+    return last || (buffer.free.count() == 0 && has_most(buffer.fifos, number));
+}
+
+bool BandWriter::has_most(const std::array<SlotList, kClassesMax> &fifos, uint32_t number) noexcept {
+    return std::none_of(fifos.begin(), fifos.end(),
+                        [&](const SlotList &fifo) { return fifo.count > fifos[number].count; });
 }
 
 bool BandWriter::records_due(bool of_user) const noexcept {
@@ -351,7 +557,7 @@ bool BandWriter::records_due(bool of_user) const noexcept {
     if (queue.count >= layout::kEntriesPerBlock || !state_.epochs.done(state_.demand.wanted_epoch)) {
         return true;
     }
-    return of_user ? state_.demand.user_waits || state_.now >= state_.buffer.waiting_since + kBatchAgeNs
+    return of_user ? state_.demand.user_waits || state_.now >= state_.buffer.waiting_since[0] + kBatchAgeNs
                    : state_.reloc_reads == 0;
 }
 

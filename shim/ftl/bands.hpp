@@ -24,6 +24,9 @@ struct Band {
     uint32_t given_up = 0;    // blocks that will not be written in this life of the band
     uint32_t next = kNoBand;  // the band that changed after it
     uint64_t seq = 0;
+    uint64_t opened_seq = 0;       // the core's next_seq when it was opened
+    int64_t data_seqs = 0;         // sum of (seq - opened_seq) over the data blocks that were written to it
+    uint32_t data_count = 0;       // their number
     uint64_t references = 0;       // LBAs that point to a record's header in this band
     uint32_t record_headers = 0;   // headers with records written to it
     uint32_t settling = 0;         // records that landed here and are still being spread over the L2P
@@ -36,6 +39,11 @@ struct Band {
     Status reset_refused = status::ok;  // while it is determined whether the base does anything else
 
     [[nodiscard]] bool in_force() const noexcept { return valid != 0 || references != 0; }
+    // Of the data blocks, on average; opened_seq while there are none.
+    [[nodiscard]] uint64_t data_seq() const noexcept {
+        const int64_t mean = data_count == 0 ? 0 : data_seqs / static_cast<int64_t>(data_count);
+        return opened_seq + static_cast<uint64_t>(mean);
+    }
 };
 
 // A band can only be changed by change(), which appends it to a list, once. So Python sees every change, even if events

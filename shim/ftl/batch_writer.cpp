@@ -22,7 +22,9 @@ constexpr uint8_t kFullAtOnceMax = 3;            // in a row; a zone that is alw
 
 }  // namespace
 
-void BandWriter::start_batch(OpenBand &open, ZoneWriter &zone, Source source) noexcept {
+void BandWriter::start_batch(OpenBand &open, ZoneWriter &zone, Choice choice) noexcept {
+    const auto [source, from_class] = choice;
+    const Placement &placement = state_.placement;
     const Band &band = state_.bands[open.band];
     const Zone &place = state_.zone(open.band, zone.punit);
     const uint32_t room = state_.data_area - zone.next_offset;
@@ -42,14 +44,17 @@ void BandWriter::start_batch(OpenBand &open, ZoneWriter &zone, Source source) no
     zone.first_offset = zone.next_offset;
     zone.done_blocks = 0;
     const bool of_user = source == Source::user || source == Source::user_records;
-    header.stream = static_cast<uint16_t>(source == Source::pad ? open.stream : of_user ? kStreamUser : kStreamReloc);
+    const uint32_t side_class = of_user ? kStreamUser : placement.shared ? kStreamReloc : placement.first(Side::reloc);
+    header.stream = static_cast<uint16_t>(source == Source::pad ? open.stream : side_class);
     BatchKind kind = BatchKind::data;
     switch (source) {
         case Source::user:
-            take_user(zone, header, std::min({state_.max_data, room - 1, state_.buffer.fifo.count}));
+            take_user(zone, header, from_class,
+                      std::min({state_.max_data, room - 1, state_.buffer.fifos[from_class].count}));
             break;
         case Source::reloc:
-            take_reloc(zone, header, std::min({state_.max_data, room - 1, state_.reloc.fifo.count}));
+            take_reloc(zone, header, from_class,
+                       std::min({state_.max_data, room - 1, state_.reloc.fifos[from_class].count}));
             break;
         case Source::user_records:
         case Source::reloc_records:
@@ -68,32 +73,36 @@ void BandWriter::start_batch(OpenBand &open, ZoneWriter &zone, Source source) no
     zone.block_count = 1 + data_blocks;
     zone.map[zone.first_offset] =
         BlockEntry{layout::kHeaderLba, 0, 0, layout::kHeaderFlag | static_cast<uint32_t>(kind)};
-    std::copy(header.blocks, header.blocks + data_blocks, zone.map.data() + zone.first_offset + 1);
+    std::copy(header.blocks, header.blocks + data_blocks, zone.map.get() + zone.first_offset + 1);
     zone.next_offset += zone.block_count;
     ++state_.stats.batches;
     state_.stats.short_batches += kind == BatchKind::data && data_blocks < state_.max_data ? 1 : 0;
     issue_chunk(zone);
 }
 
-void BandWriter::take_user(ZoneWriter &zone, BatchHeader &header, uint32_t count) noexcept {
+void BandWriter::take_user(ZoneWriter &zone, BatchHeader &header, uint8_t from_class, uint32_t count) noexcept {
     WriteBuffer &buffer = state_.buffer;
+    SlotList &fifo = buffer.fifos[from_class];
     for (uint32_t i = 0; i < count; ++i) {
-        const uint32_t slot = buffer.fifo.pop_front(buffer.next.data());
+        const uint32_t slot = fifo.pop_front(buffer.next.data());
         zone.items[i] = slot;
         const SlotRecord &record = buffer.records[slot];
         header.blocks[i] = BlockEntry{record.lba, record.seq, record.crc, 0};
     }
     header.count = count;
     zone.item_count = count;
-    buffer.requeued -= std::min(buffer.requeued, count);
-    buffer.waiting_since = buffer.fifo.empty() ? 0 : std::max<uint64_t>(state_.now, 1);
+    header.stream = from_class;
+    uint32_t &requeued = buffer.requeued[from_class];
+    requeued -= std::min(requeued, count);
+    buffer.waiting_since[from_class] = fifo.empty() ? 0 : std::max<uint64_t>(state_.now, 1);
     ++user_batches_;
 }
 
-void BandWriter::take_reloc(ZoneWriter &zone, BatchHeader &header, uint32_t count) noexcept {
+void BandWriter::take_reloc(ZoneWriter &zone, BatchHeader &header, uint8_t from_class, uint32_t count) noexcept {
     RelocBuffer &buffer = state_.reloc;
+    SlotList &fifo = buffer.fifos[from_class];
     for (uint32_t i = 0; i < count; ++i) {
-        const uint32_t slot = buffer.fifo.pop_front(buffer.next.data());
+        const uint32_t slot = fifo.pop_front(buffer.next.data());
         zone.items[i] = slot;
         const RelocBuffer::Meta &meta = buffer.meta[slot];
         const uint64_t seq = MUTATED(gc_makes_new_seq) ? state_.next_seq++ : meta.seq;
@@ -101,6 +110,8 @@ void BandWriter::take_reloc(ZoneWriter &zone, BatchHeader &header, uint32_t coun
     }
     header.count = count;
     zone.item_count = count;
+    header.stream = static_cast<uint16_t>(state_.placement.shared ? kStreamReloc : from_class);
+    buffer.waiting_since[from_class] = state_.now;
 }
 
 void BandWriter::take_records(ZoneWriter &zone, BatchHeader &header, bool of_user) noexcept {
@@ -121,7 +132,7 @@ void BandWriter::take_records(ZoneWriter &zone, BatchHeader &header, bool of_use
     }
     header.count = count;
     zone.item_count = count;
-    streams_[of_user ? kStreamUser : kStreamReloc].records_busy = true;
+    records_busy_[of_user ? 0 : 1] = true;
 }
 
 void BandWriter::issue_chunk(ZoneWriter &zone) noexcept {
@@ -171,7 +182,7 @@ void BandWriter::make_summary(ZoneWriter &zone) noexcept {
         block.band = zone.band->band;
         block.punit = zone.punit;
         block.reserved = 0;
-        std::copy_n(zone.map.data() + first, block.count, block.entries);
+        std::copy_n(zone.map.get() + first, block.count, block.entries);
         std::fill(block.entries + block.count, block.entries + layout::kEntriesPerBlock, BlockEntry{});
         block.crc = layout::block_crc(&block);
     }
@@ -327,12 +338,14 @@ void BandWriter::landed(ZoneWriter &zone) noexcept {
         case Source::user: {
             WriteBuffer &buffer = state_.buffer;
             const bool retains = state_.retains();
+            Band &band = state_.bands.change(zone.band->band);
             for (uint32_t i = 0; i < count; ++i) {
                 if (i + kPrefetchAhead < count) {
                     state_.l2p.prefetch(buffer.records[zone.items[i + kPrefetchAhead]].lba);
                 }
                 const uint32_t slot = zone.items[i];
                 const uint64_t lba = buffer.records[slot].lba;
+                band.data_seqs += static_cast<int64_t>(buffer.records[slot].seq - band.opened_seq);
                 if (state_.l2p.get(lba) == L2p::slot(slot)) {
                     state_.replace(lba, header + 1 + i);
                 }
@@ -342,17 +355,22 @@ void BandWriter::landed(ZoneWriter &zone) noexcept {
                 } else {
                     buffer.durable(slot);
                 }
-                state_.epochs.leave(buffer.epoch[slot]);
+                if (!MUTATED(class_not_flushed) || buffer.epoch[slot] != 0) {
+                    state_.epochs.leave(buffer.epoch[slot]);
+                }
             }
+            band.data_count += count;
             state_.stats.media_user_blocks += count;
             --user_batches_;
             break;
         }
         case Source::reloc: {
             RelocBuffer &buffer = state_.reloc;
+            Band &band = state_.bands.change(zone.band->band);
             for (uint32_t i = 0; i < count; ++i) {
                 const uint32_t slot = zone.items[i];
                 const RelocBuffer::Meta &meta = buffer.meta[slot];
+                band.data_seqs += static_cast<int64_t>(meta.seq - band.opened_seq);
                 if (state_.l2p.get(meta.lba) == meta.source || MUTATED(gc_undoes_overwrites)) {
                     state_.replace(meta.lba, header + 1 + i);
                     // The CRC is the same unless memory has rotted. From now on the CRC on media counts.
@@ -363,6 +381,7 @@ void BandWriter::landed(ZoneWriter &zone) noexcept {
                 buffer.free.give(slot);
                 copied_(context_, meta.mover);
             }
+            band.data_count += count;
             state_.stats.media_reloc_blocks += count;
             ++state_.stats.reloc_batches;
             break;
@@ -374,7 +393,7 @@ void BandWriter::landed(ZoneWriter &zone) noexcept {
             }
             ++state_.bands.change(zone.band->band).record_headers;
             ++state_.stats.media_trim_blocks;
-            streams_[zone.source == Source::user_records ? kStreamUser : kStreamReloc].records_busy = false;
+            records_busy_[zone.source == Source::user_records ? 0 : 1] = false;
             break;
         }
         case Source::pad:
@@ -412,34 +431,28 @@ void BandWriter::give_up(ZoneWriter &zone) noexcept {
 }
 
 void BandWriter::requeue(ZoneWriter &zone) noexcept {
-    if (zone.source == Source::user) {
-        // Batches fail in any order. Code that waits for an epoch looks at the head of the FIFO, which must stay in
-        // order.
-        state_.buffer.requeue(zone.items.data(), zone.item_count);
-    }
-    for (uint32_t i = zone.item_count; i-- > 0;) {
-        const uint32_t item = zone.items[i];
-        switch (zone.source) {
-            case Source::user:
-                break;
-            case Source::reloc:
-                state_.reloc.fifo.push_front(state_.reloc.next.data(), item);
-                break;
-            case Source::user_records:
-                state_.records.user_queue.push_front(state_.records.next.data(), item);
-                break;
-            case Source::reloc_records:
-                state_.records.reloc_queue.push_front(state_.records.next.data(), item);
-                break;
-            case Source::pad:
-            case Source::none:
-                break;
+    switch (zone.source) {
+        case Source::user:
+            // Batches fail in any order. Code that waits for an epoch looks at the head of a FIFO, which must stay in
+            // order.
+            state_.buffer.requeue(zone.items.data(), zone.item_count);
+            --user_batches_;
+            break;
+        case Source::reloc:
+            state_.reloc.requeue(zone.items.data(), zone.item_count);
+            break;
+        case Source::user_records:
+        case Source::reloc_records: {
+            const bool of_user = zone.source == Source::user_records;
+            for (uint32_t i = zone.item_count; i-- > 0;) {
+                state_.records.queue(of_user).push_front(state_.records.next.data(), zone.items[i]);
+            }
+            records_busy_[of_user ? 0 : 1] = false;
+            break;
         }
-    }
-    if (zone.source == Source::user) {
-        --user_batches_;
-    } else if (zone.source == Source::user_records || zone.source == Source::reloc_records) {
-        streams_[zone.source == Source::user_records ? kStreamUser : kStreamReloc].records_busy = false;
+        case Source::pad:
+        case Source::none:
+            break;
     }
 }
 

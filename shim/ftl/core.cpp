@@ -286,7 +286,7 @@ void FtlCore::accept_block(uint64_t lba, uint32_t slot, uint32_t crc) noexcept {
     state_.overtake_trim(lba, 1);
     hold(slot, lba, state_.next_seq++, crc);
     if (!cache_ || !cache_->push(slot)) {
-        state_.buffer.fifo.push_back(state_.buffer.next.data(), slot);
+        state_.buffer.queue(slot);
     }
     ++state_.stats.user_written_blocks;
     state_.throttle.accepted();
@@ -301,7 +301,10 @@ void FtlCore::hold(uint32_t slot, uint64_t lba, uint64_t seq, uint32_t crc) noex
     if (!MUTATED(slot_not_held)) {
         publish(record.state);
     }
-    buffer.epoch[slot] = state_.epochs.join();
+    if (!state_.placement.is_one(Side::user)) {
+        buffer.band_class[slot] = state_.class_of_write(lba);
+    }
+    buffer.epoch[slot] = MUTATED(class_not_flushed) && buffer.band_class[slot] != 0 ? 0 : state_.epochs.join();
     if (!MUTATED(old_crc_kept) || state_.l2p.get(lba) == L2p::kInvalid) {
         state_.crcs.set(lba, BlockCrcs::cut(crc));
     }

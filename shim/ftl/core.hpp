@@ -28,6 +28,8 @@ namespace ftl {
 struct BandRow {
     uint64_t seq;
     uint64_t faulted_punits;  // one bit each
+    uint64_t opened_seq;      // the core's next_seq when the band was opened
+    uint64_t data_seq;        // of the data blocks that were written to it, on average
     uint32_t band;
     uint32_t valid;    // see valid_count()
     uint32_t written;  // includes blocks that were given up
@@ -36,7 +38,7 @@ struct BandRow {
     uint8_t unreadable;  // when the band is closed, its state becomes faulted
     uint8_t unwritten;   // not counting blocks that were given up
 };
-static_assert(sizeof(BandRow) == 32);
+static_assert(sizeof(BandRow) == 48);
 
 class FtlCore final : public BlockDevice, public Poller, public std::enable_shared_from_this<FtlCore> {
 public:
@@ -77,6 +79,13 @@ public:
     // Frees a queued band to which nothing was written yet; the stream does not ask for another one. kNoBand: none was
     // queued.
     uint32_t take_queued(uint32_t stream);
+    // Which class of bands each block goes to from now on. Afterwards `placement` holds the former tables, so that they
+    // are freed elsewhere. If the number of classes changes, bands that are being written stay with their side: those
+    // of a user class that no longer exists are closed, and those of a relocation class are filled first. Each class
+    // asks for its next band anew.
+    void set_placement(Placement &placement);
+    // The classes that have asked for a band, and have no answer yet; one bit each.
+    [[nodiscard]] uint32_t asking() const noexcept { return writer_.asking(); }
     bool start_move(uint32_t band);  // false: the maximum is being moved
     // Reads and verifies the valid data of a band that is closed or being written. False: another band is being read.
     // stays: bands are no longer moved, so the whole band is read despite damage, even a faulted one.
@@ -106,6 +115,8 @@ public:
 
     // State
     void load_band(uint32_t band, BandState state, uint64_t band_seq, std::span<const uint64_t> write_pointers);
+    // The class that wrote a loaded band, and how old its data is: only placement and policies need it.
+    void load_history(uint32_t band, uint8_t band_class, uint64_t opened_seq, uint64_t data_seq);
     // crcs: cut, of the blocks on media; null if reads are not verified.
     void load_l2p(uint64_t first_lba, const uint64_t *entries, const uint16_t *crcs, size_t count);
     // Blocks accepted in an earlier life that are newer than everything on media, in ascending seq. False: no room now.

@@ -24,7 +24,7 @@ const Band &FtlCore::checked_band(uint32_t band, const char *order) const {
 
 bool FtlCore::open_band(uint32_t stream, uint32_t number, uint64_t band_seq) {
     const Band &band = checked_band(number, "open_band");
-    if (stream >= kStreamCount || (state_.config.shared_stream && stream != kStreamUser)) {
+    if (stream >= state_.placement.class_count) {
         throw std::invalid_argument("open_band: there is no stream " + std::to_string(stream));
     }
     if (band.state != BandState::free) {
@@ -42,10 +42,35 @@ bool FtlCore::open_band(uint32_t stream, uint32_t number, uint64_t band_seq) {
 }
 
 uint32_t FtlCore::take_queued(uint32_t stream) {
-    if (stream >= kStreamCount || (state_.config.shared_stream && stream != kStreamUser)) {
+    if (stream >= state_.placement.class_count) {
         throw std::invalid_argument("take_queued: there is no stream " + std::to_string(stream));
     }
     return writer_.take_queued(stream);
+}
+
+void FtlCore::set_placement(Placement &placement) {
+    if (closed_) {
+        throw std::invalid_argument("set_placement: the core is closed");
+    }
+    const uint32_t most = state_.config.shared_stream ? 1 : state_.config.classes_max;
+    if (state_.config.shared_stream || placement.class_count > most) {
+        throw std::invalid_argument("set_placement: the core writes " + std::to_string(most) +
+                                    " classes of bands at most, not " + std::to_string(placement.class_count));
+    }
+    placement.check();
+    writer_.place(placement);
+}
+
+void FtlCore::load_history(uint32_t number, uint8_t band_class, uint64_t opened_seq, uint64_t data_seq) {
+    const Band &now = checked_band(number, "load_history");
+    if (now.state == BandState::open || now.state == BandState::closing) {
+        throw std::invalid_argument("load_history: band " + std::to_string(number) + " is being written");
+    }
+    Band &band = state_.bands.change(number);
+    band.stream = std::min<uint8_t>(band_class, kClassesMax - 1);
+    band.opened_seq = std::min(opened_seq, state_.next_seq);
+    band.data_seqs = static_cast<int64_t>(std::min(data_seq, state_.next_seq) - band.opened_seq);
+    band.data_count = 1;
 }
 
 bool FtlCore::start_move(uint32_t number) {
@@ -319,7 +344,7 @@ bool FtlCore::recover_block(uint64_t lba, uint64_t seq, uint32_t crc, const uint
     const uint32_t slot = buffer.free.take();
     std::memcpy(buffer.block(slot), block, kBlockSize);
     hold(slot, lba, seq, crc);
-    buffer.fifo.push_back(buffer.next.data(), slot);
+    buffer.queue(slot);
     return true;
 }
 
@@ -353,6 +378,8 @@ BandRow FtlCore::row(uint32_t number) const noexcept {
     const Band &band = state_.bands[number];
     BandRow row{};
     row.seq = band.seq;
+    row.opened_seq = band.opened_seq;
+    row.data_seq = band.data_seq();
     for (uint32_t punit = 0; punit < state_.punits; ++punit) {
         row.faulted_punits |= uint64_t{state_.zone(number, punit).faulted} << punit;
     }

@@ -37,6 +37,7 @@ const CoreConfig &checked(const CoreConfig &config, const BlockDeviceInfo &info)
     require(config.max_reloc_qdepth >= 1 && config.max_reloc_qdepth <= 1024, "max_reloc_qdepth must be within 1..1024");
     require(config.max_active_relocs >= 1 && config.max_active_relocs <= 64, "max_active_relocs must be within 1..64");
     require(config.band_threshold >= 1 && config.band_threshold <= 100, "band_threshold must be within 1..100");
+    require(config.classes_max >= 2 && config.classes_max <= kClassesMax, "classes_max must be within 2..8");
     require(config.next_seq >= 1, "next_seq must be at least 1");
     require(!config.zone_starts.empty() && config.punits > 0, "bands must not be empty");
     require(config.punits <= kPunitsMax, "a band has more than 64 zones");
@@ -65,6 +66,9 @@ CoreState::CoreState(std::shared_ptr<Reactor> the_reactor, std::shared_ptr<Block
     if (config.no_data) {
         p2l = std::make_unique<L2p>(info.block_count, config.block_count);
     }
+    placement.shared = config.shared_stream;
+    placement.class_count = config.shared_stream ? 1 : 2;
+    placement.relocated.fill(AgeClasses{{}, {placement.first(Side::reloc)}, 0});
     summary_area = static_cast<uint32_t>(layout::summary_blocks(config.zone_capacity));
     data_area = static_cast<uint32_t>(config.zone_capacity) - summary_area;
     max_io = config.use_append ? info.max_append_blocks : info.max_io_blocks;
@@ -175,6 +179,29 @@ void CoreState::forget_scrubbed(uint64_t address) noexcept {
         }
         return;
     }
+}
+
+// The age of the version that is replaced is that of its band's data on average.
+uint8_t CoreState::class_of_write(uint64_t lba) const noexcept {
+    const uint8_t by_region = placement.of_region(lba);
+    if (by_region != kNoClass) {
+        return by_region;
+    }
+    const uint64_t before = l2p.get(lba);
+    switch (L2p::tag(before)) {
+        case L2p::Tag::media:
+            return placement.user.of(age_of(bands[band_of(before)].data_seq()));
+        case L2p::Tag::slot:
+            return placement.user.of(0);
+        case L2p::Tag::trim:
+        case L2p::Tag::lost:
+            break;
+    }
+    return placement.unwritten;
+}
+
+uint8_t CoreState::look_up_copy(uint32_t from_band, uint64_t seq) const noexcept {
+    return placement.relocated[std::min<uint8_t>(bands[from_band].stream, kClassesMax - 1)].of(age_of(seq));
 }
 
 Answer CoreState::came_back(BaseIo &io, uint64_t patience_ns) noexcept {

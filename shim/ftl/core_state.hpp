@@ -18,6 +18,7 @@
 #include "ftl/epochs.hpp"
 #include "ftl/l2p.hpp"
 #include "ftl/layout.hpp"
+#include "ftl/placement.hpp"
 #include "ftl/records.hpp"
 #include "ftl/write_buffer.hpp"
 #include "reactor/block_device.hpp"
@@ -25,9 +26,8 @@
 
 namespace ftl {
 
-inline constexpr uint32_t kStreamUser = 0;
-inline constexpr uint32_t kStreamReloc = 1;
-inline constexpr uint32_t kStreamCount = 2;
+inline constexpr uint32_t kStreamUser = 0;   // class 0
+inline constexpr uint32_t kStreamReloc = 1;  // the class of relocated blocks, unless a placement says otherwise
 inline constexpr uint64_t kNoZone = ~uint64_t{0};
 inline constexpr uint32_t kPunitsMax = 64;          // one bit of a BandRow each
 inline constexpr uint32_t kScanStep = 32768;        // L2P entries visited per poll by what walks ranges of it
@@ -46,6 +46,7 @@ struct CoreConfig {
     uint32_t batch_blocks = 128;
     bool use_append = false;
     bool shared_stream = false;
+    uint8_t classes_max = 2;  // classes of bands that are written side by side
     bool finish_zones = false;
     uint32_t write_buffer_blocks = 1536;
     std::optional<std::string> write_buffer_path;
@@ -235,6 +236,15 @@ public:
         }
     }
 
+    // --- placement: which class of bands a block goes to
+    [[nodiscard]] uint8_t class_of_write(uint64_t lba) const noexcept;  // before its L2P entry changes
+    [[nodiscard]] uint8_t class_of_copy(uint32_t from_band, uint64_t seq) const noexcept {
+        const uint8_t first = placement.first(Side::reloc);
+        return placement.is_one(Side::reloc) ? first : look_up_copy(from_band, seq);
+    }
+    [[nodiscard]] uint8_t look_up_copy(uint32_t from_band, uint64_t seq) const noexcept;
+    [[nodiscard]] uint64_t age_of(uint64_t seq) const noexcept { return seq < next_seq ? next_seq - seq : 0; }
+
     // --- L2P, keeping the bands' counts
     void replace(uint64_t lba, uint64_t entry) noexcept {
         const uint64_t before = l2p.get(lba);
@@ -363,6 +373,7 @@ public:
     CoreStats stats;
     std::atomic<uint64_t> troubles{0};  // failed writes, busy answers, unreadable blocks; any thread may read it
 
+    Placement placement;  // Writer: BandWriter::place()
     uint64_t next_seq = 1;
     uint64_t mapped = 0;  // LBAs whose entry holds_content(). Writer: replace()
     std::array<Watch, kWatches> watches;
@@ -379,13 +390,14 @@ public:
     uint64_t written_ns = 0;  // when the base last accepted a write
     uint64_t read_ns = 0;     // when the base last completed a read
     uint32_t base_outstanding = 0;
-    uint32_t reloc_reads = 0;   // in flight. Writer: Movers
-    uint32_t active_moves = 0;  // Writer: Movers
-    bool moves_rest = false;    // relocation waits for the user's next writes. Writer: Movers, anew in each poll
-    uint64_t moved_ns = 0;      // when bands were last being moved. Writer: Movers
-    uint64_t io_before = 0;     // reads and writes of hosts. Writer: beside_io()
-    uint64_t beside_until = 0;  // until this time, host I/O counts as present. Writer: beside_io()
-    bool clock_stands = false;  // the clock has not moved since the previous poll. Writer: FtlCore::poll()
+    uint32_t reloc_reads = 0;    // in flight. Writer: Movers
+    uint32_t active_moves = 0;   // Writer: Movers
+    uint32_t moves_reading = 0;  // moves that may still find blocks to copy. Writer: Movers, anew in each poll
+    bool moves_rest = false;     // relocation waits for the user's next writes. Writer: Movers, anew in each poll
+    uint64_t moved_ns = 0;       // when bands were last being moved. Writer: Movers
+    uint64_t io_before = 0;      // reads and writes of hosts. Writer: beside_io()
+    uint64_t beside_until = 0;   // until this time, host I/O counts as present. Writer: beside_io()
+    bool clock_stands = false;   // the clock has not moved since the previous poll. Writer: FtlCore::poll()
     Scrubbed scrubbed;
     Status failed = status::ok;         // Writer: fail()
     Status writes_failed = status::ok;  // no space: answers to writes and trims from now on. Writer:

@@ -80,6 +80,7 @@ bool Movers::start(uint32_t band) noexcept {
 uint32_t Movers::run() noexcept {
     scanning_ = false;
     state_.moves_rest = false;
+    state_.moves_reading = 0;
     uint32_t work = 0;
     if (state_.active_moves > 0) {
         state_.moved_ns = state_.now;
@@ -90,6 +91,7 @@ uint32_t Movers::run() noexcept {
         if (mover.phase == Phase::free) {
             in_turn_.erase(in_turn_.begin() + static_cast<ptrdiff_t>(i));
         } else {
+            state_.moves_reading += mover.phase < Phase::drain ? 1 : 0;
             ++i;
         }
     }

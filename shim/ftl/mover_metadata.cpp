@@ -71,9 +71,10 @@ bool Movers::take_from_memory(Mover &mover) noexcept {
     mover.first_offset = mover.walk_offset;
     mover.entry = 0;
     mover.entry_count = std::min(end - mover.first_offset, static_cast<uint32_t>(mover.entries.size()));
+    const uint64_t seq = state_.bands[mover.band].data_seq();
     for (uint32_t i = 0; i < mover.entry_count; ++i) {
-        // Seq and CRC are for readers of the media. With the P2L in memory nobody reads them.
-        mover.entries[i] = BlockEntry{state_.p2l->get(zone.start + mover.first_offset + i), 0, 0, 0};
+        // Nobody verifies a CRC, and the seq only says how old the block is, for its placement.
+        mover.entries[i] = BlockEntry{state_.p2l->get(zone.start + mover.first_offset + i), seq, 0, 0};
     }
     mover.walk_offset += mover.entry_count;
     mover.phase = Phase::window;

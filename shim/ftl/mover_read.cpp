@@ -189,7 +189,7 @@ void Movers::check_block(Mover &mover, uint32_t slot, Status status) noexcept {
         return;
     }
     ++mover.copies;
-    buffer.fifo.push_back(buffer.next.data(), slot);
+    buffer.queue(slot, state_.class_of_copy(mover.band, buffer.meta[slot].seq));
 }
 
 // The write buffer may still have a block that media cannot return.

@@ -214,7 +214,7 @@ private:
     void send_now(BaseIo &io) noexcept;
     [[nodiscard]] bool came_back(BaseIo &io, uint64_t patience_ns = kBusyPatienceNs) noexcept;
     void drop_busy() noexcept;
-    void to_base(uint32_t slot) noexcept { state_.buffer.fifo.push_back(state_.buffer.next.data(), slot); }
+    void to_base(uint32_t slot) noexcept { state_.buffer.queue(slot); }
     static void on_written(Io &io) noexcept;
     static void on_flushed(Io &io) noexcept;
     static void on_header(Io &io) noexcept;

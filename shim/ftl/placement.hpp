@@ -14,6 +14,8 @@ namespace ftl {
 inline constexpr uint32_t kClassesMax = 8;
 inline constexpr uint8_t kNoClass = 255;
 
+enum class Side : uint8_t { user, reloc };
+
 struct AgeClasses {
     std::array<uint64_t, kClassesMax - 1> limits{};  // ascending; exclusive
     std::array<uint8_t, kClassesMax> classes{};
@@ -36,7 +38,17 @@ struct Placement {
     std::array<AgeClasses, kClassesMax> relocated{};  // by the class of the band it was in, then by the block's age
     std::vector<uint8_t> regions;                     // by LBA / region_blocks; empty: none
     uint64_t region_blocks = 1;
+    bool shared = false;  // both sides write to class 0, the only one
 
+    // The classes of a side are first() to end() - 1.
+    [[nodiscard]] uint8_t first(Side side) const noexcept { return side == Side::user || shared ? 0 : user_count; }
+    [[nodiscard]] uint8_t end(Side side) const noexcept { return side == Side::user ? user_count : class_count; }
+    [[nodiscard]] bool is_one(Side side) const noexcept { return end(side) - first(side) == 1; }
+    // Throws std::invalid_argument unless each table names only classes of its own side.
+    void check() const;
+    [[nodiscard]] Side side(uint32_t band_class) const noexcept {
+        return band_class < user_count ? Side::user : Side::reloc;
+    }
     // kNoClass: the region does not decide.
     [[nodiscard]] uint8_t of_region(uint64_t lba) const noexcept {
         const uint64_t region = lba / region_blocks;

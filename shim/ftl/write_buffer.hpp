@@ -12,16 +12,20 @@
 // data change. So a held record is complete, at whatever instruction the process is killed.
 #pragma once
 
+#include <algorithm>
+#include <array>
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/mutation.hpp"
 #include "base/page_memory.hpp"
 #include "ftl/layout.hpp"
+#include "ftl/placement.hpp"
 #include "reactor/block_device.hpp"
 
 namespace ftl {
@@ -172,7 +176,8 @@ public:
           free(slots),
           next(slots, kNoSlot),
           epoch(slots, 0),
-          lent(slots, 0) {}
+          lent(slots, 0),
+          band_class(slots, 0) {}
 
     [[nodiscard]] uint8_t *block(uint32_t slot) const noexcept { return data + size_t{slot} * kBlockSize; }
     [[nodiscard]] uint32_t slot_of(const void *block_data) const noexcept {
@@ -217,9 +222,15 @@ public:
         }
         return kNoSlot;
     }
-    // Puts slots back into the FIFO, in order of seq. `slots` are in that order. Only slots that were queued again
-    // before can be older than one of them.
+    void queue(uint32_t slot) noexcept { fifos[band_class[slot]].push_back(next.data(), slot); }
+    // Puts slots of one class back into its FIFO, in order of seq. `slots` are in that order. Only slots that were
+    // queued again before can be older than one of them.
     void requeue(const uint32_t *slots, uint32_t count) noexcept {
+        if (count == 0) {
+            return;
+        }
+        const uint8_t its_class = band_class[slots[0]];
+        SlotList &fifo = fifos[its_class];
         uint32_t *link = &fifo.head;
         for (uint32_t i = 0; i < count; ++i) {
             const uint32_t slot = slots[i];
@@ -234,7 +245,31 @@ public:
             }
         }
         fifo.count += count;
-        requeued += count;
+        requeued[its_class] += count;
+    }
+    [[nodiscard]] bool queued() const noexcept {
+        return std::any_of(fifos.begin(), fifos.end(), [](const SlotList &fifo) { return !fifo.empty(); });
+    }
+    // Classes from `count` on no longer exist: their blocks go to the last one that does.
+    void keep_classes(uint8_t count) noexcept {
+        const auto last = static_cast<uint8_t>(count - 1);
+        for (uint8_t &each : band_class) {
+            each = std::min(each, last);
+        }
+        for (uint8_t gone = count; gone < kClassesMax; ++gone) {
+            SlotList merged;
+            SlotList &one = fifos[last];
+            SlotList &other = fifos[gone];
+            while (!one.empty() || !other.empty()) {
+                const bool from_one =
+                    other.empty() || (!one.empty() && records[one.head].seq < records[other.head].seq);
+                merged.push_back(next.data(), (from_one ? one : other).pop_front(next.data()));
+            }
+            one = merged;
+            other = SlotList{};
+            requeued[last] += std::exchange(requeued[gone], 0);
+            waiting_since[gone] = 0;
+        }
     }
 
     SlotRecord *records;
@@ -243,15 +278,17 @@ public:
     FreeRing free;
     std::vector<uint32_t> next;
     std::vector<uint64_t> epoch;
-    std::vector<uint8_t> lent;  // the issuer received data into it: reserve()
-    SlotList fifo;              // accepted, in order of seq
-    SlotList landed;            // on media, perhaps only in its volatile cache; still held
-    SlotList flushing;          // landed before the base flush in flight was sent
-    SlotList unanswered;        // durable on the base, but their write is held back
+    std::vector<uint8_t> lent;                  // the issuer received data into it: reserve()
+    std::vector<uint8_t> band_class;            // of each slot; 0 while there is only one class
+    std::array<SlotList, kClassesMax> fifos{};  // accepted, by class; each in order of seq
+    SlotList landed;                            // on media, perhaps only in its volatile cache; still held
+    SlotList flushing;                          // landed before the base flush in flight was sent
+    SlotList unanswered;                        // durable on the base, but their write is held back
     uint64_t answered_seq = ~uint64_t{0};
     uint32_t reserved = 0;  // handed out by reserve(), not submitted yet
-    uint32_t requeued = 0;  // at the front of the FIFO after a failed write: they must not wait
-    uint64_t waiting_since = 0;
+    // By class. Blocks at the front of the FIFO after a failed write: they must not wait.
+    std::array<uint32_t, kClassesMax> requeued{};
+    std::array<uint64_t, kClassesMax> waiting_since{};
 };
 
 // Blocks of a mover between the read and their copy on media.
@@ -263,7 +300,8 @@ public:
           slot_count(slots),
           free(slots),
           next(slots, kNoSlot),
-          meta(slots) {}
+          meta(slots),
+          band_class(slots, 0) {}
 
     struct Meta {
         uint64_t lba;
@@ -276,13 +314,42 @@ public:
 
     [[nodiscard]] uint8_t *data() const noexcept { return memory.data(); }
     [[nodiscard]] uint8_t *block(uint32_t slot) const noexcept { return data() + size_t{slot} * kBlockSize; }
+    void queue(uint32_t slot, uint8_t to_class) noexcept {
+        band_class[slot] = to_class;
+        fifos[to_class].push_back(next.data(), slot);
+    }
+    // The write of these blocks of one class has failed.
+    void requeue(const uint32_t *slots, uint32_t count) noexcept {
+        for (uint32_t i = count; i-- > 0;) {
+            fifos[band_class[slots[i]]].push_front(next.data(), slots[i]);
+        }
+    }
+    [[nodiscard]] bool queued() const noexcept {
+        return std::any_of(fifos.begin(), fifos.end(), [](const SlotList &fifo) { return !fifo.empty(); });
+    }
+    // Each class is now another one: to(old) gives its number.
+    template <typename To>
+    void renumber(To &&to) noexcept {
+        for (uint8_t &each : band_class) {
+            each = to(each);
+        }
+        std::array<SlotList, kClassesMax> old = std::exchange(fifos, {});
+        waiting_since = {};
+        for (uint8_t each = 0; each < kClassesMax; ++each) {
+            if (!old[each].empty()) {
+                fifos[to(each)].append(next.data(), old[each]);
+            }
+        }
+    }
 
     PageMemory memory;
     uint32_t slot_count;
     FreeRing free;
     std::vector<uint32_t> next;
     std::vector<Meta> meta;
-    SlotList fifo;
+    std::vector<uint8_t> band_class;            // of each slot that is queued or being written
+    std::array<SlotList, kClassesMax> fifos{};  // by class
+    std::array<uint64_t, kClassesMax> waiting_since{};
 };
 
 }  // namespace ftl

@@ -75,7 +75,7 @@ async def create(
         geometry = await _plan(base, zones, conf, num_punits=num_punits, optimal_open_zones=optimal_open_zones)
         conf = conf.check_geometry(geometry)
         keeper.check(geometry)
-        policy = Guard.new(conf.reloc_policy, surroundings(geometry), replaced_policies)
+        policy = Guard.new(conf.reloc_policy, surroundings(geometry, conf), replaced_policies)
         uuid = uuid or uuid4()
         # Check everything that can be checked before anything is erased.
         files = None

@@ -37,6 +37,7 @@ from .media.superblock import SuperblockWriter
 from .media.zone_map import ZoneMap
 from .media_errors import MediaErrors
 from .policy.guard import Guard
+from .policy.interface import Placement
 
 log = logging.getLogger(__name__)
 
@@ -462,6 +463,15 @@ class FtlDevice:
                 policy.memory.pop(conf.reloc_policy, None)
             self._manager.set_conf(conf, policy)
             self.scrub.set_days(0 if self.no_data else conf.scrub_days)
+
+    @property
+    def classes_max(self) -> int:
+        """Classes of bands that a placement may have."""
+        return self._manager.classes_max
+
+    def set_placement(self, placement: Placement) -> None:
+        """Which class of bands blocks go to from now on. ValueError as BandManager.set_placement()."""
+        self._manager.set_placement(placement)
 
     async def rename(self, name: str) -> None:
         """The name in the superblock from now on. Raises what set_conf() raises."""

@@ -133,7 +133,9 @@ async def load(
         # A superblock may be a stranger's: it does not decide what code runs here.
         ordered = (settings or {}).get("reloc_policy") == found.conf.reloc_policy
         policy = Guard.loaded(
-            found.conf.reloc_policy, surroundings(found.geometry), replaced_policies, may_import=ordered, ftl=name
+            *(found.conf.reloc_policy, surroundings(found.geometry, found.conf), replaced_policies),
+            may_import=ordered,
+            ftl=name,
         )
         device = await _loaded(
             *(steps, reactor, base, port, name, found, report, files, keeper, policy),
@@ -259,6 +261,9 @@ async def _fill(core: _shim.FtlCore, found: Restored, report: Progress) -> None:
     for first in range(0, len(states), BANDS_STEP):
         part = slice(first, first + BANDS_STEP)
         core.load_bands(first, states[part], seqs[part], pointers[part])
+        if found.history is not None:
+            known = found.history
+            core.load_history(first, known.classes[part], known.opened_seqs[part], known.data_seqs[part])
         await turns()
     for first in range(0, len(found.l2p), L2P_STEP):
         entries = found.l2p[first : first + L2P_STEP]

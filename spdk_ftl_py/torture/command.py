@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any, Final
 
-from ..conf import CORES_MAX
+from ..conf import CLASSES_MAX, CORES_MAX
 from ..errors import FtlError
 from ..usage import path, text, whole
 from ..workers.options import add_worker_options
@@ -119,6 +119,14 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
             "steps all of them in an order that the seed determines"
         ),
     )
+    parser.add_argument(
+        "--classes",
+        type=whole(2, CLASSES_MAX),
+        metavar="N",
+        help=(
+            "write bands in up to N classes, which change at random (default: 2, and up to 8 in a third of the worlds)"
+        ),
+    )
     parser.add_argument("--world", type=whole(0), metavar="N", help="run only this world of the seed")
     parser.add_argument(
         "--keep", action="store_true", help="with --processes: keep the temporary directory with drive, state and logs"
@@ -159,7 +167,7 @@ def run(args: argparse.Namespace) -> int:
     from .run import run_torture
 
     crashes = args.crashes or (CRASHES_OF_PROCESSES if args.processes else CRASHES)
-    for name in ("every", "world", "faults", "chain"):
+    for name in ("every", "world", "faults", "chain", "classes"):
         if args.processes and getattr(args, name):
             args.parser.error(f"--{name} can't be used with --processes, where the moments of crashes are random")
     if args.processes and args.cache == "vss":
@@ -184,6 +192,7 @@ def run(args: argparse.Namespace) -> int:
         "use_append": args.use_append,
         "chain": args.chain,
         "cores": args.cores,
+        "classes": args.classes,
     }
     screen = Screen(Console(force_terminal=False if args.plain else None))
     report = Report(seed=args.seed, options=settings)
@@ -198,6 +207,7 @@ def run(args: argparse.Namespace) -> int:
         faults=args.faults,
         chain=args.chain,
         cores=args.cores,
+        classes=args.classes,
         world=args.world,
     )
     if in_campaign:

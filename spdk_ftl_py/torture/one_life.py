@@ -37,6 +37,7 @@ from .fault import (
 from .fronts import Fronts
 from .growing import Growing
 from .model import Model, Violation
+from .placing import Placing
 from .reading import read_versions
 from .result import WorldResult
 from .scrubbing import Scrubbing
@@ -69,8 +70,9 @@ class OneLife:
         faults: bool,
         clock: SimulatedClock,
         cores: int = 1,
+        classes: int | None = None,
     ) -> None:
-        """cores: with more than one, hosts' I/O comes from further reactors."""
+        """cores: with more than one, hosts' I/O comes from further reactors. classes: as Options.classes."""
         self.ending = False
         """If set, the world ends after the current life."""
         self.result = WorldResult()
@@ -96,7 +98,8 @@ class OneLife:
         """The zones that failed once or permanently. A spare may replace at most that many."""
         self._read_only: list[tuple[int, int]] = []
         """Full zones that became read-only in this life, and the number of zone watch rounds at that time."""
-        self._shape = Shape.choose(self._rng, use_append=use_append, cache=cache)
+        self._placing = Placing(random.Random(f"{seed}/{number}/placement"), classes)
+        self._shape = self._placing.shape(Shape.choose(self._rng, use_append=use_append, cache=cache))
         self._copying = Copying(random.Random(f"{seed}/{number}/copy"), random_uuid(self._rng))
         self._content = Content(self._rng.getrandbits(63))
         self._digest = hashlib.sha256()
@@ -160,6 +163,7 @@ class OneLife:
     def _device_is_new(self) -> None:
         self._device.zone_watch.round_s = ZONE_WATCH_ROUND_S
         self._read_only = []
+        self._placing.begin(self._device)
         self._bad_at_birth = len(self._device.zone_map.bad_zones)
         self._scrubbing = Scrubbing(self._device, self._scrub_rng, self._rotten)
 
@@ -221,6 +225,7 @@ class OneLife:
         workload.change_mix()
         while not reached() and not workload.failed and self._living():
             workload.pump()
+            self._placing.pump(self._device)
             self._violated(*self._scrubbing.pump())
             if event is not None and due() and self._happens(event):
                 # A drive that finishes one zone by itself does so with others.

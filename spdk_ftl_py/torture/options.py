@@ -28,6 +28,8 @@ class Options:
     of the worlds."""
     cores: int = 1
     """With more than one, hosts' I/O comes from further reactors, which are stepped in the same thread."""
+    classes: int | None = None
+    """The most classes of bands; None: 2, and more in part of the worlds."""
     world: int | None = None
     """Run only this one of the seed's worlds."""
 
@@ -57,4 +59,6 @@ class Options:
             words.append("--chain" if self.chain else "--no-chain")
         if self.cores > 1:
             words.append(f"--cores {self.cores}")
+        if self.classes is not None:
+            words.append(f"--classes {self.classes}")
         return " ".join(words)

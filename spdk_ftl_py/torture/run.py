@@ -94,6 +94,7 @@ def run_world(
         faults=options.faults,
         clock=clock,
         cores=options.cores,
+        classes=options.classes,
     )
 
     async def lived() -> WorldResult:

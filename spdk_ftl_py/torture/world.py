@@ -96,7 +96,8 @@ class World(OneLife):
     async def _create(self) -> None:
         """Creates a drive and an FTL in a possible shape."""
         while not await self._create_in_shape():
-            self._shape = Shape.choose(self._rng, use_append=self._shape.conf.use_append, cache=self._shape.cache)
+            shape = Shape.choose(self._rng, use_append=self._shape.conf.use_append, cache=self._shape.cache)
+            self._shape = self._placing.shape(shape)
         self.result.shape = str(self._shape)
         for media in self._drives():
             media.set_schedule(self._rng.getrandbits(63))

@@ -129,6 +129,10 @@ MUTATIONS = (
     Mutation(
         "trim_not_held", "a trim is acknowledged before its record in the write buffer file is marked as held", world=2
     ),
+    Mutation(
+        "class_not_flushed", "a flush does not wait for blocks of another class than the first", ("--classes", "8")
+    ),
+    Mutation("class_waits_for_ever", "no other band takes the blocks of a class that has none", ("--classes", "8")),
     Mutation("slot_freed_before_flush", "a slot is freed when its block is in the base's volatile cache", world=2),
     Mutation(
         "full_zone_retired",

@@ -62,7 +62,9 @@ def torture(folder: Path, arguments: Sequence[str], mutation: str = "") -> dict[
 
 def noticed(mutation: Mutation, folder: Path, chosen: str) -> dict[str, Any]:
     """The report of a run that may notice it: in the world in which it was last, else in all of them."""
-    run = ("--seed", str(SEED), *mutation.options)
+    # Two classes of bands in every world, unless the mutation is about more.
+    classes = () if "--classes" in mutation.options else ("--classes", "2")
+    run = ("--seed", str(SEED), *classes, *mutation.options)
     if mutation.world is not None:
         values = torture(folder, (*run, "--world", str(mutation.world), "--crashes", str(CRASHES_PER_WORLD)), chosen)
         if values["violations"]:

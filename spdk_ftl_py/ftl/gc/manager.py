@@ -15,9 +15,9 @@ from collections.abc import Callable
 from typing import Final
 
 from ... import _shim
-from ...conf import RESERVED_BANDS, FtlConf
+from ...conf import RESERVED_BANDS, FtlConf, least_gain_blocks
 from ...runtime.pulse import next_beat
-from ..media.band import CLOSED, MOVING, QUEUED, RESETTING, Bands
+from ..media.band import CLOSED, MOVING, OPEN, QUEUED, RESETTING, Bands
 from ..media.geometry import Geometry
 from ..policy.guard import Guard
 from ..policy.interface import Placement
@@ -89,7 +89,8 @@ class BandManager:
         self._band_blocks = geometry.band_blocks
         self._punits = geometry.punits
         self._shared = geometry.shared_stream
-        self._surroundings = surroundings(geometry)
+        self._surroundings = surroundings(geometry, conf)
+        self.classes_max = self._surroundings.classes_max
         policy = policy or Guard.loaded(conf.reloc_policy, self._surroundings)
         policy.on_replaced = self._replaced
         self._selector = Selector(conf, geometry.punits, policy)
@@ -97,8 +98,9 @@ class BandManager:
         """Bands of which the policy knows that they are reclaimed, until their reset."""
         self.placement = Placement()
         """What the core was told last."""
-        self._streams = (_shim.STREAM_USER,) if self._shared else (_shim.STREAM_USER, _shim.STREAM_RELOC)
-        self._reloc_stream = self._streams[-1]
+        # Classes of bands. Each is a stream of the shim.
+        self._user: tuple[int, ...] = (_shim.STREAM_USER,)
+        self._reloc: tuple[int, ...] = self._user if self._shared else (_shim.STREAM_RELOC,)
         self._wanting: set[int] = set()
         self._on_stuck = on_stuck
         self._on_broken = on_broken
@@ -134,16 +136,49 @@ class BandManager:
         self._conf = conf
         self.limits = Limits(conf)
         self._selector = Selector(conf, self._punits, policy or self.policy)
+        self._selector.least_gain = least_gain_blocks(self._punits, len(self._reloc))
         self.policy.on_replaced = self._replaced
         if policy is not None and self._started:
             self._place()
         self.wake()
 
+    def set_placement(self, placement: Placement) -> None:
+        """Which class of bands blocks go to from now on; at any time. Not used if the streams share a band.
+
+        ValueError if it makes no sense, or has more classes than classes_max; then nothing has changed."""
+        if self._shared or self._stopped:
+            return
+        if placement.classes > self.classes_max:
+            raise ValueError(
+                f"a placement in {placement.classes} classes: this FTL has bands for {self.classes_max} at most"
+            )
+        self._core.set_placement(
+            classes=placement.classes,
+            user_classes=placement.user_classes,
+            user=(placement.user.classes, placement.user.limits),
+            unwritten=placement.unwritten,
+            relocated=[(each.classes, each.limits) for each in placement.relocated],
+            regions=placement.regions,
+            region_blocks=placement.region_blocks,
+        )
+        self.placement = placement
+        user, reloc = range(placement.user_classes), range(placement.user_classes, placement.classes)
+        if (tuple(user), tuple(reloc)) == (self._user, self._reloc):
+            return
+        self._user, self._reloc = tuple(user), tuple(reloc)
+        self._selector.least_gain = least_gain_blocks(self._punits, len(reloc))
+        # Bands that are being written may be of another class now. Classes that need a band ask again.
+        for band in self.bands.in_state(OPEN, QUEUED):
+            self.bands.refresh(self._core.band_rows(band.index, 1))
+        self._wanting.clear()
+        if self._started:
+            self.wake()
+
     def start(self) -> None:
-        """Opens the first band of each stream, and starts to watch. No order is given before."""
+        """Opens the first band of each side, and starts to watch. No order is given before."""
         self._started = True
         self._place()
-        self._wanting.update(self._streams)
+        self._wanting.update((self._user[0], self._reloc[0]))
         self.pump()
 
     def stop(self) -> None:
@@ -167,12 +202,14 @@ class BandManager:
 
     def band_wanted(self, stream: int) -> None:
         """The shim's band_next_needed."""
-        self._wanting.add(_shim.STREAM_USER if self._shared else stream)
+        # A class may have asked that no longer exists.
+        if self._shared or stream in self._streams:
+            self._wanting.add(_shim.STREAM_USER if self._shared else stream)
         self.wake()
 
     def want_all(self) -> None:
         """Events were lost: every stream without a queued band may have asked for one."""
-        self._wanting.update(self._streams)
+        self._wanting.update(self._streams if self._one_each else self._core.asking())
         self.wake()
 
     def wake(self) -> None:
@@ -224,7 +261,7 @@ class BandManager:
     def free_bands(self) -> int:
         """Free bands as limits count them: bands in the queue of relocation still count as reserve. Reported as
         limit_free_bands; free_bands are those that are free."""
-        return self.bands.free_count + self.bands.queued_count(self._reloc_stream)
+        return self.bands.free_count + self.bands.queued_count(*self._reloc)
 
     # --- decisions
 
@@ -242,8 +279,9 @@ class BandManager:
         self._resets_due = self.bands.emptied_count - len(refused)
 
     def _feed_streams(self) -> None:
-        # Relocation first: without it nothing is ever freed.
-        for stream in sorted(self._wanting | self._wanting_soon(), reverse=True):
+        # Relocation first: without it nothing is ever freed. Then classes without any band.
+        soon: set[int] = set() if self._homeless else self._wanting_soon()
+        for stream in sorted(self._wanting | soon, key=self._turn):
             if self.bands.queued_count(stream):
                 self._wanting.discard(stream)
                 continue
@@ -263,16 +301,22 @@ class BandManager:
             self.bands.ordered(number, QUEUED, stream=stream)
             self._wanting.discard(stream)
 
+    def _turn(self, stream: int) -> tuple[bool, bool, int]:
+        return stream in self._user, bool(self.bands.being_written(stream)), -stream
+
     def _wanting_soon(self) -> set[int]:
         """Streams that will ask for a band so soon that this may be too late for them. A band is not taken early if
         that makes relocation begin."""
         soon = min(EARLY_BLOCKS, self._band_blocks // 2)
         moving = self.bands.count(MOVING) > 0
         plenty = moving or self.free_bands - 1 > self.limits.start_bands
+        # One of several classes may have no data at all.
         return {
             stream
             for stream in self._streams
-            if self.bands.room(stream) <= soon and (plenty if stream == _shim.STREAM_USER else moving)
+            if self.bands.room(stream) <= soon
+            and (plenty if stream in self._user else moving)
+            and (self._one_each or self.bands.being_written(stream))
         }
 
     def _take_from_user(self) -> int | None:
@@ -280,22 +324,30 @@ class BandManager:
         counted on. Without these zones nothing would ever be freed, for user writes either."""
         if self._shared:
             return None
-        number = self._core.take_queued(_shim.STREAM_USER)
-        if number is None:
-            return None
-        self._wanting.add(_shim.STREAM_USER)
-        self.bands.refresh(self._core.band_rows(number, 1))
-        return self.bands.first_free()
+        for stream in self._user:
+            number = self._core.take_queued(stream)
+            if number is not None:
+                self._wanting.add(stream)
+                self.bands.refresh(self._core.band_rows(number, 1))
+                return self.bands.first_free()
+        return None
 
     def _may_take(self, stream: int, number: int) -> bool:
         """Relocation takes what it needs. User writes leave the reserve bands, and what moves in progress still need,
-        unless a reset or a halt waits for user blocks: then these are at most one write buffer."""
-        if stream == _shim.STREAM_RELOC or self._draining:
+        unless a reset or a halt waits for user blocks: then these are at most one write buffer.
+
+        While a class has no band, its blocks go to bands of the other classes of its side. So reserve bands are only
+        for a side that has no room at all."""
+        side = self._user if stream in self._user else self._reloc
+        others = [each for each in side if each != stream]
+        if others and self.bands.free_count - 1 < RESERVED_BANDS and self._has_room(*others):
+            return False
+        if stream not in self._user or self._draining:
             return True
         left = self._reloc_room() - int(self.bands.capacity[number])
         if self.free_bands - 1 >= RESERVED_BANDS and left >= self._committed():
             return True
-        if self._has_room(stream):
+        if self._has_room(*side):
             return False
         if self._shared:
             return self.bands.count(RESETTING, MOVING) > 0
@@ -310,7 +362,7 @@ class BandManager:
         while True:
             moving = self.bands.count(MOVING)
             coming = self.free_bands + self.bands.count(RESETTING) + self._resets_due
-            wanted = self.limits.start_bands + 1 - coming
+            wanted = self.limits.start_bands + 1 + self._homeless - coming
             if wanted > 0:
                 wanted = max(wanted, self._moves_in_line())
             if starved and not moving:
@@ -322,7 +374,7 @@ class BandManager:
             victim = self._selector.choose(
                 self.bands,
                 room=self._reloc_room() - self._committed() - self._buffered(),
-                next_band_seq=self.next_band_seq,
+                next_seq=self._core.next_seq,
                 urgent=urgent,
                 endangered_only=wanted <= 0,
             )
@@ -343,13 +395,12 @@ class BandManager:
         """The policy learns that the band is reclaimed, once."""
         if number not in self._told:
             self._told.add(number)
-            if self.policy.reclaimed(reclaimed(self.bands, number, self.next_band_seq)):
+            if self.policy.reclaimed(reclaimed(self.bands, number, self._core.next_seq)):
                 self._place()
 
     def _place(self) -> None:
         """Tells the core what the policy says about placement."""
-        self.placement = self.policy.placement()
-        set_placement(self._core, self.placement)
+        self.set_placement(self.policy.placement())
 
     def _replaced(self) -> None:
         self._on_replaced(str(self.policy.replaced))
@@ -387,11 +438,36 @@ class BandManager:
         coming = sum(band.capacity for band in self.bands.in_state(RESETTING)) + self._resets_due * self._band_blocks
         return level(
             free=self.bands.free_capacity + coming,
-            room=sum(self.bands.room(stream) for stream in self._streams),
+            room=self.bands.room(*self._streams),
             moves=self.moves.in_line(self.bands),
             band_blocks=self._band_blocks,
-            open_bands=len(self._streams),
+            open_bands=self._open_bands,
         )
+
+    @property
+    def _streams(self) -> tuple[int, ...]:
+        return self._user if self._shared else (*self._user, *self._reloc)
+
+    @property
+    def _one_each(self) -> bool:
+        """Each side has one class."""
+        return len(self._user) == len(self._reloc) == 1
+
+    @property
+    def _open_bands(self) -> int:
+        """Classes with bands that are being written, or that should have one."""
+        if self._one_each:
+            return len(self._streams)
+        # A class that should have one needs a whole band, of which pacing.level() takes half.
+        return 2 * self._homeless + sum(1 for stream in self._streams if self.bands.being_written(stream))
+
+    @property
+    def _homeless(self) -> int:
+        """Of several classes, those that ask for a band and have none. Their blocks are among those of other classes,
+        so relocation frees bands for them, too."""
+        if self._one_each:
+            return 0
+        return sum(1 for stream in self._wanting if not self.bands.being_written(stream))
 
     def _watch(self) -> None:
         patience = self._patience_s()
@@ -450,15 +526,14 @@ class BandManager:
         # counted on.
         if self.bands.free_count:
             return None
-        reloc = self._reloc_stream
-        resets_starved = starved and not self._has_room(reloc)
+        resets_starved = starved and not self._has_room(*self._reloc)
         return STUCK_BUSY_S if self._stuck_moves() or resets_starved else None
 
     # --- numbers for the decisions
 
     def _reloc_room(self) -> int:
         """Blocks that relocation can certainly write: the rest of its bands, and all free bands."""
-        return self.bands.room(self._reloc_stream) + self.bands.free_capacity
+        return self.bands.room(*self._reloc) + self.bands.free_capacity
 
     def _committed(self) -> int:
         """Blocks that moves in progress may still have to write."""
@@ -479,20 +554,14 @@ class BandManager:
         needed = self._committed() + max(0, self._band_blocks - last) + self._buffer_blocks
         return self._reloc_room() - less < needed
 
-    def _has_room(self, stream: int) -> bool:
-        return self.bands.room(stream) > 0
+    def _has_room(self, *streams: int) -> bool:
+        return self.bands.room(*streams) > 0
 
     def _stuck_moves(self) -> bool:
         """Moves are in progress that have no band to write to."""
-        reloc = self._reloc_stream
-        return reloc in self._wanting and not self._has_room(reloc) and self.bands.count(MOVING) > 0
+        wanting = not self._wanting.isdisjoint(self._reloc)
+        return wanting and not self._has_room(*self._reloc) and self.bands.count(MOVING) > 0
 
     def _starved(self) -> bool:
         """The user stream has asked for a band, and has nothing to write to until it gets one."""
-        return _shim.STREAM_USER in self._wanting and not self._has_room(_shim.STREAM_USER)
-
-
-def set_placement(core: _shim.FtlCore, placement: Placement) -> None:
-    """Does nothing with a core that has no classes."""
-    if (take := getattr(core, "set_placement", None)) is not None:
-        take(placement)
+        return not self._wanting.isdisjoint(self._user) and not self._has_room(*self._user)

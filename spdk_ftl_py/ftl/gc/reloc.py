@@ -13,46 +13,41 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...conf import FtlConf, least_gain_blocks
+from ...conf import FtlConf, classes_allowed, least_gain_blocks
 from ..media.band import Bands
 from ..media.geometry import Geometry
 from ..policy.guard import Guard
 from ..policy.interface import BandTable, Reclaimed, Surroundings
+from ..policy.limits import Limits
 
 
-def surroundings(geometry: Geometry) -> Surroundings:
+def surroundings(geometry: Geometry, conf: FtlConf) -> Surroundings:
+    """conf: with all its thresholds set."""
     return Surroundings(
         band_count=geometry.band_count,
         band_blocks=geometry.band_blocks,
         block_count=geometry.block_count,
-        classes_max=1 if geometry.shared_stream else 2,
+        classes_max=classes_allowed(geometry, geometry.classes_max, Limits(conf).start_bands),
     )
 
 
-def ages(bands: Bands, next_band_seq: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """BandTable.age and data_age: as if hosts had filled each band that was opened since."""
-    age: NDArray[np.int64] = next_band_seq - bands.seq
-    np.maximum(age, 1, out=age)
-    age *= bands.whole_capacity
-    return age, age
-
-
-def table(bands: Bands, next_band_seq: int) -> BandTable:
-    """What policies see of the bands: of the arrays of Bands no copies."""
-    age, data_age = ages(bands, next_band_seq)
+def table(bands: Bands, next_seq: int) -> BandTable:
+    """What policies see of the bands: of the arrays of Bands no copies. next_seq: of the core."""
+    age = next_seq - bands.opened_seq
+    data_age = next_seq - bands.data_seq
     return BandTable(
         valid=_read_only(bands.valid),
         capacity=_read_only(bands.capacity),
-        age=age,
-        data_age=data_age,
+        age=np.maximum(age, 1, out=age),
+        data_age=np.maximum(data_age, 1, out=data_age),
         band_class=_read_only(bands.streams),
         resets=_read_only(bands.resets),
         closed=_read_only(bands.closed),
     )
 
 
-def reclaimed(bands: Bands, number: int, next_band_seq: int) -> Reclaimed:
-    age = max(1, next_band_seq - int(bands.seq[number])) * bands.whole_capacity
+def reclaimed(bands: Bands, number: int, next_seq: int) -> Reclaimed:
+    age = max(1, next_seq - int(bands.opened_seq[number]))
     valid, capacity = int(bands.valid[number]), int(bands.capacity[number])
     return Reclaimed(number, int(bands.streams[number]), age, valid, capacity)
 
@@ -75,7 +70,7 @@ class Selector:
         """Of the band that was chosen last."""
 
     def choose(
-        self, bands: Bands, *, room: int, next_band_seq: int, urgent: bool, endangered_only: bool = False
+        self, bands: Bands, *, room: int, next_seq: int, urgent: bool, endangered_only: bool = False
     ) -> int | None:
         """The number of the next victim, or None. room: blocks that relocation can certainly write, besides what active
         moves still need. Of equal bands the first one is chosen.
@@ -93,7 +88,7 @@ class Selector:
         if endangered.any():
             endangered &= bands.valid <= room - self.least_gain - bands.whole_capacity
         if endangered.any():
-            return self._best(bands, endangered, next_band_seq)
+            return self._best(bands, endangered, next_seq)
         # In place, as in the shipped policies: with many bands, new memory takes longer than the calculation.
         if len(self._gain) != len(bands):
             self._gain, self._least = np.empty(len(bands), np.int64), np.empty(len(bands), np.int64)
@@ -102,10 +97,10 @@ class Selector:
         if not urgent:
             gain *= 100
             allowed &= gain >= np.multiply(bands.capacity, self._invalid_thld, out=self._least)
-        return self._best(bands, allowed, next_band_seq)
+        return self._best(bands, allowed, next_seq)
 
-    def _best(self, bands: Bands, allowed: NDArray[np.bool_], next_band_seq: int) -> int | None:
+    def _best(self, bands: Bands, allowed: NDArray[np.bool_], next_seq: int) -> int | None:
         if not allowed.any():
             return None
-        number, self.merit = self.guard.best(table(bands, next_band_seq), allowed)
+        number, self.merit = self.guard.best(table(bands, next_seq), allowed)
         return number

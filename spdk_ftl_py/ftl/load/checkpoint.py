@@ -35,6 +35,7 @@ from ..media.layout import (
 )
 from ..media.superblock import Superblock
 from ..media.zone import EMPTY, OFFLINE, Zone
+from .history import packed
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +75,8 @@ class Checkpoint:
 
     band_seqs: list[int]
     faulted: list[bool]
+    history: NDArray[np.uint32]
+    """As history.unpacked() takes it."""
     l2p: NDArray[np.uint64]
     crcs: NDArray[np.uint16] | None
     """The CRC of each LBA's block, cut (layout.cut_crcs()); None if the device did not verify reads."""
@@ -198,6 +201,7 @@ class _Writer:
         bands = np.zeros(len(account), CHECKPOINT_BAND)
         bands["seq"] = account["seq"]
         bands["faulted"] = (account["state"] == SHIM_STATES.index(FAULTED)) | (account["faulted_punits"] != 0)
+        bands["history"] = packed(account, self._core.next_seq)
         yield from self._section(SECTION_BANDS, bands, 0)
         yield from self._section(SECTION_POINTERS, pointers, 0)
         section = self._l2p_section
@@ -364,6 +368,7 @@ class _Reader:
         return Checkpoint(
             band_seqs=self._bands["seq"].tolist(),
             faulted=(self._bands["faulted"] != 0).tolist(),
+            history=self._bands["history"],
             l2p=self._l2p,
             crcs=self._crcs,
             zones=self._zones,

@@ -26,6 +26,7 @@ from ..media.superblock import Superblock
 from ..media.superblock_content import counter
 from ..media.zone import Zone
 from .held import HeldIndex, HeldWrites, Recovered
+from .history import History, guessed
 from .restored import DAMAGE_TOLD_MAX, LoadedBand, Restored, open_zones, used_spares
 from .zone_walk import ZoneContent, ZoneReader
 
@@ -97,6 +98,8 @@ class Merge:
         self._held = HeldIndex(held, geometry.block_count)
         self._damage = [*damage, *(text for zone in self._every for text in zone.damage)]
         self._damaged_bands = {zone.band for zone in self._every if zone.damage}
+        self._seq_sums: NDArray[np.float64] = np.zeros(geometry.band_count)
+        self._block_counts: NDArray[np.int64] = np.zeros(geometry.band_count, np.int64)
         self._torn = 0
         self._lost = 0
         self._crcs = np.zeros(geometry.block_count, np.uint16) if with_crcs else None
@@ -159,7 +162,14 @@ class Merge:
             torn_blocks=self._torn,
             recovered=recovered,
             bands_to_reset=to_reset,
+            history=self._history(),
         )
+
+    def _history(self) -> History:
+        highest = np.zeros(self._geometry.band_count, np.uint64)
+        for zone in self._current:
+            highest[zone.band] = max(int(highest[zone.band]), zone.highest_seq)
+        return guessed(np.array(self._band_seqs, np.int64), self._seq_sums, self._block_counts, highest)
 
     def _band(self, number: int) -> LoadedBand:
         # The load resets a checkpoint before the device is used.
@@ -295,6 +305,11 @@ class Merge:
 
         lba, seq = table["lba"], table["seq"]
         candidate = lba < len(entries)
+        # Of all data blocks, valid or not; entries of headers have no LBA.
+        data, count = band[candidate], self._geometry.band_count
+        self._block_counts = np.bincount(data, minlength=count).astype(np.int64)
+        sums = np.bincount(data, seq[candidate].astype(np.float64), minlength=count)
+        self._seq_sums = sums.astype(np.float64)
         candidate[candidate] = seq[candidate] > record_seqs[lba[candidate]]
         # A held write replaces the block, so damage to the block does not matter.
         held_seqs = np.zeros(len(lba), np.uint64)

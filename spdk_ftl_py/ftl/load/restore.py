@@ -31,6 +31,7 @@ from ..media.zone import FULL, OFFLINE, UNUSABLE_STATES, Zone
 from . import checkpoint as checkpoints
 from .checkpoint import Checkpoint
 from .held import HeldSource
+from .history import unpacked
 from .merge import ITEM_BLOCKS, Merge
 from .restored import LoadedBand, Restored, open_zones, used_spares
 from .zone_walk import ZoneContent, ZoneReader
@@ -153,6 +154,7 @@ def _from_checkpoint(
         crcs=checkpoint.crcs if conf.verify_reads else None,
         next_seq=counter(superblock, "next_seq"),
         next_band_seq=counter(superblock, "next_band_seq"),
+        history=unpacked(checkpoint.history, counter(superblock, "next_seq")),
         zones_to_finish=to_finish,
         zones_to_empty=to_empty,
         zones_to_reset=[zones[index].start for index in checkpoint.zones] + used_spares(geometry, zones),

@@ -17,6 +17,7 @@ from ..media.geometry import Geometry
 from ..media.superblock import Beside, Superblock
 from ..media.zone import ACTIVE_STATES, EMPTY, Zone
 from .held import Recovered, RecoveredBlock, RecoveredRecord
+from .history import History
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +62,8 @@ class Restored:
     recovered: list[Recovered] = field(default_factory=list)
     """Held writes that are newer than everything on media, in ascending seq. ``l2p`` does not contain them."""
 
+    history: History | None = None
+    """None: not known."""
     superblock_beside: Beside = Beside.INACTIVE
     """The superblock zone without the newest superblock."""
     bands_to_reset: list[int] = field(default_factory=list)

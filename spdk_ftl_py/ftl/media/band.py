@@ -106,6 +106,10 @@ class Bands:
         self.valid = np.zeros(count, np.int64)
         """By band, like the other arrays; read-only for others."""
         self.seq = np.zeros(count, np.int64)
+        self.opened_seq = np.zeros(count, np.int64)
+        """The core's next_seq when the band was opened. Of bands that were loaded: about that."""
+        self.data_seq = np.zeros(count, np.int64)
+        """The seq of the data blocks that were written to the band, on average; opened_seq if there are none."""
         self.capacity = np.full(count, geometry.band_blocks, np.int64)
         self.capacity_to_come = self.capacity.copy()
         self.faulted = np.zeros(count, bool)
@@ -181,6 +185,8 @@ class Bands:
         turned |= ((valid == 0) != (self.valid[numbers] == 0)) & self.closed[numbers]
         self.valid[numbers] = valid
         self.seq[numbers] = seq
+        self.opened_seq[numbers] = account["opened_seq"]
+        self.data_seq[numbers] = account["data_seq"]
         self._stream[numbers] = account["stream"]
         self._written[numbers] = account["written"]
         self._unwritten[numbers] = account["unwritten"] != 0
@@ -362,16 +368,16 @@ class Bands:
     def any_to_mend(self) -> bool:
         return bool(self._to_mend)
 
-    def being_written(self, stream: int) -> list[int]:
-        """Queued or open bands of that stream."""
-        return [number for code in (_QUEUED, _OPEN) for number in self._few[code] if self._stream[number] == stream]
+    def being_written(self, *streams: int) -> list[int]:
+        """Queued or open bands of these streams (classes)."""
+        return [number for code in (_QUEUED, _OPEN) for number in self._few[code] if self._stream[number] in streams]
 
-    def queued_count(self, stream: int) -> int:
-        return sum(1 for number in self._few[_QUEUED] if self._stream[number] == stream)
+    def queued_count(self, *streams: int) -> int:
+        return sum(1 for number in self._few[_QUEUED] if self._stream[number] in streams)
 
-    def room(self, stream: int) -> int:
-        """Data blocks that can still be written to the stream's bands, as a lower bound."""
-        return sum(max(0, int(self.capacity[i] - self._written[i])) for i in self.being_written(stream))
+    def room(self, *streams: int) -> int:
+        """Data blocks that can still be written to the streams' bands, as a lower bound."""
+        return sum(max(0, int(self.capacity[i] - self._written[i])) for i in self.being_written(*streams))
 
     def broken_numbers(self) -> list[int]:
         return sorted(number for number, bad in self._bad_punits.items() if bad)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ... import _shim
-from ...conf import spare_bands_needed
+from ...conf import CLASSES_MAX, spare_bands_needed
 from ...errors import GeometryError
 from .zone import Zone
 
@@ -66,6 +66,8 @@ class Geometry:
     """Logical blocks that the FTL offers."""
     finish_zones: bool = False
     """Some zone has a greater capacity than the part in use: it has to be finished, or stays active."""
+    open_zones_limit: int = 0
+    """The base's limit of open or active zones; 0: none. Not in the superblock: the base may change."""
 
     @property
     def band_count(self) -> int:
@@ -77,9 +79,20 @@ class Geometry:
 
     @property
     def open_zones(self) -> int:
-        """The most zones that are ever open or active at the same time."""
+        """The most zones that are ever open or active at the same time with two classes."""
         streams = OPEN_BANDS_SHARED if self.shared_stream else OPEN_BANDS_SPLIT
         return streams * self.punits + SUPERBLOCK_OPEN_ZONES
+
+    @property
+    def classes_max(self) -> int:
+        """Classes of bands that can be written side by side within that limit, while one more band is being closed;
+        1: the streams share a band."""
+        if self.shared_stream:
+            return 1
+        if not self.open_zones_limit:
+            return CLASSES_MAX
+        fitting = (self.open_zones_limit - SUPERBLOCK_OPEN_ZONES) // self.punits - 1
+        return max(2, min(CLASSES_MAX, fitting))
 
     @property
     def summary_blocks(self) -> int:
@@ -215,6 +228,7 @@ def plan(
         batch_blocks=batch_blocks,
         block_count=block_count,
         finish_zones=any(zone.usable and zone.capacity > capacity for zone in zones),
+        open_zones_limit=limit,
     )
 
 

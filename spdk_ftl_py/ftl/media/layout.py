@@ -94,7 +94,7 @@ CHECKPOINT: Final = np.dtype(
         ("data", "u1", CHECKPOINT_DATA_BYTES),
     ]
 )
-CHECKPOINT_BAND: Final = np.dtype([("seq", "<u8"), ("faulted", "<u4"), ("zero", "<u4")])
+CHECKPOINT_BAND: Final = np.dtype([("seq", "<u8"), ("faulted", "<u4"), ("history", "<u4")])
 assert BATCH_HEADER.itemsize == SUMMARY.itemsize == SUPERBLOCK.itemsize == CHECKPOINT.itemsize == BLOCK_BYTES
 
 _CRC_OFFSET: Final = 12

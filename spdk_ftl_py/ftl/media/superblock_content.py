@@ -127,6 +127,7 @@ def geometry_of(superblock: Superblock, zones: Sequence[Zone], base: _shim.Block
         batch_blocks=batch_blocks,
         block_count=block_count,
         finish_zones=finish,
+        open_zones_limit=limit,
     )
     if limit and geometry.open_zones > limit:
         raise changed("its limit of open zones", f"at least {geometry.open_zones}", limit)

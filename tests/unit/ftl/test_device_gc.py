@@ -10,6 +10,7 @@ import pytest
 from spdk_ftl_py import _shim
 from spdk_ftl_py.conf import FtlConf, Limit
 from spdk_ftl_py.ftl.media.band import CLOSED, FREE, QUEUED, RESETTING
+from spdk_ftl_py.ftl.policy.interface import AgeClasses, Placement
 from unit.ftl.ftl_rig import FtlRig, MakeFtlRig
 
 
@@ -25,6 +26,35 @@ async def test_overwriting_the_device_many_times_keeps_every_block(rig: FtlRig) 
         assert 0 < group["ios"] < group["blocks"], "several blocks go at a time"
     assert stats["zone_faults"] == stats["lost_blocks"] == 0
     assert stats["state"] == "running"
+
+
+@pytest.mark.rig(zones=102, open_zones=9)
+async def test_a_device_in_many_classes_keeps_every_block_and_gets_back_to_two(rig: FtlRig) -> None:
+    most = rig.device.classes_max
+    assert most == 7
+    old = rig.device.block_count
+    rig.device.set_placement(
+        Placement(
+            classes=most,
+            user_classes=3,
+            user=AgeClasses((0, 1, 2), (old // 2, old)),
+            unwritten=2,
+            relocated=tuple(AgeClasses((3, 4, 5, 6), (old // 4, old // 2, old)) for _ in range(most)),
+        )
+    )
+    await rig.good("write", pattern="sequential", io_blocks=16)
+    seen: set[int] = set()
+    for _ in range(4):
+        await rig.overwrite(0.25)
+        seen.update(rig.device._bands.streams.tolist())
+    await rig.verify()
+    assert len(seen) >= most - 1, "how many classes get bands at the same time depends on the event loop's turns"
+    rig.device.set_placement(Placement())
+    await rig.overwrite(0.5)
+    await rig.verify()
+    bands = rig.device.core.bands()
+    assert {band.stream for band in bands if band.state == _shim.BandState.OPEN} <= {0, 1}
+    assert rig.device.stats()["zone_faults"] == 0
 
 
 SHAPES: dict[str, dict[str, Any]] = {

@@ -17,6 +17,9 @@ from spdk_ftl_py.ftl.media.zone_map import ZoneMap
 from spdk_ftl_py.ftl.policy.guard import Guard
 from spdk_ftl_py.ftl.policy.interface import Surroundings
 
+AGE_BLOCKS = 1000
+"""Blocks that hosts have written between two bands that were opened."""
+
 SURROUNDINGS = Surroundings(band_count=8, band_blocks=1000, block_count=6000, classes_max=2)
 
 
@@ -30,6 +33,8 @@ def rows_of(bands: Iterable[Band]) -> NDArray[np.uint8]:
         (
             band.seq,
             sum(1 << punit for punit in band.bad_punits),
+            band.seq * AGE_BLOCKS,
+            band.seq * AGE_BLOCKS,
             band.index,
             band.valid,
             band.written,
@@ -64,7 +69,7 @@ def bands_of(given: Sequence[Band]) -> Bands:
 
 
 def brute_choice(
-    selector: Selector, bands: Iterable[Band], *, room: int, next_band_seq: int, urgent: bool, invalid_thld: int
+    selector: Selector, bands: Iterable[Band], *, room: int, next_seq: int, urgent: bool, invalid_thld: int
 ) -> int | None:
     """What Selector.choose() has to choose, band by band."""
     best: int | None = None
@@ -82,7 +87,7 @@ def brute_choice(
         worth_it = band.capacity_to_come - band.valid >= least
         if not endangered and not (band.state in (CLOSED, FAULTED) and worth_it):
             continue
-        age = max(1, next_band_seq - band.seq) * band.zone_blocks * len(band.zones)
+        age = max(1, next_seq - band.seq * AGE_BLOCKS)
         merit = {
             "greedy": float(band.invalid),
             "age_threshold": float(band.invalid + (1001 if age >= 600 else 0)),

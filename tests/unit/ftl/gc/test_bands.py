@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from spdk_ftl_py import _shim
 from spdk_ftl_py.conf import FtlConf
 from spdk_ftl_py.ftl.gc import manager as manager_module
-from spdk_ftl_py.ftl.media.band import CLOSED, FAULTED, FREE, QUEUED, RESETTING, RETIRED, SHIM_STATES, Band
+from spdk_ftl_py.ftl.media.band import BAND_ROW, CLOSED, FAULTED, FREE, QUEUED, RESETTING, RETIRED, SHIM_STATES, Band
 
 from ..ftl_rig import FtlRig
-from .band_rig import bands_of, brute_choice, differences, miscounted, rows_of, selector_of
+from .band_rig import AGE_BLOCKS, bands_of, brute_choice, differences, miscounted, rows_of, selector_of
 
 BANDS = 6
 ZONE_BLOCKS = 40
@@ -101,7 +101,7 @@ def test_counts_are_those_of_all_bands_after_any_history(
 @given(
     histories(),
     st.integers(0, 5 * ZONE_BLOCKS),
-    st.integers(0, 40),
+    st.integers(0, 40 * AGE_BLOCKS),
     st.booleans(),
     st.booleans(),
     st.sets(st.integers(0, 7)),
@@ -112,7 +112,7 @@ def test_counts_are_those_of_all_bands_after_any_history(
 def test_the_choice_is_the_one_made_band_by_band(
     history: tuple[list[Band], list[list[Band]]],
     room: int,
-    next_band_seq: int,
+    next_seq: int,
     urgent: bool,
     endangered_only: bool,
     wished: set[int],
@@ -127,15 +127,13 @@ def test_the_choice_is_the_one_made_band_by_band(
         for number in wished & set(range(len(bands))):
             bands.want_empty(number)
         assert bands.any_endangered() == any(band.endangered for band in bands)
-        chosen = selector.choose(
-            bands, room=room, next_band_seq=next_band_seq, urgent=urgent, endangered_only=endangered_only
-        )
+        chosen = selector.choose(bands, room=room, next_seq=next_seq, urgent=urgent, endangered_only=endangered_only)
         candidates = [band for band in bands if not endangered_only or band.endangered]
         assert chosen == brute_choice(
             selector,
             candidates,
             room=room,
-            next_band_seq=next_band_seq,
+            next_seq=next_seq,
             urgent=urgent,
             invalid_thld=invalid_thld,
         )
@@ -192,5 +190,5 @@ async def test_a_band_that_has_not_changed_is_not_told_of(rig: FtlRig) -> None:
     assert await told(rig) == []
     assert len(rig.device.core.changed_bands(100)) == 0
     rows = rig.device.core.band_rows(0, rig.device.geometry.band_count)
-    assert len(rows) == 32 * rig.device.geometry.band_count
+    assert len(rows) == BAND_ROW.itemsize * rig.device.geometry.band_count
     assert len(rig.device.core.changed_bands(100)) == 0

@@ -15,6 +15,7 @@ from spdk_ftl_py.conf import FtlConf, Limit
 from spdk_ftl_py.ftl.gc import manager as manager_module
 from spdk_ftl_py.ftl.gc.manager import BandManager
 from spdk_ftl_py.ftl.media.band import CLOSED, FREE, MOVING, OPEN, QUEUED, Band
+from spdk_ftl_py.ftl.policy.interface import AgeClasses, Placement
 from spdk_ftl_py.runtime.waiting import until
 
 from .band_rig import bands_of, rows_of
@@ -29,6 +30,7 @@ class ToldCore:
     def __init__(self, bands: list[Band]) -> None:
         self.bands = bands
         self.band_changes = 0
+        self.next_seq = 1
         self.takings = 0
         self.opened: list[tuple[int, int, int]] = []
         self.moved: list[int] = []
@@ -52,6 +54,12 @@ class ToldCore:
         self.bands[band] = dataclasses.replace(self.bands[band], state=QUEUED, stream=stream)
         self.opened.append((stream, band, seq))
 
+    def set_placement(self, **fields: Any) -> None:
+        self.placed = fields
+
+    def asking(self) -> list[int]:
+        return [3]
+
     def reset_bands(self, numbers: list[int]) -> list[int]:
         return []
 
@@ -68,7 +76,14 @@ class ToldCore:
 def manager_of(bands: list[Band]) -> tuple[BandManager, ToldCore]:
     core = ToldCore(bands)
     geometry: Any = SimpleNamespace(
-        band_count=len(bands), band_blocks=BLOCKS, block_count=BLOCKS * len(bands), shared_stream=False, punits=1
+        band_blocks=BLOCKS,
+        shared_stream=False,
+        punits=1,
+        classes_max=8,
+        band_count=len(bands),
+        open_bands=2,
+        block_count=BLOCKS,
+        spare_bands=len(bands) - 1,
     )
     told: Any = core
     manager = BandManager(
@@ -116,6 +131,69 @@ async def test_the_users_next_band_is_his_as_long_as_there_is_another_or_nothing
         assert core.bands[2].state == QUEUED
         assert core.bands[2].stream == _shim.STREAM_USER
         manager.stop()
+
+
+SIX = Placement(
+    classes=6,
+    user_classes=3,
+    user=AgeClasses((0, 1, 2), (10, 20)),
+    relocated=(AgeClasses((3, 4), (7,)), AgeClasses((5,))),
+)
+SPACIOUS = [band(index, FREE) for index in range(20)]
+
+
+async def test_a_placement_is_passed_on_unless_it_has_more_classes_than_there_is_room_for() -> None:
+    manager, core = manager_of(SPACIOUS)
+    assert manager.classes_max == 8
+    manager.set_placement(SIX)
+    assert core.placed["user"] == ((0, 1, 2), (10, 20))
+    assert core.placed["relocated"] == [((3, 4), (7,)), ((5,), ())]
+    manager, core = manager_of(SPACIOUS[:9])
+    assert manager.classes_max == 3
+    with pytest.raises(ValueError, match="6 classes: this FTL has bands for 3 at most"):
+        manager.set_placement(SIX)
+    assert not hasattr(core, "placed")
+
+
+async def test_of_several_classes_only_those_that_ask_get_a_band() -> None:
+    manager, core = manager_of(SPACIOUS)
+    manager.set_placement(SIX)
+    manager.start()
+    assert [stream for stream, _, _ in core.opened] == [3, 0]
+    for stream in (5, 7, 1):
+        manager.band_wanted(stream)
+    manager.pump()
+    assert [stream for stream, _, _ in core.opened] == [3, 0, 5, 1], "class 7 is one that there was"
+    core.opened.clear()
+    manager.set_placement(Placement())
+    manager.band_wanted(1)
+    manager.want_all()
+    manager.pump()
+    assert {stream for stream, _, _ in core.opened} <= {0, 1}
+    manager.stop()
+
+
+@pytest.mark.parametrize("wanted", [3, 4])
+@pytest.mark.parametrize("room", [True, False])
+async def test_a_class_leaves_the_reserve_to_a_side_without_room(wanted: int, room: bool) -> None:
+    written = 10 if room else BLOCKS
+    bands = [
+        band(0, OPEN, valid=9, written=written, stream=5),
+        band(1, OPEN, valid=9, written=10, stream=0),
+        band(2, FREE),
+        band(3, FREE),
+        *(band(index, CLOSED, valid=900, written=BLOCKS) for index in range(4, 20)),
+    ]
+    manager, core = manager_of(bands)
+    manager.set_placement(SIX)
+    manager._started = True
+    manager.band_wanted(wanted)
+    manager.pump()
+    assert [stream for stream, _, _ in core.opened] == ([] if room else [wanted])
+    # The rest of all bands of relocation is what it can write.
+    assert manager._reloc_room() == 2 * BLOCKS + (BLOCKS - 10 if room else 0)
+    assert not manager._starved()
+    manager.stop()
 
 
 async def test_while_no_band_changes_the_core_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:

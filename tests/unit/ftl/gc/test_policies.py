@@ -18,7 +18,7 @@ from spdk_ftl_py.ftl.media.geometry import plan
 from spdk_ftl_py.ftl.media.zone import Zone, parse_report
 from spdk_ftl_py.ftl.policy.limits import Limits
 
-from .band_rig import bands_of, selector_of
+from .band_rig import AGE_BLOCKS, bands_of, selector_of
 
 CONF = FtlConf(
     limits={"crit": Limit(0, 5), "high": Limit(5, 10), "low": Limit(40, 20), "start": Limit(100, 40)},
@@ -64,28 +64,28 @@ def band(index: int, *, valid: int, seq: int = 1, state: str = CLOSED, bad: bool
 def test_greedy_takes_the_band_with_most_to_gain() -> None:
     selector = selector_of(dataclasses.replace(CONF, reloc_policy="greedy"), 1)
     bands = bands_of([band(0, valid=500, seq=1), band(1, valid=300, seq=9), band(2, valid=100, state=OPEN)])
-    assert selector.choose(bands, room=2000, next_band_seq=10, urgent=False) == 1
+    assert selector.choose(bands, room=2000, next_seq=10 * AGE_BLOCKS, urgent=False) == 1
 
 
 @pytest.mark.parametrize("policy", ["seed", "cost_benefit", "sepbit"])
 def test_cost_benefit_weighs_age(policy: str) -> None:
     selector = selector_of(dataclasses.replace(CONF, reloc_policy=policy), 1)
     bands = bands_of([band(0, valid=500, seq=1), band(1, valid=400, seq=9)])
-    assert selector.choose(bands, room=2000, next_band_seq=10, urgent=False) == 0
+    assert selector.choose(bands, room=2000, next_seq=10 * AGE_BLOCKS, urgent=False) == 0
 
 
 def test_bands_under_the_invalid_threshold_are_moved_only_when_urgent() -> None:
     selector = selector_of(CONF, 1)
     bands = bands_of([band(0, valid=901)])
-    assert selector.choose(bands, room=2000, next_band_seq=10, urgent=False) is None
-    assert selector.choose(bands, room=2000, next_band_seq=10, urgent=True) == 0
+    assert selector.choose(bands, room=2000, next_seq=10 * AGE_BLOCKS, urgent=False) is None
+    assert selector.choose(bands, room=2000, next_seq=10 * AGE_BLOCKS, urgent=True) == 0
 
 
 @given(st.integers(0, 1000), st.integers(0, 3000), st.booleans(), st.integers(1, 8))
 def test_no_move_is_begun_that_gains_nothing_or_may_not_end(valid: int, room: int, urgent: bool, punits: int) -> None:
     selector = selector_of(CONF, punits)
     bands = bands_of([band(0, valid=valid)])
-    number = selector.choose(bands, room=room, next_band_seq=10, urgent=urgent)
+    number = selector.choose(bands, room=room, next_seq=10 * AGE_BLOCKS, urgent=urgent)
     if number is not None:
         chosen = bands[number]
         assert chosen.capacity - chosen.valid >= selector.least_gain
@@ -96,7 +96,7 @@ def test_no_move_is_begun_that_gains_nothing_or_may_not_end(valid: int, room: in
 def test_a_band_with_a_bad_zone_is_moved_first_even_when_all_valid() -> None:
     selector = selector_of(CONF, 1)
     bands = bands_of([band(0, valid=10), band(1, valid=1000, state=FAULTED, bad=True)])
-    assert selector.choose(bands, room=2004, next_band_seq=10, urgent=False) == 1
+    assert selector.choose(bands, room=2004, next_seq=10 * AGE_BLOCKS, urgent=False) == 1
 
 
 def test_a_band_with_a_bad_zone_waits_where_moving_it_would_leave_no_room_for_another() -> None:
@@ -104,10 +104,10 @@ def test_a_band_with_a_bad_zone_waits_where_moving_it_would_leave_no_room_for_an
     selector = selector_of(CONF, 1)
     bad = band(0, valid=600, state=FAULTED, bad=True)
     both = bands_of([bad, band(1, valid=300)])
-    assert selector.choose(both, room=1603, next_band_seq=10, urgent=True) == 1
-    assert selector.choose(bands_of([bad]), room=1603, next_band_seq=10, urgent=True) is None
+    assert selector.choose(both, room=1603, next_seq=10 * AGE_BLOCKS, urgent=True) == 1
+    assert selector.choose(bands_of([bad]), room=1603, next_seq=10 * AGE_BLOCKS, urgent=True) is None
     half_bad = bands_of([Band(0, [2, 3], 1000, FAULTED, 1, 0, 600, 2000, {0})])
-    assert selector.choose(half_bad, room=1603, next_band_seq=10, urgent=True) == 0
+    assert selector.choose(half_bad, room=1603, next_seq=10 * AGE_BLOCKS, urgent=True) == 0
 
 
 GEOMETRY = plan([Zone(i, i * 4096, 3072, "empty", 0) for i in range(128)], zone_size=4096, num_punits=2)

@@ -135,3 +135,12 @@ def test_what_the_superblock_keeps_is_json() -> None:
     kept = geometry.to_dict()
     assert kept["replaced"] == [[5, 47]]
     assert kept["band_count"] == geometry.band_count == 15
+
+
+@pytest.mark.parametrize(("limit", "classes"), [(0, 8), (7, 2), (8, 2), (9, 3), (13, 5), (19, 8), (40, 8)])
+def test_open_zones_limit_the_classes_of_bands(limit: int, classes: int) -> None:
+    """One band more may be closing, and the superblock has a zone."""
+    geometry = plan(zones(130), zone_size=4096, max_open_zones=limit, max_active_zones=limit, num_punits=2)
+    assert geometry.classes_max == classes
+    assert limit == 0 or (classes + 1) * 2 + 1 <= limit
+    assert plan(zones(130), zone_size=4096, max_open_zones=3).classes_max == 1, "the streams share a band"

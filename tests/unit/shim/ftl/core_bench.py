@@ -19,6 +19,8 @@ GC_START_FREE_BANDS = 4
 STEP_NS = 10_000
 READ_BLOCKS = 32
 ZEROES = bytes(BLOCK)
+Table = tuple[tuple[int, ...], tuple[int, ...]]
+"""Classes by age: classes, and limits."""
 
 
 def content(lba: int, version: int) -> bytes:
@@ -63,7 +65,8 @@ class Bench(Stepped):
         self.zone_size = zone_size
         self.zone_capacity = zone_capacity
         self.shared_stream = bool(options.get("shared_stream", False))
-        streams = 2 if self.shared_stream else 3
+        self.user_classes = 1
+        streams = 2 if self.shared_stream else 1 + int(options.get("classes_max", 2))
         self.media = media or _shim.EmulatedMedia.zns(
             reactor,
             2 + band_count * punits + extra_zones,
@@ -97,6 +100,8 @@ class Bench(Stepped):
         self.events: list[_shim.Event] = []
         self.band_seq = first_band_seq
         self.wanting: set[int] = set()
+        self.withheld: set[int] = set()
+        """Streams that get no band."""
         self.gc = True
         self.failed = False
         self.auto_reset = True
@@ -150,8 +155,9 @@ class Bench(Stepped):
         moving = [state for state in states if state in (_shim.BandState.MOVING, _shim.BandState.RESETTING)]
         busy = bool(moving)
         for stream in sorted(self.wanting, reverse=True):
-            reserve = 0 if stream == _shim.STREAM_RELOC or (self.shared_stream and busy) else RESERVED_BANDS
-            if len(free) > reserve:
+            of_reloc = stream >= self.user_classes
+            reserve = 0 if of_reloc or (self.shared_stream and busy) else RESERVED_BANDS
+            if len(free) > reserve and stream not in self.withheld:
                 self.core.open_band(stream, free.pop(0), self.band_seq)
                 self.band_seq += 1
                 self.wanting.discard(stream)
@@ -162,6 +168,25 @@ class Bench(Stepped):
             most = self.punits * self.data_blocks * (100 if len(free) <= RESERVED_BANDS else 75) // 100
             if victims and min(victims)[0] < most:
                 self.core.start_move(min(victims)[1])
+
+    def place(self, user: Table, *relocated: Table, unwritten: int = 0, **more: Any) -> None:
+        """A placement: classes and limits of each table. Classes are numbered without gaps."""
+        tables = relocated or (((max(user[0]) + 1,), ()),)
+        user_classes = more.pop("user_classes", max(*user[0], unwritten) + 1)
+        self.core.set_placement(
+            classes=more.pop("classes", max(max(classes) for classes, _ in tables) + 1),
+            user_classes=user_classes,
+            user=user,
+            unwritten=unwritten,
+            relocated=tables,
+            **more,
+        )
+        self.user_classes = user_classes
+        self.wanting.clear()
+
+    def class_of(self, lba: int) -> int:
+        """Of the band that the LBA is in."""
+        return self.core.bands()[self.zone_of(self.address(lba))[0]].stream
 
     def limit(self, share: int) -> None:
         self.core.set_pace(share)
