@@ -267,6 +267,9 @@ class BandManager:
         left = self._reloc_room() - int(self.bands.capacity[number])
         if self.free_bands - 1 >= RESERVED_BANDS and left >= self._committed():
             return True
+        # In blocks, the reserve is often less than in whole bands.
+        if not self._shared and not self._room_is_tight(int(self.bands.capacity[number])):
+            return True
         if self._has_room(stream):
             return False
         if self._shared:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from ... import _shim
-from ...conf import FtlConf
+from ...conf import FtlConf, former_default_thresholds
 from ...errors import ConfError, FtlError, GeometryError
 from .geometry import BATCH_BLOCKS, BATCH_BLOCKS_MIN, BLOCK_BYTES, SUPERBLOCK_ZONES, Geometry, usable_blocks
 from .layout import SEQ_MAX
@@ -30,10 +30,16 @@ _GEOMETRY_NUMBERS: Final = (
 )
 
 
-def stored_conf(superblock: Superblock) -> FtlConf:
+def stored_conf(superblock: Superblock, geometry: Geometry) -> FtlConf:
+    """Default thresholds are not set in it: those that count are the defaults of the version that loads the FTL."""
     conf = FtlConf.from_dict(_part(superblock, "conf"))
     conf.check()
-    return conf
+    if "default_thresholds" in superblock.content:
+        defaults = _part(superblock, "default_thresholds")
+    else:
+        # Written by an earlier version.
+        defaults = former_default_thresholds(geometry.spare_bands - geometry.open_bands)
+    return conf.without_thresholds(defaults)
 
 
 def merge_conf(stored: FtlConf, settings: Mapping[str, Any]) -> FtlConf:
