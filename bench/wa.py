@@ -1,6 +1,6 @@
 """Write amplification (WA) near its limit: uniform random 4 KiB writes at steady state, beside what theory allows.
 
-    python bench/wa.py [--rows 63x2,225x4,1024x1] [--blocks 1048576] [--policy greedy] [--fill 3] [--writes 1] [--json F]
+    python bench/wa.py [--rows 63x2,225x4,1024x1] [--blocks 1048576] [--policy greedy] [--fill 3] [--json FILE]
 
 Each row is BANDSxZONES[xZONE_BLOCKS]: so many bands of so many zones. The whole FTL (core, band manager, write buffer)
 runs in this process on zoned media that keep no data, so the sizes of bands are scaled down, and their number is not.
@@ -72,11 +72,7 @@ class Sampler:
         manager = self._device._manager
         bands = manager.bands
         blocks = bands.whole_capacity
-        room = (
-            sum(manager._room_of(stream) for stream in manager._streams)
-            if hasattr(manager, "_room_of")
-            else sum(bands.room(stream) for stream in manager._streams)
-        )
+        room = sum(bands.room(stream) for stream in manager._streams)
         queued = bands.count(QUEUED)
         return {
             "free": bands.free_count,

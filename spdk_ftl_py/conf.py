@@ -294,7 +294,8 @@ class FtlConf:
     def check_geometry(self, bands: BandNumbers) -> FtlConf:
         """Checks the rules that need the device's bands. Returns a conf whose thresholds are all set.
 
-        Explicit thresholds stay, and must fit. Raises ConfError if the spare bands can't sustain garbage collection: then every write would stop sooner or later.
+        Explicit thresholds stay, and must fit. Raises ConfError if the spare bands can't sustain garbage collection:
+        then every write would stop sooner or later.
         """
         self.check()
         if write_buffer_blocks(self, bands) < WRITE_BUFFER_BLOCKS_MIN:

@@ -282,16 +282,18 @@ class BandManager:
         if not self._moving_allowed and not starved:
             return
         urgent = starved or self.limits.urgent(self.free_bands)
+        # Moves that begin do not change the level.
+        in_line = self._moves_in_line()
         while True:
             moving = self.bands.count(MOVING)
             coming = self.free_bands + self.bands.count(RESETTING) + self._resets_due
             wanted = self.limits.start_bands + 1 - coming
             if wanted > 0:
-                wanted = max(wanted, self._moves_in_line())
+                wanted = max(wanted, in_line)
             if starved and not moving:
                 wanted = max(1, wanted)
             endangered = self.bands.any_endangered()
-            most = max(wanted, int(endangered)) if endangered else min(wanted, self._moves_in_line())
+            most = max(wanted, int(endangered)) if endangered else min(wanted, in_line)
             if moving >= min(self._conf.max_active_relocs, most):
                 return
             victim = self._selector.choose(
@@ -340,7 +342,7 @@ class BandManager:
     @property
     def level(self) -> float:
         """Free space in bands, with the parts of bands that are being written or moved (pacing.level)."""
-        coming = sum(band.capacity for band in self.bands.in_state(RESETTING)) + self._resets_due * self._band_blocks
+        coming = self.bands.resetting_capacity() + self._resets_due * self._band_blocks
         return level(
             free=self.bands.free_capacity + coming,
             room=sum(self.bands.room(stream) for stream in self._streams),
@@ -418,7 +420,7 @@ class BandManager:
 
     def _committed(self) -> int:
         """Blocks that moves in progress may still have to write."""
-        return sum(band.valid + self._selector.least_gain for band in self.bands.in_state(MOVING))
+        return sum(int(self.bands.valid[number]) + self._selector.least_gain for number in self.bands.moving())
 
     def _buffered(self) -> int:
         """User blocks that a reset may have to wait for, and that may have to go to relocation's band."""
