@@ -326,7 +326,8 @@ class BandManager:
         freeing = self.bands.count(MOVING, RESETTING) > 0
         # A limit makes way for relocation. If nothing can be relocated, it would only stop user writes for nothing.
         if freeing and not self._draining:
-            pace = Pace(user_share=0) if self._room_is_tight() else self._fitting_pace()
+            tight = self._room_is_tight(coming=self.bands.resetting_capacity())
+            pace = Pace(user_share=0) if tight else self._fitting_pace()
         if pace != self._pace:
             self._core.set_pace(pace.user_share, pace.reloc_per_thousand)
             self._pace = pace
@@ -428,14 +429,14 @@ class BandManager:
             return self._core.stats().write_buffer_used
         return self._buffer_blocks
 
-    def _room_is_tight(self, less: int = 0) -> bool:
-        """Whether user writes must get no further band, so that another move can begin after those in progress. less:
-        blocks that relocation is about to lose."""
+    def _room_is_tight(self, less: int = 0, coming: int = 0) -> bool:
+        """Whether user writes must get no further band, so that moves in progress and resets can end, and another move
+        can begin then. less: blocks that relocation is about to lose. coming: that it will have for that other move."""
         moves = self.moves.in_line(self.bands)
         # The last move in line is that other one.
         last = moves[-1].left + self._selector.least_gain if len(moves) > 1 else 0
-        needed = self._committed() + max(0, self._band_blocks - last) + self._buffer_blocks
-        return self._reloc_room() - less < needed
+        spare = self._reloc_room() - less - self._committed() - self._buffer_blocks
+        return spare < 0 or spare + coming < self._band_blocks - last
 
     def _has_room(self, stream: int) -> bool:
         return self.bands.room(stream) > 0
