@@ -26,15 +26,20 @@ LIMIT_START: Final = "start"
 LIMIT_NAMES: Final = (LIMIT_CRIT, LIMIT_HIGH, LIMIT_LOW, LIMIT_START)
 """In the order in which they take effect, the most urgent first."""
 
-DEFAULT_THRESHOLDS: Final[Mapping[str, int]] = {LIMIT_CRIT: 5, LIMIT_HIGH: 10, LIMIT_LOW: 20, LIMIT_START: 40}
 DEFAULT_SHARES: Final[Mapping[str, int]] = {LIMIT_CRIT: 0, LIMIT_HIGH: 5, LIMIT_LOW: 40, LIMIT_START: 100}
 
 RESERVED_BANDS: Final = 2
 """Free bands that user writes never take: one for relocation, one for what a zone reset has to wait for."""
 
-DEFAULT_START_FRACTION: Final = 4
-"""By default, relocation starts when at most this part of the bands that can be free is still free: every band kept
-free beyond need is spare space that does not lower write amplification."""
+START_BANDS: Final = 3
+"""Default threshold of start, the least that descending thresholds allow: every band kept free beyond need is spare
+space that does not lower write amplification. docs/ftl.md, "Conf", says why this is enough."""
+START_BLOCKS: Final = 1024
+"""If bands are smaller than this, so many blocks more: the event loop needs time to give the next band."""
+START_FRACTION: Final = 4
+"""But not more than this part of the bands that can be free on a full device."""
+_FORMER_THRESHOLDS: Final[Mapping[str, int]] = {LIMIT_CRIT: 5, LIMIT_HIGH: 10, LIMIT_LOW: 20, LIMIT_START: 40}
+"""The seed's: defaults of FTLs created by a version before."""
 
 RELOC_POLICIES: Final = ("age_threshold", "cost_benefit", "d_choices", "greedy", "seed", "sepbit")
 """Those that ship (ftl/policy/registry.py)."""
@@ -299,8 +304,8 @@ class FtlConf:
     def check_geometry(self, bands: BandNumbers) -> FtlConf:
         """Checks the rules that need the device's bands. Returns a conf whose thresholds are all set.
 
-        Default thresholds are scaled down to the number of bands; explicit ones stay, and must fit. Raises ConfError if
-        the spare bands can't sustain garbage collection: then every write would stop sooner or later.
+        Explicit thresholds stay, and must fit. Raises ConfError if the spare bands can't sustain garbage collection:
+        then every write would stop sooner or later.
         """
         self.check()
         if write_buffer_blocks(self, bands) < WRITE_BUFFER_BLOCKS_MIN:
@@ -311,7 +316,7 @@ class FtlConf:
             )
         self._check_spare_bands(bands)
         room = bands.spare_bands - bands.open_bands
-        defaults = default_thresholds(room)
+        defaults = default_thresholds_of(bands)
         explicit = {name: limit.thld for name, limit in self.limits.items() if limit.thld is not None}
         for name, thld in explicit.items():
             # Superblocks also store defaults, and with the fewest spare bands possible the greatest of them equals
@@ -327,6 +332,13 @@ class FtlConf:
         return dataclasses.replace(
             self, limits={name: Limit(self.limits[name].limit, thresholds[name]) for name in LIMIT_NAMES}
         )
+
+    def without_thresholds(self, defaults: Mapping[str, Any]) -> FtlConf:
+        """If all thresholds are these: a copy in which none is set. Someone who gave exactly these can't be told from
+        someone who gave none."""
+        if any(limit.thld is None or limit.thld != defaults.get(name) for name, limit in self.limits.items()):
+            return self
+        return dataclasses.replace(self, limits={name: Limit(limit.limit) for name, limit in self.limits.items()})
 
     def _check_spare_bands(self, bands: BandNumbers) -> None:
         if can_collect_garbage(bands):
@@ -412,15 +424,25 @@ def classes_allowed(bands: BandNumbers, most: int, start_bands: int) -> int:
     return bands.open_bands
 
 
-def default_thresholds(room: int) -> dict[str, int]:
-    """The seed's thresholds 5/10/20/40, scaled down if at most ``room`` bands can be free on a full device."""
-    start = max(0, min(DEFAULT_THRESHOLDS[LIMIT_START], room // DEFAULT_START_FRACTION))
-    full = DEFAULT_THRESHOLDS[LIMIT_START]
+def default_thresholds(room: int, band_blocks: int) -> dict[str, int]:
+    """As few bands as possible, if at most ``room`` can be free on a full device: 3/2/1/0, and more of very small
+    bands."""
+    start = max(START_BANDS, min(START_BANDS + START_BLOCKS // band_blocks, room // START_FRACTION))
+    return {LIMIT_CRIT: 0, LIMIT_HIGH: 1, LIMIT_LOW: start - 1, LIMIT_START: start}
+
+
+def default_thresholds_of(bands: BandNumbers) -> dict[str, int]:
+    return default_thresholds(bands.spare_bands - bands.open_bands, bands.band_blocks)
+
+
+def former_default_thresholds(room: int) -> dict[str, int]:
+    """What default_thresholds() gave in earlier versions. Superblocks store it: the seed's 5/10/20/40, scaled down."""
+    start = max(0, min(_FORMER_THRESHOLDS[LIMIT_START], room // 4))
     # Each must be above the previous one; crit is 1 rather than 0 if that fits below room.
     floor = 1 if room > len(LIMIT_NAMES) else 0
     thresholds: dict[str, int] = {}
     for name in LIMIT_NAMES:
-        floor = max(floor, start * DEFAULT_THRESHOLDS[name] // full)
+        floor = max(floor, start * _FORMER_THRESHOLDS[name] // _FORMER_THRESHOLDS[LIMIT_START])
         thresholds[name] = floor
         floor += 1
     return thresholds

@@ -189,7 +189,8 @@ struct Throttle {
     // A user block was accepted. Called by FtlCore::accept_block().
     void accepted() noexcept {
         if (limits()) {
-            credit -= 100;
+            // While nothing is moved the user writes without credit. That must not become a debt.
+            credit = std::max(credit - 100, -kShareCreditMax);
         }
         if (paces()) {
             pace_credit = std::min(pace_credit + pace, kPaceCreditMax);

@@ -12,7 +12,7 @@ from typing import Any
 from uuid import UUID
 
 from .. import _shim
-from ..conf import DEFAULT_RELOC_POLICY, FtlConf, can_collect_garbage, write_buffer_blocks
+from ..conf import DEFAULT_RELOC_POLICY, FtlConf, can_collect_garbage, default_thresholds_of, write_buffer_blocks
 from ..errors import FlushDoubtError, FtlError, MediaError, ParameterError
 from ..nvme.wire import Status, status_text
 from ..runtime.reactor import ReactorLoop
@@ -506,6 +506,7 @@ class FtlDevice:
             "geometry": {**self.geometry.to_dict(), "replaced": self.zone_map.replaced},
             "bad_zones": self.zone_map.bad_zones,
             "conf": self.conf.to_dict(),
+            "default_thresholds": default_thresholds_of(self.geometry),
             "next_seq": self.core.next_seq,
             "next_band_seq": self._manager.next_band_seq,
             "incarnation": self.incarnation,

@@ -15,6 +15,7 @@ from spdk_ftl_py.conf import (
     Limit,
     NvCacheConf,
     default_thresholds,
+    former_default_thresholds,
     garbage_per_band,
     given_settings,
     least_gain_blocks,
@@ -46,7 +47,6 @@ def test_defaults_are_the_seeds() -> None:
     conf = FtlConf()
     conf.check()
     assert {name: limit.limit for name, limit in conf.limits.items()} == {"crit": 0, "high": 5, "low": 40, "start": 100}
-    assert default_thresholds(1000) == {"crit": 5, "high": 10, "low": 20, "start": 40}
     assert (conf.invalid_thld, conf.lba_rsvd, conf.write_buffer_size, conf.band_thld) == (10, 20, 6 << 20, 90)
     assert (conf.max_reloc_qdepth, conf.max_active_relocs) == (32, 3)
     assert (conf.allow_open_bands, conf.max_io_channels, conf.use_append) == (False, 128, False)
@@ -231,7 +231,35 @@ def test_a_change_that_makes_no_sense_is_refused() -> None:
             FtlConf().changed(settings)
 
 
-def test_default_thresholds_shrink_with_few_bands_and_stay_in_order() -> None:
+def test_default_thresholds_keep_as_few_bands_free_as_possible_and_some_more_of_very_small_ones() -> None:
+    def thresholds(room: int, band_blocks: int) -> list[int]:
+        return [default_thresholds(room, band_blocks)[name] for name in LIMIT_NAMES]
+
+    assert [thresholds(room, 6058) for room in (3, 10, 43, 10_000)] == [[0, 1, 2, 3]] * 4
+    assert thresholds(202, 1009) == [0, 1, 3, 4]
+    assert thresholds(3000, 60) == [0, 1, 19, 20]
+    assert thresholds(20, 60) == [0, 1, 4, 5]
+
+
+@given(room=st.integers(3, 10_000))
+def test_thresholds_that_an_earlier_version_stored_because_nobody_gave_any_are_known(room: int) -> None:
+    former = former_default_thresholds(room)
+    assert list(former.values()) == sorted(set(former.values()))
+    stored = FtlConf(limits={name: Limit(7, thld) for name, thld in former.items()})
+    assert {limit.thld for limit in stored.without_thresholds(former).limits.values()} == {None}
+    assert {limit.limit for limit in stored.without_thresholds(former).limits.values()} == {7}
+    asked = stored.with_limits(start=Limit(100, former["start"] + 1))
+    assert asked.without_thresholds(former) == asked
+    assert FtlConf().without_thresholds(former) == FtlConf()
+
+
+def test_former_default_thresholds_are_the_seeds_scaled_down() -> None:
+    assert former_default_thresholds(1000) == {"crit": 5, "high": 10, "low": 20, "start": 40}
+    assert former_default_thresholds(43) == {"crit": 1, "high": 2, "low": 5, "start": 10}
+    assert former_default_thresholds(10) == {"crit": 1, "high": 2, "low": 3, "start": 4}
+
+
+def test_default_thresholds_are_in_order() -> None:
     thresholds = FtlConf().check_geometry(Numbers()).limits
     values = [thresholds[name].thld for name in LIMIT_NAMES]
     assert values == sorted(set(values))  # type: ignore[type-var]
@@ -239,9 +267,9 @@ def test_default_thresholds_shrink_with_few_bands_and_stay_in_order() -> None:
     assert values[-1] <= Numbers().spare_bands - 2
 
 
-@given(st.integers(3, 10_000))
-def test_default_thresholds_descend_and_fit_for_any_room(room: int) -> None:
-    values = [default_thresholds(room)[name] for name in LIMIT_NAMES]
+@given(st.integers(3, 10_000), st.integers(1, 10_000))
+def test_default_thresholds_descend_and_fit_for_any_room(room: int, band_blocks: int) -> None:
+    values = [default_thresholds(room, band_blocks)[name] for name in LIMIT_NAMES]
     assert values == sorted(set(values))
     assert values[0] >= 0
     assert values[-1] <= room
@@ -249,7 +277,7 @@ def test_default_thresholds_descend_and_fit_for_any_room(room: int) -> None:
 
 def test_explicit_thresholds_are_kept_and_defaults_give_way() -> None:
     conf = FtlConf().with_limits(high=Limit(5, 6)).check_geometry(Numbers())
-    assert {name: limit.thld for name, limit in conf.limits.items()} == {"crit": 1, "high": 6, "low": 7, "start": 8}
+    assert {name: limit.thld for name, limit in conf.limits.items()} == {"crit": 0, "high": 6, "low": 7, "start": 8}
 
 
 def test_an_explicit_threshold_no_full_device_can_exceed_is_refused() -> None:

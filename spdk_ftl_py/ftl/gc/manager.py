@@ -347,6 +347,9 @@ class BandManager:
         left = self._reloc_room() - int(self.bands.capacity[number])
         if self.free_bands - 1 >= RESERVED_BANDS and left >= self._committed():
             return True
+        # In blocks, the reserve is often less than in whole bands.
+        if not self._shared and not self._room_is_tight(int(self.bands.capacity[number])):
+            return True
         if self._has_room(*side):
             return False
         if self._shared:
@@ -359,16 +362,18 @@ class BandManager:
         if not self._moving_allowed and not starved:
             return
         urgent = starved or self.limits.urgent(self.free_bands)
+        # Moves that begin do not change the level.
+        in_line = self._moves_in_line()
         while True:
             moving = self.bands.count(MOVING)
             coming = self.free_bands + self.bands.count(RESETTING) + self._resets_due
             wanted = self.limits.start_bands + 1 + self._homeless - coming
             if wanted > 0:
-                wanted = max(wanted, self._moves_in_line())
+                wanted = max(wanted, in_line)
             if starved and not moving:
                 wanted = max(1, wanted)
             endangered = self.bands.any_endangered()
-            most = max(wanted, int(endangered)) if endangered else min(wanted, self._moves_in_line())
+            most = max(wanted, int(endangered)) if endangered else min(wanted, in_line)
             if moving >= min(self._conf.max_active_relocs, most):
                 return
             victim = self._selector.choose(
@@ -419,7 +424,8 @@ class BandManager:
         freeing = self.bands.count(MOVING, RESETTING) > 0
         # A limit makes way for relocation. If nothing can be relocated, it would only stop user writes for nothing.
         if freeing and not self._draining:
-            pace = Pace(user_share=0) if self._room_is_tight() else self._fitting_pace()
+            tight = self._room_is_tight(coming=self.bands.resetting_capacity())
+            pace = Pace(user_share=0) if tight else self._fitting_pace()
         if pace != self._pace:
             self._core.set_pace(pace.user_share, pace.reloc_per_thousand)
             self._pace = pace
@@ -435,7 +441,7 @@ class BandManager:
     @property
     def level(self) -> float:
         """Free space in bands, with the parts of bands that are being written or moved (pacing.level)."""
-        coming = sum(band.capacity for band in self.bands.in_state(RESETTING)) + self._resets_due * self._band_blocks
+        coming = self.bands.resetting_capacity() + self._resets_due * self._band_blocks
         return level(
             free=self.bands.free_capacity + coming,
             room=self.bands.room(*self._streams),
@@ -537,7 +543,7 @@ class BandManager:
 
     def _committed(self) -> int:
         """Blocks that moves in progress may still have to write."""
-        return sum(band.valid + self._selector.least_gain for band in self.bands.in_state(MOVING))
+        return sum(int(self.bands.valid[number]) + self._selector.least_gain for number in self.bands.moving())
 
     def _buffered(self) -> int:
         """User blocks that a reset may have to wait for, and that may have to go to relocation's band."""
@@ -545,14 +551,14 @@ class BandManager:
             return self._core.stats().write_buffer_used
         return self._buffer_blocks
 
-    def _room_is_tight(self, less: int = 0) -> bool:
-        """Whether user writes must get no further band, so that another move can begin after those in progress. less:
-        blocks that relocation is about to lose."""
+    def _room_is_tight(self, less: int = 0, coming: int = 0) -> bool:
+        """Whether user writes must get no further band, so that moves in progress and resets can end, and another move
+        can begin then. less: blocks that relocation is about to lose. coming: that it will have for that other move."""
         moves = self.moves.in_line(self.bands)
         # The last move in line is that other one.
         last = moves[-1].left + self._selector.least_gain if len(moves) > 1 else 0
-        needed = self._committed() + max(0, self._band_blocks - last) + self._buffer_blocks
-        return self._reloc_room() - less < needed
+        spare = self._reloc_room() - less - self._committed() - self._buffer_blocks
+        return spare < 0 or spare + coming < self._band_blocks - last
 
     def _has_room(self, *streams: int) -> bool:
         return self.bands.room(*streams) > 0

@@ -33,6 +33,8 @@ class Moves:
 
     def __init__(self) -> None:
         self._moves: dict[int, Move] = {}
+        self._line: tuple[int, list[MoveSize]] = (-1, [])
+        """What in_line() has calculated, and Bands.changes then."""
 
     def began(self, bands: Bands, number: int, merit: float, *, next_band_seq: int, urgent: bool) -> None:
         """The band was chosen for its merit; call it before the state of the band changes."""
@@ -41,21 +43,23 @@ class Moves:
         why = ENDANGERED if band.endangered else URGENT if urgent else THRESHOLD
         age = max(1, next_band_seq - band.seq)
         self._moves[number] = Move(number, why, band.valid, band.invalid, age, merit)
+        self._line = (-1, [])
 
     def in_line(self, bands: Bands) -> list[MoveSize]:
         """In the order in which they began."""
-        moving = {band.index: band for band in bands.in_state(MOVING)}
-        return [
-            MoveSize(move.valid, moving[number].valid, moving[number].capacity_to_come)
-            for number, move in self._moves.items()
-            if number in moving
-        ]
+        if self._line[0] != bands.changes:
+            moving = bands.moving()
+            line = [
+                MoveSize(move.valid, int(bands.valid[number]), int(bands.capacity_to_come[number]))
+                for number, move in self._moves.items()
+                if number in moving
+            ]
+            self._line = (bands.changes, line)
+        return self._line[1]
 
     def endangered(self, bands: Bands) -> bool:
         """Whether a band is moved because its data is in danger."""
-        return any(
-            self._moves[band.index].why == ENDANGERED for band in bands.in_state(MOVING) if band.index in self._moves
-        )
+        return any(self._moves[number].why == ENDANGERED for number in bands.moving() if number in self._moves)
 
     def tell(self, bands: Bands) -> list[dict[str, Any]]:
         """JSON-able, for bdev_ftl_get_stats; left_blocks: what is still in force in the band."""

@@ -75,7 +75,7 @@ async def restore(
     geometry = await aside(len(zones), lambda: geometry_of(superblock, zones, base, name=port.name))
     # Zones that were added to the base are not read.
     zones = zones[: geometry.zone_count]
-    conf = merge_conf(stored_conf(superblock), settings or {}).check_geometry(geometry)
+    conf = merge_conf(stored_conf(superblock, geometry), settings or {}).check_geometry(geometry)
     if num_punits is not None and num_punits != geometry.punits:
         raise ConfError(
             f"num_punits = {num_punits}: FTL {uuid} has {geometry.punits} parallel units, which can't be changed: "

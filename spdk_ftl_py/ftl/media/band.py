@@ -42,6 +42,8 @@ REPORTED_STATES: Final = (*_STATES, MENDING)
 """What Bands.reported_states() has the indices of."""
 _CODE: Final = {state: code for code, state in enumerate(_STATES)}
 _FREE, _QUEUED, _OPEN, _CLOSING, _CLOSED, _MOVING, _RESETTING, _FAULTED, _RETIRED, _UNKNOWN = range(len(_STATES))
+_FEW_ROWS: Final = 16
+"""So many rows of an account are faster taken one by one."""
 _FEW: Final = frozenset({_QUEUED, _OPEN, _CLOSING, _MOVING, _RESETTING, _FAULTED})
 """Only few bands are in one of these states, so their numbers are kept in a set."""
 
@@ -141,6 +143,12 @@ class Bands:
         self._emptied_unwritten: dict[int, None] = {}
         self._to_mend: dict[int, None] = {}
         self._bad_punits: dict[int, set[int]] = {}
+        self._to_empty: set[int] = set()
+        """Where relocate is set."""
+        self.changes = 0
+        """Increases with every change of a band: what was calculated from bands holds until then."""
+        self._rooms: dict[tuple[int, ...], int] = {}
+        """By stream, what room() has calculated since the last change."""
         for number in zone_map.incomplete:
             self._measure(number)
 
@@ -176,6 +184,11 @@ class Bands:
     def refresh(self, rows: NDArray[np.uint8]) -> int:
         """Takes the account of some bands. Returns their number."""
         account = rows.view(BAND_ROW)
+        self._changed()
+        if len(account) <= _FEW_ROWS:
+            for row in account.tolist():
+                self._refresh_one(*row)
+            return len(account)
         numbers = account["band"].astype(np.intp)
         before = self._state[numbers]
         # A reset clears the failure of a zone, but such a zone is not trusted again.
@@ -196,6 +209,37 @@ class Bands:
                 self._add_bad(number, {punit for punit in range(self._geometry.punits) if mask >> punit & 1})
             self._file(number, int(state[i]))
         return len(account)
+
+    def _refresh_one(
+        self,
+        seq: int,
+        faulted_punits: int,
+        number: int,
+        valid: int,
+        written: int,
+        state: int,
+        stream: int,
+        unreadable: int,
+        unwritten: int,
+    ) -> None:
+        """What refresh() does, for one row: numpy pays off only for many."""
+        before = int(self._state[number])
+        state = _RETIRED if before == _RETIRED else state
+        turned = state != before or seq != self.seq[number] or faulted_punits != 0
+        turned = turned or (bool(self.closed[number]) and (valid == 0) != (self.valid[number] == 0))
+        self.valid[number] = valid
+        self.seq[number] = seq
+        self._stream[number] = stream
+        self._written[number] = written
+        self._unwritten[number] = unwritten != 0
+        if faulted_punits:
+            self._add_bad(number, {punit for punit in range(self._geometry.punits) if faulted_punits >> punit & 1})
+        if turned:
+            self._file(number, state)
+
+    def _changed(self) -> None:
+        self.changes += 1
+        self._rooms.clear()
 
     def _add_bad(self, number: int, punits: set[int]) -> None:
         known = self._bad_punits.setdefault(number, set())
@@ -218,6 +262,7 @@ class Bands:
     def want_empty(self, number: int) -> None:
         """The base recommends a reset of one of its zones: the band is moved, whatever that gains, until its reset."""
         self.relocate[number] = True
+        self._to_empty.add(number)
 
     def put_off(self, numbers: Iterable[int]) -> None:
         """Empty bands that could not be reset yet: they come after the others."""
@@ -261,6 +306,7 @@ class Bands:
 
     def _file(self, number: int, state: int) -> None:
         """Puts the band where its state belongs."""
+        self._changed()
         self._unfile(number)
         before = int(self._state[number])
         if before != state:
@@ -273,8 +319,9 @@ class Bands:
             self._state[number] = state
             self.faulted[number] = state == _FAULTED
             self.closed[number] = state in (_CLOSED, _FAULTED)
-        if state == _FREE:
+        if state == _FREE and number in self._to_empty:
             self.relocate[number] = False
+            self._to_empty.discard(number)
         if state == _FREE and self.broken[number]:
             self._to_mend[number] = None
         elif state == _FREE:
@@ -313,6 +360,14 @@ class Bands:
         else:
             numbers = np.flatnonzero(np.isin(self._state, codes)).tolist()
         return [self[number] for number in numbers]
+
+    def moving(self) -> list[int]:
+        """The numbers of the bands that are being moved, in no certain order."""
+        return list(self._few[_MOVING])
+
+    def resetting_capacity(self) -> int:
+        """Data blocks of the bands that are being reset."""
+        return sum(int(self.capacity[number]) for number in self._few[_RESETTING])
 
     def count(self, *states: str) -> int:
         return sum(self._counts[_CODE[state]] for state in states)
@@ -359,7 +414,9 @@ class Bands:
         return marked
 
     def any_endangered(self) -> bool:
-        return self.count(FAULTED) > 0 or bool(self.endangered.any())
+        if self._counts[_FAULTED] > 0:
+            return True
+        return bool(self._bad_punits or self._to_empty) and bool(self.endangered.any())
 
     def to_mend(self) -> list[Band]:
         """Bands that are free, except for failed zones."""
@@ -377,7 +434,11 @@ class Bands:
 
     def room(self, *streams: int) -> int:
         """Data blocks that can still be written to the streams' bands, as a lower bound."""
-        return sum(max(0, int(self.capacity[i] - self._written[i])) for i in self.being_written(*streams))
+        room = self._rooms.get(streams)
+        if room is None:
+            room = sum(max(0, int(self.capacity[i] - self._written[i])) for i in self.being_written(*streams))
+            self._rooms[streams] = room
+        return room
 
     def broken_numbers(self) -> list[int]:
         return sorted(number for number, bad in self._bad_punits.items() if bad)

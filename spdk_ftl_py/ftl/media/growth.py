@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ...conf import FtlConf, Limit, default_thresholds
+from ...conf import FtlConf, Limit, default_thresholds_of
 from ...errors import GeometryError
 from .geometry import BANDS_MAX, SUPERBLOCK_ZONES, Geometry
 from .zone import Zone
@@ -81,7 +81,7 @@ def _lay_out(
 def conf_of(conf: FtlConf, settings: Mapping[str, Any], old: Geometry, new: Geometry) -> FtlConf:
     """The conf of the old geometry, for the new one: thresholds with default values get the new defaults. Raises
     ConfError."""
-    defaults = default_thresholds(old.spare_bands - old.open_bands)
+    defaults = default_thresholds_of(old)
     given = settings.get("limits") or {}
 
     def threshold(name: str, limit: Limit) -> int | None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from ... import _shim
-from ...conf import DEFAULT_RELOC_POLICY, FtlConf
+from ...conf import DEFAULT_RELOC_POLICY, FtlConf, former_default_thresholds
 from ...errors import ConfError, FtlError, GeometryError
 from .geometry import BATCH_BLOCKS, BATCH_BLOCKS_MIN, BLOCK_BYTES, SUPERBLOCK_ZONES, Geometry, usable_blocks
 from .layout import SEQ_MAX
@@ -33,8 +33,9 @@ _GEOMETRY_NUMBERS: Final = (
 )
 
 
-def stored_conf(superblock: Superblock) -> FtlConf:
-    """A policy that can have no such name is no reason not to load the data: the default takes its place."""
+def stored_conf(superblock: Superblock, geometry: Geometry) -> FtlConf:
+    """Default thresholds are not set in it: those that count are the defaults of the version that loads the FTL. A
+    policy that can have no such name is no reason not to load the data: the default takes its place."""
     stored = dict(_part(superblock, "conf"))
     try:
         FtlConf.from_dict({"reloc_policy": stored.get("reloc_policy", DEFAULT_RELOC_POLICY)}).check()
@@ -43,7 +44,12 @@ def stored_conf(superblock: Superblock) -> FtlConf:
         stored["reloc_policy"] = DEFAULT_RELOC_POLICY
     conf = FtlConf.from_dict(stored)
     conf.check()
-    return conf
+    if "default_thresholds" in superblock.content:
+        defaults = _part(superblock, "default_thresholds")
+    else:
+        # Written by an earlier version.
+        defaults = former_default_thresholds(geometry.spare_bands - geometry.open_bands)
+    return conf.without_thresholds(defaults)
 
 
 def merge_conf(stored: FtlConf, settings: Mapping[str, Any]) -> FtlConf:

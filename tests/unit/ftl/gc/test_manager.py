@@ -117,6 +117,26 @@ async def test_relocation_without_a_band_takes_the_users_next_one() -> None:
     manager.stop()
 
 
+@pytest.mark.parametrize(("rest", "left", "his"), [(500, 300, True), (100, 300, False), (500, 600, False)])
+async def test_the_user_gets_all_that_relocation_needs_neither_now_nor_for_its_next_move(
+    rest: int, left: int, his: bool
+) -> None:
+    """Counted in blocks: if little is left to copy, one free band and the rest of relocation's are enough for it."""
+    manager, core = manager_of(
+        [
+            band(0, MOVING, valid=left, written=BLOCKS),
+            band(1, OPEN, valid=10, written=BLOCKS - rest, stream=_shim.STREAM_RELOC),
+            band(2, FREE),
+            band(3, FREE),
+            *(band(index, CLOSED, valid=900, written=BLOCKS) for index in range(4, 9)),
+        ]
+    )
+    manager.start()
+    taken = [stream for stream, _, _ in core.opened]
+    assert (_shim.STREAM_USER in taken) == his
+    manager.stop()
+
+
 async def test_the_users_next_band_is_his_as_long_as_there_is_another_or_nothing_is_being_moved() -> None:
     for others, moving in (([band(3, FREE)], MOVING), ([band(3, CLOSED, valid=900, written=BLOCKS)], CLOSED)):
         manager, core = manager_of(

@@ -111,8 +111,8 @@ def test_what_was_lost_is_made_up_for_before_anybody_gets_more() -> None:
 
 
 def test_thresholds_that_nobody_asked_for_grow_with_it() -> None:
-    old = plan(zones(60), zone_size=4096, num_punits=1, lba_rsvd=20)
-    growth = grown(old, zones(400), lba_rsvd=20)
+    old = plan(zones(60, capacity=512), zone_size=4096, num_punits=1, lba_rsvd=20)
+    growth = grown(old, zones(400, capacity=512), lba_rsvd=20)
     assert growth is not None
     fresh = FtlConf().check_geometry(growth.geometry)
     default = FtlConf().check_geometry(old)

@@ -9,12 +9,16 @@ from typing import Any
 
 import pytest
 
+from spdk_ftl_py.conf import FtlConf, Limit
 from spdk_ftl_py.errors import FtlError
 from spdk_ftl_py.ftl.load.restore import restore
 from spdk_ftl_py.ftl.media import superblock as superblocks
 from spdk_ftl_py.ftl.media.blockdev import BlockPort
+from spdk_ftl_py.ftl.media.geometry import plan
 from spdk_ftl_py.ftl.media.superblock import Superblock
+from spdk_ftl_py.ftl.media.superblock_content import stored_conf
 from unit.ftl.load.restore_rig import RestoreRig, restore_rig_of_the_test, restore_rigs  # noqa: F401
+from unit.ftl.media.test_geometry import zones
 
 Path = tuple[Any, ...]
 MISSING = object()
@@ -95,3 +99,21 @@ async def test_whatever_stands_in_its_place_is_taken_or_refused(
     assert len(refused) > 50
     assert [text for text in refused if not re.search(rf"{whole.uuid}|^conf |^the base bdev", text)] == []
     await port.close()
+
+
+def test_thresholds_that_nobody_gave_are_the_defaults_of_the_version_that_loads() -> None:
+    geometry = plan(zones(300), zone_size=4096, num_punits=1)
+    fresh = FtlConf().check_geometry(geometry)
+
+    def loaded(limits: dict[str, int], **content: Any) -> FtlConf:
+        conf = FtlConf(limits={name: Limit(fresh.limits[name].limit, thld) for name, thld in limits.items()})
+        superblock = Superblock(b"u" * 16, 1, True, {"conf": conf.to_dict(), **content})
+        return stored_conf(superblock, geometry).check_geometry(geometry)
+
+    earlier = {"crit": 1, "high": 3, "low": 7, "start": 14}
+    assert loaded(earlier) == fresh
+    assert loaded(earlier, default_thresholds=earlier) == fresh
+    # Somebody gave them.
+    for given, content in ((earlier, {"default_thresholds": {**earlier, "start": 9}}), ({**earlier, "start": 9}, {})):
+        conf = loaded(given, **content)
+        assert {name: limit.thld for name, limit in conf.limits.items()} == given

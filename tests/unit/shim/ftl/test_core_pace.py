@@ -96,3 +96,22 @@ def test_a_paced_move_ends_while_hosts_only_read() -> None:
                 break
         else:
             pytest.fail("the move does not end")
+
+
+def test_what_the_user_writes_while_nothing_is_moved_is_no_debt_that_he_waits_for_later() -> None:
+    """As when the event loop is late with the next move."""
+    bench, _ = paced_bench()
+    with bench:
+        bench.pace = (80, None)
+        bench.core.set_pace(*bench.pace)
+        for lba in range(0, 6000, 32):
+            bench.put(lba, 2, 32)
+        bands = bench.core.bands()
+        closed = [number for number, band in enumerate(bands) if band.state == _shim.BandState.CLOSED]
+        victim = max(closed, key=lambda number: bands[number].valid)
+        assert bands[victim].valid > 1000
+        before = bench.core.stats().reloc_read_blocks
+        bench.core.start_move(victim)
+        bench.put(12_000, 1)
+        # A quarter of four batches, what is read at once, and what until the write is answered; 2245 with the debt.
+        assert bench.core.stats().reloc_read_blocks - before <= 1000
