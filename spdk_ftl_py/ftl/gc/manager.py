@@ -16,13 +16,13 @@ from typing import Final
 
 from ... import _shim
 from ...conf import RESERVED_BANDS, FtlConf
-from ...runtime.pulse import next_beat
 from ..media.band import CLOSED, MOVING, QUEUED, RESETTING, Bands
 from ..media.geometry import Geometry
 from .limits import NO_LIMIT, UNLIMITED, Applied, Limits
 from .moves import Moves
 from .pacing import Pace, decide, level
 from .reloc import Selector
+from .seam import LOOP_TURNS, Core, Handle, Turns
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ class BandManager:
 
     def __init__(
         self,
-        core: _shim.FtlCore,
+        core: Core,
         geometry: Geometry,
         conf: FtlConf,
         bands: Bands,
@@ -69,6 +69,7 @@ class BandManager:
         on_stuck: Callable[[str], None],
         on_broken: Callable[[], None] = lambda: None,
         next_band_seq: int = 1,
+        turns: Turns = LOOP_TURNS,
     ) -> None:
         self.bands = bands
         self.limits = Limits(conf)
@@ -79,6 +80,7 @@ class BandManager:
         self.moves_started = 0
         self.moves = Moves()
         self._core = core
+        self._turns = turns
         self._conf = conf
         self._buffer_blocks = buffer_blocks
         self._band_blocks = geometry.band_blocks
@@ -99,11 +101,11 @@ class BandManager:
         self._draining = False
         self._started = False
         self._stopped = False
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: Handle | None = None
         self._idle_s = IDLE_POLL_S
         self._changes = 0
         """Of the core's bands, as of the last account."""
-        self._woken: asyncio.Handle | None = None
+        self._woken: Handle | None = None
 
     # --- what the device calls
 
@@ -152,7 +154,7 @@ class BandManager:
     def wake(self) -> None:
         """Something has happened: pump() runs once in the next turn of the event loop."""
         if self._woken is None and not self._stopped:
-            self._woken = asyncio.get_running_loop().call_soon(self.pump)
+            self._woken = self._turns.soon(self.pump)
 
     def pump(self) -> None:
         """Takes the account of changed bands, and gives the orders that are due. The next turn continues with what is
@@ -337,6 +339,9 @@ class BandManager:
     @property
     def level(self) -> float:
         """Free space in bands, with the parts of bands that are being written or moved (pacing.level)."""
+        return self.bands.remembered(("level", self._resets_due), self._level)
+
+    def _level(self) -> float:
         coming = sum(band.capacity for band in self.bands.in_state(RESETTING)) + self._resets_due * self._band_blocks
         return level(
             free=self.bands.free_capacity + coming,
@@ -351,7 +356,7 @@ class BandManager:
         if patience is None:
             self._standing_still = None
         else:
-            now = asyncio.get_running_loop().time()
+            now = self._turns.time()
             core = self._core.stats()
             # If the base reports busy, the manager waits: something makes progress there.
             done = (core.media_written_blocks, core.zone_resets, core.busy_answers)
@@ -367,16 +372,15 @@ class BandManager:
         if self._timer is not None:
             self._timer.cancel()
         busy = patience is not None or self._starved() or self._draining or self._reset_later
-        loop = asyncio.get_running_loop()
         moving = self.bands.count(MOVING) > 0
         if moving or busy:
             self._idle_s = IDLE_POLL_S
-            self._timer = loop.call_later(PACE_POLL_S if moving else STARVED_POLL_S, self.pump)
+            self._timer = self._turns.later(PACE_POLL_S if moving else STARVED_POLL_S, self.pump)
         else:
             self._look_later()
 
     def _look_later(self) -> None:
-        self._timer = asyncio.get_running_loop().call_at(next_beat(self._idle_s), self._look)
+        self._timer = self._turns.at_beat(self._idle_s, self._look)
         self._idle_s = min(2 * self._idle_s, IDLE_POLL_MAX_S)
 
     def _look(self) -> None:

@@ -1,0 +1,1 @@
+"""`spdk-ftl simulate`: the band manager, its policy and limits on media without data."""
