@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -14,8 +15,9 @@ from .. import _shim
 from ..conf import write_buffer_blocks
 from ..errors import FtlError, ParameterError
 from ..ftl.gc.manager import BandManager
-from ..ftl.media.band import BAND_ROW, Bands
+from ..ftl.media.band import Bands
 from ..ftl.media.zone_map import ZoneMap
+from .drive import geometry_of
 from .spec import FILL, Spec
 from .turns import MediaTurns
 from .workloads._interim import WRITE, Requests, parse
@@ -49,8 +51,7 @@ class _Simulation:
         self._spec = spec
         self._progress = progress
         self._workload = parse(spec.workload, spec.block_count)
-        geometry = spec.geometry()
-        conf = spec.conf().check_geometry(geometry)
+        geometry, conf = geometry_of(spec)
         self._core = _shim.SimCore(
             block_count=spec.block_count,
             band_count=spec.bands,
@@ -217,7 +218,7 @@ class _Simulation:
             "write_amplification_model": round(model(share), 4),
             "write_amplification_over_time": [
                 {"writes": round(b.host / spec.block_count, 4), "write_amplification": round(_amplification(a, b), 4)}
-                for a, b in zip(points, points[1:], strict=False)
+                for a, b in itertools.pairwise(points)
             ],
             "steady_writes": points[-1].host - points[steady_from].host,
             "block_count": spec.block_count,

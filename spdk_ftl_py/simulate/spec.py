@@ -10,17 +10,12 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from ..conf import FtlConf
-from ..errors import ConfError, ParameterError
-from ..ftl.media.geometry import (
-    BANDS_MAX,
-    OPEN_BANDS_SHARED,
-    OPEN_BANDS_SPLIT,
-    PUNITS_MAX,
-    SUPERBLOCK_OPEN_ZONES,
-    SUPERBLOCK_ZONES,
-    Geometry,
-)
+from ..errors import ParameterError
 
+BANDS_MAX: Final = 1 << 20
+"""As ftl/media/geometry.py, which needs the shim."""
+ZONES_MAX: Final = 64
+"""Its PUNITS_MAX."""
 BAND_BLOCKS_MAX: Final = 1 << 30
 BLOCKS_MAX: Final = (1 << 32) - 2
 """Addresses of the model have 32 bits: 16 TiB."""
@@ -29,14 +24,6 @@ FILL: Final = "fill"
 NONE: Final = "none"
 PRECONDITIONS: Final = (FILL, NONE)
 _MULTIPLE: Final = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)x")
-
-
-class SimGeometry(Geometry):
-    """Bands that hold band_blocks blocks of data: headers and summaries take no room."""
-
-    @property
-    def zone_blocks(self) -> int:
-        return self.zone_capacity
 
 
 @dataclass(frozen=True)
@@ -92,31 +79,16 @@ class Spec:
         """What hosts write after the precondition."""
         return blocks_of(self.writes, self.block_count)
 
-    def geometry(self) -> Geometry:
-        numbers = range(len(SUPERBLOCK_ZONES), len(SUPERBLOCK_ZONES) + self.bands * self.zones)
-        return SimGeometry(
-            zone_size=self.band_blocks // self.zones,
-            zone_capacity=self.band_blocks // self.zones,
-            zone_count=len(SUPERBLOCK_ZONES) + self.bands * self.zones,
-            punits=self.zones,
-            bands=tuple(tuple(numbers[band * self.zones : (band + 1) * self.zones]) for band in range(self.bands)),
-            spare_zones=(),
-            bad_zones=(),
-            replaced={},
-            shared_stream=self.shared,
-            batch_blocks=2,
-            block_count=self.block_count,
-        )
-
     def conf(self) -> FtlConf:
         """Before check_geometry()."""
         return FtlConf(lba_rsvd=self.reserved, reloc_policy=self.policy)
 
     def check(self) -> None:
-        """Raises ParameterError, which names the value, the rule and the remedy."""
+        """Raises ParameterError, which names the value, the rule and the remedy. Whether bands are enough for
+        relocation drive.geometry_of() checks."""
         _range("bands", self.bands, 2, BANDS_MAX)
         _range("band_blocks", self.band_blocks, 2, BAND_BLOCKS_MAX)
-        _range("zones", self.zones, 1, PUNITS_MAX)
+        _range("zones", self.zones, 1, ZONES_MAX)
         _range("reserved", self.reserved, 1, 99)
         _range("seed", self.seed, 0, (1 << 64) - 1)
         _range("media_mib_per_s", self.media_mib_per_s, 1, 1 << 20)
@@ -129,20 +101,10 @@ class Spec:
                 f"{self.bands} bands of {self.band_blocks} blocks are {self.bands * self.band_blocks} blocks, and the "
                 f"model has addresses for {BLOCKS_MAX}: use fewer or smaller bands; WA does not depend on their size"
             )
-        if self.open_zones:
-            needed = (OPEN_BANDS_SHARED if self.shared else OPEN_BANDS_SPLIT) * self.zones + SUPERBLOCK_OPEN_ZONES
-            if self.open_zones < needed:
-                raise ParameterError(
-                    f"open_zones = {self.open_zones}: bands of {self.zones} zones need {needed}: use fewer zones in a "
-                    "band, or share one stream"
-                )
         if self.precondition not in PRECONDITIONS:
             raise ParameterError(f"precondition = {self.precondition!r}: must be one of {', '.join(PRECONDITIONS)}")
         blocks_of(self.writes, self.block_count)
-        try:
-            self.conf().check_geometry(self.geometry())
-        except ConfError as error:
-            raise ParameterError(error.message) from None
+        self.conf().check()
 
 
 def blocks_of(writes: str, block_count: int) -> int:

@@ -48,6 +48,6 @@ class Workload:
 
 def parse(spec: str, block_count: int) -> Workload:
     kind, _, theta = spec.partition(":")
-    if kind not in ("uniform", "zipf", "seq"):
+    if kind not in ("uniform", "zipf", "seq") or (not "0" <= theta < "3" if kind == "zipf" else theta):
         raise ParameterError(f"workload {spec!r}: must be uniform, zipf:THETA or seq")
     return Workload(kind, block_count, float(theta) if kind == "zipf" else None)
