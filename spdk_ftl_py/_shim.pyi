@@ -1535,23 +1535,23 @@ class SimStop(IntEnum):
 class SimStats:
     """Blocks since the construction of a SimCore."""
 
-    user_written_blocks: int
-    user_trimmed_blocks: int
-    media_written_blocks: int
+    user_written_blocks: Final[int]
+    user_trimmed_blocks: Final[int]
+    media_written_blocks: Final[int]
     """Those of hosts, and those that relocation copied. There are no headers."""
-    reloc_moved_blocks: int
-    zone_resets: int
+    reloc_moved_blocks: Final[int]
+    zone_resets: Final[int]
     """Of whole bands."""
-    write_buffer_used: int
+    write_buffer_used: Final[int]
     """Always 0, like busy_answers."""
-    busy_answers: int
-    mapped_blocks: int
-    scanned_blocks: int
+    busy_answers: Final[int]
+    mapped_blocks: Final[int]
+    scanned_blocks: Final[int]
     """Blocks of the bands that were moved."""
-    next_seq: int
-    stall_blocks_max: int
+    next_seq: Final[int]
+    stall_blocks_max: Final[int]
     """The most blocks that were relocated between two blocks of hosts."""
-    stalls: list[int]
+    stalls: Final[list[int]]
     """[i]: how often these were less than 2^i, and at least half of that."""
 
     def as_dict(self) -> dict[str, Any]: ...
@@ -1580,7 +1580,7 @@ class SimCore:
         blocks: NDArray[np.uint32] | None = None,
         ops: NDArray[np.uint8] | None = None,
         *,
-        media_blocks: int = ...,
+        media_blocks: int | None = None,
     ) -> tuple[int, SimStop]:
         """Requests of hosts, until Python has to decide, or so many blocks reached media. Returns how many are done;
         give the rest to the next call, which continues in the middle of the first one if need be. ops: 0 write, 1

@@ -33,13 +33,13 @@ std::span<const T> span_of(const std::optional<Given<T>> &given) {
 }
 
 std::pair<size_t, SimStop> run(SimCore &core, const Given<uint64_t> &lbas, const std::optional<Given<uint32_t>> &blocks,
-                               const std::optional<Given<uint8_t>> &ops, uint64_t media_blocks) {
+                               const std::optional<Given<uint8_t>> &ops, std::optional<uint64_t> media_blocks) {
     const std::span all(lbas.data(), lbas.shape(0));
     const std::span<const uint32_t> lengths = span_of(blocks);
     const std::span<const uint8_t> kinds = span_of(ops);
     size_t done = 0;
     const nb::gil_scoped_release other_threads_run;
-    const SimStop stop = core.run(kinds, all, lengths, media_blocks, done);
+    const SimStop stop = core.run(kinds, all, lengths, media_blocks.value_or(SimCore::kNoLimit), done);
     return {done, stop};
 }
 
@@ -159,7 +159,7 @@ void bind_sim(nb::module_ &m) {
             nb::arg("band_threshold") = SimConfig{}.band_threshold, nb::arg("shared_stream") = false,
             nb::arg("reaction_blocks") = 0)
         .def("run", &run, nb::arg("lbas"), nb::arg("blocks") = nb::none(), nb::arg("ops") = nb::none(), nb::kw_only(),
-             nb::arg("media_blocks") = SimCore::kNoLimit)
+             nb::arg("media_blocks") = nb::none())
         .def("take_events", &take_events)
         .def(
             "open_band",

@@ -82,7 +82,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     run = parser.add_argument_group("what happens")
     run.add_argument(
         "--workload", type=parsed(_workload), default=_DEFAULT.workload, metavar="WORKLOAD",
-        help="what hosts do: uniform, zipf:THETA, seq, … (docs/policies.md; default: %(default)s)",
+        help="what hosts do: uniform, zipf:THETA, seq and more (docs/policies.md; default: %(default)s)",
     )  # fmt: skip
     run.add_argument(
         "--policy", type=parsed(_policy), default=_DEFAULT.policy, metavar="POLICY",

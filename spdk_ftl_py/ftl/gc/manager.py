@@ -339,9 +339,6 @@ class BandManager:
     @property
     def level(self) -> float:
         """Free space in bands, with the parts of bands that are being written or moved (pacing.level)."""
-        return self.bands.remembered(("level", self._resets_due), self._level)
-
-    def _level(self) -> float:
         coming = sum(band.capacity for band in self.bands.in_state(RESETTING)) + self._resets_due * self._band_blocks
         return level(
             free=self.bands.free_capacity + coming,

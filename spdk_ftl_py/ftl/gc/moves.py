@@ -45,10 +45,7 @@ class Moves:
         self._moves[number] = Move(number, why, band.valid, band.invalid, age, merit)
 
     def in_line(self, bands: Bands) -> list[MoveSize]:
-        """In the order in which they began. Read-only."""
-        return bands.remembered(("moves in line",), lambda: self._in_line(bands))
-
-    def _in_line(self, bands: Bands) -> list[MoveSize]:
+        """In the order in which they began."""
         moving = {band.index: band for band in bands.in_state(MOVING)}
         return [
             MoveSize(move.valid, moving[number].valid, moving[number].capacity_to_come)

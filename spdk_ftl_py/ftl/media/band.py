@@ -7,9 +7,9 @@ updates these with each change. So only a choice among all bands takes longer wi
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Final, TypeVar
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,8 +36,6 @@ SHIM_STATES: Final = tuple(state.name.lower() for state in _shim.BandState)
 """By the shim's number."""
 BAND_ROW: Final = np.dtype(_shim.band_row_layout())
 """What FtlCore.changed_bands() and band_rows() return."""
-
-T = TypeVar("T")
 
 _STATES: Final = (*SHIM_STATES, RETIRED, "unknown")
 REPORTED_STATES: Final = (*_STATES, MENDING)
@@ -139,31 +137,24 @@ class Bands:
         self._emptied_unwritten: dict[int, None] = {}
         self._to_mend: dict[int, None] = {}
         self._bad_punits: dict[int, set[int]] = {}
-        self._to_empty: set[int] = set()
-        """Those marked in relocate."""
-        self._told: dict[tuple[object, ...], Any] = {}
-        """Answers since the last change."""
         for number in zone_map.incomplete:
             self._measure(number)
 
     # --- one band
 
     def __getitem__(self, number: int) -> Band:
-        band = Band.__new__(Band)
-        # The __init__ of a frozen dataclass takes three times as long.
-        band.__dict__.update(
-            index=number,
-            zones=self.zone_map.of_band(number),
-            zone_blocks=self._geometry.zone_blocks,
-            state=_STATES[self._state.item(number)],
-            seq=self.seq.item(number),
-            stream=self._stream.item(number),
-            valid=self.valid.item(number),
-            written=self._written.item(number),
-            bad_punits=set(self._bad_punits.get(number, ())),
-            relocate=self.relocate.item(number),
+        return Band(
+            number,
+            self.zone_map.of_band(number),
+            self._geometry.zone_blocks,
+            _STATES[self._state[number]],
+            int(self.seq[number]),
+            int(self._stream[number]),
+            int(self.valid[number]),
+            int(self._written[number]),
+            set(self._bad_punits.get(number, ())),
+            bool(self.relocate[number]),
         )
-        return band
 
     def __iter__(self) -> Iterator[Band]:
         return (self[number] for number in range(len(self)))
@@ -180,7 +171,6 @@ class Bands:
 
     def refresh(self, rows: NDArray[np.uint8]) -> int:
         """Takes the account of some bands. Returns their number."""
-        self._told.clear()
         account = rows.view(BAND_ROW)
         numbers = account["band"].astype(np.intp)
         before = self._state[numbers]
@@ -209,7 +199,6 @@ class Bands:
 
     def ordered(self, number: int, state: str, *, stream: int | None = None) -> None:
         """An order for this band was given; the shim will report the same state."""
-        self._told.clear()
         if stream is not None:
             self._stream[number] = stream
             self._written[number] = 0
@@ -222,9 +211,7 @@ class Bands:
 
     def want_empty(self, number: int) -> None:
         """The base recommends a reset of one of its zones: the band is moved, whatever that gains, until its reset."""
-        self._told.clear()
         self.relocate[number] = True
-        self._to_empty.add(number)
 
     def put_off(self, numbers: Iterable[int]) -> None:
         """Empty bands that could not be reset yet: they come after the others."""
@@ -252,7 +239,6 @@ class Bands:
 
     def _measure(self, number: int) -> None:
         """Updates what depends on the zones of the band. _file() updates its place."""
-        self._told.clear()
         self._unfile(number)
         band = self[number]
         self.capacity[number] = band.capacity
@@ -269,7 +255,6 @@ class Bands:
 
     def _file(self, number: int, state: int) -> None:
         """Puts the band where its state belongs."""
-        self._told.clear()
         self._unfile(number)
         before = int(self._state[number])
         if before != state:
@@ -282,8 +267,7 @@ class Bands:
             self._state[number] = state
             self.faulted[number] = state == _FAULTED
             self.closed[number] = state in (_CLOSED, _FAULTED)
-        if state == _FREE and number in self._to_empty:
-            self._to_empty.remove(number)
+        if state == _FREE:
             self.relocate[number] = False
         if state == _FREE and self.broken[number]:
             self._to_mend[number] = None
@@ -317,9 +301,6 @@ class Bands:
 
     def in_state(self, *states: str) -> list[Band]:
         """In ascending order. FREE, CLOSED and RETIRED look at all bands."""
-        return list(self.remembered(states, lambda: self._in_state(states)))
-
-    def _in_state(self, states: tuple[str, ...]) -> list[Band]:
         codes = [_CODE[state] for state in states]
         if all(code in _FEW for code in codes):
             numbers = sorted(number for code in codes for number in self._few[code])
@@ -327,17 +308,7 @@ class Bands:
             numbers = np.flatnonzero(np.isin(self._state, codes)).tolist()
         return [self[number] for number in numbers]
 
-    def remembered(self, key: tuple[object, ...], make: Callable[[], T]) -> T:
-        """What make() returns, which must depend only on the bands and the key. It is asked again when a band has
-        changed: a decision needs the same numbers again and again."""
-        found: T | None = self._told.get(key)
-        if found is None:
-            found = self._told[key] = make()
-        return found
-
     def count(self, *states: str) -> int:
-        if len(states) == 1:
-            return self._counts[_CODE[states[0]]]
         return sum(self._counts[_CODE[state]] for state in states)
 
     def counts(self) -> dict[str, int]:
@@ -382,8 +353,6 @@ class Bands:
         return marked
 
     def any_endangered(self) -> bool:
-        if not self._bad_punits and not self._to_empty:
-            return self._counts[_FAULTED] > 0
         return self.count(FAULTED) > 0 or bool(self.endangered.any())
 
     def to_mend(self) -> list[Band]:
@@ -395,18 +364,14 @@ class Bands:
 
     def being_written(self, stream: int) -> list[int]:
         """Queued or open bands of that stream."""
-        of = self._stream.item
-        return [number for code in (_QUEUED, _OPEN) for number in self._few[code] if of(number) == stream]
+        return [number for code in (_QUEUED, _OPEN) for number in self._few[code] if self._stream[number] == stream]
 
     def queued_count(self, stream: int) -> int:
-        return sum(1 for number in self._few[_QUEUED] if self._stream.item(number) == stream)
+        return sum(1 for number in self._few[_QUEUED] if self._stream[number] == stream)
 
     def room(self, stream: int) -> int:
         """Data blocks that can still be written to the stream's bands, as a lower bound."""
-        return self.remembered(("room", stream), lambda: self._room(stream))
-
-    def _room(self, stream: int) -> int:
-        return sum(max(0, self.capacity.item(i) - self._written.item(i)) for i in self.being_written(stream))
+        return sum(max(0, int(self.capacity[i] - self._written[i])) for i in self.being_written(stream))
 
     def broken_numbers(self) -> list[int]:
         return sorted(number for number, bad in self._bad_punits.items() if bad)
