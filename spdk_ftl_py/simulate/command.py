@@ -127,8 +127,8 @@ def _writes(given: str) -> str:
     return given
 
 
-def run_command(args: argparse.Namespace) -> int:
-    spec = Spec(
+def spec_of(args: argparse.Namespace) -> Spec:
+    return Spec(
         bands=args.bands,
         band_blocks=args.band_blocks,
         zones=args.zones,
@@ -142,6 +142,10 @@ def run_command(args: argparse.Namespace) -> int:
         precondition=args.precondition,
         media_mib_per_s=args.media_mib_per_s,
     )
+
+
+def run_command(args: argparse.Namespace) -> int:
+    spec = spec_of(args)
     with refusing(args.parser):
         spec.check()
     if args.plot is not None:
