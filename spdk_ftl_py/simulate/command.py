@@ -22,8 +22,8 @@ ANY_BLOCKS: Final = 1 << 20
 
 DESCRIPTION: Final = """\
 Simulate an FTL's garbage collection, and show its write amplification (WA): the blocks that reach media for each block
-that hosts write. The band manager, its policy and its limits are those of the daemon. The media are without data: 4 to
-12 bytes of memory for each block, and some million host writes a second.
+that hosts write. The band manager, its policy and its limits are those of the daemon. The media are without data: 8 to
+12 bytes of memory for each block, and one to three million host writes a second.
 
 First each LBA is written once, in order. Then hosts write as --workload says. The WA shown is that of the second half
 of these writes; --plot shows whether it is steady. The same options and seed give the same result.
