@@ -1526,6 +1526,118 @@ class NvCacheConfig:
     request_blocks: Final[int]
     request_count: Final[int]
 
+class SimStop(IntEnum):
+    """Why SimCore.run() has returned."""
+
+    DONE = 0
+    """All requests are done."""
+    DECISION = 1
+    """Python has to decide: take_events() says what about."""
+    TIMER = 2
+    """As many blocks as were asked for reached media."""
+    BLOCKED = 3
+    """Hosts wait, and relocation has nothing that it can do."""
+
+class SimStats:
+    """Blocks since the construction of a SimCore."""
+
+    user_written_blocks: Final[int]
+    user_trimmed_blocks: Final[int]
+    media_written_blocks: Final[int]
+    """Those of hosts, and those that relocation copied. There are no headers."""
+    reloc_moved_blocks: Final[int]
+    zone_resets: Final[int]
+    """Of whole bands."""
+    write_buffer_used: Final[int]
+    """Always 0, like busy_answers."""
+    busy_answers: Final[int]
+    mapped_blocks: Final[int]
+    scanned_blocks: Final[int]
+    """Blocks of the bands that were moved."""
+    next_seq: Final[int]
+    stall_blocks_max: Final[int]
+    """The most blocks that were relocated between two blocks of hosts."""
+    stalls: Final[list[int]]
+    """[i]: how often these were less than 2^i, and at least half of that."""
+
+    def as_dict(self) -> dict[str, Any]: ...
+
+class SimCore:
+    """What FtlCore is for the band manager, on media without data: docs/policies.md, "The simulator". It has no
+    thread; run() is the only clock. Orders are those of FtlCore."""
+
+    def __init__(
+        self,
+        *,
+        block_count: int,
+        band_count: int,
+        band_blocks: int,
+        max_active_relocs: int = 3,
+        band_threshold: int = 90,
+        shared_stream: bool = False,
+        reaction_blocks: int = 0,
+    ) -> None:
+        """reaction_blocks: that reach media between an event and the return of run(), unless something waits for an
+        answer. ValueError for impossible numbers, MemoryError."""
+
+    def run(
+        self,
+        lbas: NDArray[np.uint64],
+        blocks: NDArray[np.uint32] | None = None,
+        ops: NDArray[np.uint8] | None = None,
+        *,
+        media_blocks: int | None = None,
+    ) -> tuple[int, SimStop]:
+        """Requests of hosts, until Python has to decide, or so many blocks reached media. Returns how many are done;
+        give the rest to the next call, which continues in the middle of the first one if need be. ops: 0 write, 1
+        trim, 2 read. Without blocks and ops: writes of one block. ValueError for a request beyond the last LBA."""
+
+    def take_events(self) -> list[tuple[EventKind, int]]:
+        """Since the last call: BAND_NEXT_NEEDED with the stream, MOVE_DONE and BAND_RESET_DONE with the band."""
+
+    def open_band(self, stream: int, band: int, band_seq: int) -> None: ...
+    def take_queued(self, stream: int) -> int | None: ...
+    def start_move(self, band: int) -> None: ...
+    def reset_bands(self, bands: Sequence[int]) -> list[int]:
+        """They are free at once."""
+
+    def set_pace(self, user_percent: int, reloc_per_thousand: int | None = None) -> None: ...
+    def set_placement(
+        self,
+        *,
+        classes: int,
+        user_classes: int,
+        user: tuple[Sequence[int], Sequence[int]],
+        unwritten: int,
+        relocated: Sequence[tuple[Sequence[int], Sequence[int]]],
+        regions: NDArray[np.uint8] | None = None,
+        region_blocks: int = 1,
+    ) -> None:
+        """Tables are pairs of classes and limits. Ages of relocated blocks need 4 bytes for each block of the media,
+        from the first placement on that uses them."""
+
+    def asking(self) -> list[int]:
+        """The streams that have asked for a band, and have no answer yet."""
+
+    def changed_bands(self, most: int) -> NDArray[np.uint8]: ...
+    def band_rows(self, first: int, count: int) -> NDArray[np.uint8]: ...
+    @property
+    def band_changes(self) -> int: ...
+    def stats(self) -> SimStats: ...
+    def data_seqs(self) -> NDArray[np.uint64]:
+        """For each band: the mean seq of the hosts' writes that its blocks come from."""
+
+    def opened_seqs(self) -> NDArray[np.uint64]:
+        """For each band: next_seq when it was opened."""
+
+    @property
+    def next_seq(self) -> int: ...
+    @property
+    def media_written_blocks(self) -> int: ...
+    @property
+    def memory_bytes(self) -> int:
+        """What its arrays of blocks take."""
+
 class FtlCore(BlockDevice):
     """The FTL's data path: a BlockDevice with random 4 KiB writes over a zoned one. See docs/architecture.md, "Orders
     and events"."""

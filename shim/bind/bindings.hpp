@@ -20,6 +20,7 @@ void bind_core(nanobind::module_ &m);          // FtlCore
 void bind_gate(nanobind::module_ &m);          // Gate
 void bind_crossing(nanobind::module_ &m);      // Crossing
 void bind_load(nanobind::module_ &m);          // LoadGenerator
+void bind_sim(nanobind::module_ &m);           // SimCore, SimStats, SimStop
 void bind_nbd(nanobind::module_ &m);           // NbdConnection
 void bind_vfio_user(nanobind::module_ &m);     // DmaMap, SharedTargetQpair, SharedAdminQueue
 

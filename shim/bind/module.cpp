@@ -19,6 +19,7 @@ NB_MODULE(_shim, m) {
     ftl::bind_gate(m);
     ftl::bind_crossing(m);
     ftl::bind_load(m);
+    ftl::bind_sim(m);
     ftl::bind_nbd(m);
     ftl::bind_vfio_user(m);
 }

@@ -33,6 +33,7 @@ _MODULES: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
     ("spdk_ftl_py.daemon.command", ("serve",)),
     ("spdk_ftl_py.target.command", ("target",)),
     ("spdk_ftl_py.torture.command", ("torture",)),
+    ("spdk_ftl_py.simulate.command", ("simulate",)),
     ("spdk_ftl_py.daemon.check_command", ("check",)),
     ("spdk_ftl_py.cli.scrub_command", ("scrub",)),
     ("spdk_ftl_py.cli.halt_command", ("halt",)),
@@ -82,6 +83,7 @@ overview:
 first steps without hardware:
   spdk-ftl demo                                   runs target, daemon and verified I/O on an emulated ZNS drive
   spdk-ftl torture                                crashes the FTL again and again, and verifies its promises
+  spdk-ftl simulate                               write amplification and wear, of a policy under a workload
 
 environment:
   SPDK_FTL_SOCK         control socket of the daemon (default: /run/spdk-ftl/spdk-ftl.sock for root,

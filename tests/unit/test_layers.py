@@ -122,7 +122,8 @@ SHIM_ROOMS: Rooms = {
     "virtual": {"base", "reactor"},
     "ftl": {"base", "reactor", "nvme/zns"},
     "load": {"base", "reactor"},
-    "bind": {"base", "reactor", "nvme/zns", "nvme", "nbd", "vfio_user", "media", "virtual", "ftl", "load"},
+    "sim": {"base", "ftl"},
+    "bind": {"base", "reactor", "nvme/zns", "nvme", "nbd", "vfio_user", "media", "virtual", "ftl", "load", "sim"},
     "fuzz": {"base", "reactor", "nvme", "nbd", "vfio_user", "media", "ftl"},
 }
 """Of shim/ and fuzz/. Neither the media nor the FTL knows what carries an Io; what zones look like all do."""

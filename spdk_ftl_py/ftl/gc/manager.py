@@ -16,7 +16,6 @@ from typing import Final
 
 from ... import _shim
 from ...conf import RESERVED_BANDS, FtlConf, least_gain_blocks
-from ...runtime.pulse import next_beat
 from ..media.band import CLOSED, MOVING, OPEN, QUEUED, RESETTING, Bands
 from ..media.geometry import Geometry
 from ..policy.guard import Guard
@@ -25,6 +24,7 @@ from ..policy.limits import NO_LIMIT, UNLIMITED, Applied, Limits
 from ..policy.pacing import Pace, level
 from .moves import Moves
 from .reloc import Selector, reclaimed, surroundings
+from .seam import LOOP_TURNS, Core, Handle, Turns
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ class BandManager:
 
     def __init__(
         self,
-        core: _shim.FtlCore,
+        core: Core,
         geometry: Geometry,
         conf: FtlConf,
         bands: Bands,
@@ -74,6 +74,7 @@ class BandManager:
         on_broken: Callable[[], None] = lambda: None,
         on_replaced: Callable[[str], None] = lambda why: None,
         next_band_seq: int = 1,
+        turns: Turns = LOOP_TURNS,
     ) -> None:
         self.bands = bands
         self.limits = Limits(conf)
@@ -84,6 +85,7 @@ class BandManager:
         self.moves_started = 0
         self.moves = Moves()
         self._core = core
+        self._turns = turns
         self._conf = conf
         self._buffer_blocks = buffer_blocks
         self._band_blocks = geometry.band_blocks
@@ -114,11 +116,11 @@ class BandManager:
         self._draining = False
         self._started = False
         self._stopped = False
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: Handle | None = None
         self._idle_s = IDLE_POLL_S
         self._changes = 0
         """Of the core's bands, as of the last account."""
-        self._woken: asyncio.Handle | None = None
+        self._woken: Handle | None = None
 
     # --- what the device calls
 
@@ -215,7 +217,7 @@ class BandManager:
     def wake(self) -> None:
         """Something has happened: pump() runs once in the next turn of the event loop."""
         if self._woken is None and not self._stopped:
-            self._woken = asyncio.get_running_loop().call_soon(self.pump)
+            self._woken = self._turns.soon(self.pump)
 
     def pump(self) -> None:
         """Takes the account of changed bands, and gives the orders that are due. The next turn continues with what is
@@ -480,7 +482,7 @@ class BandManager:
         if patience is None:
             self._standing_still = None
         else:
-            now = asyncio.get_running_loop().time()
+            now = self._turns.time()
             core = self._core.stats()
             # If the base reports busy, the manager waits: something makes progress there.
             done = (core.media_written_blocks, core.zone_resets, core.busy_answers)
@@ -496,16 +498,15 @@ class BandManager:
         if self._timer is not None:
             self._timer.cancel()
         busy = patience is not None or self._starved() or self._draining or self._reset_later
-        loop = asyncio.get_running_loop()
         moving = self.bands.count(MOVING) > 0
         if moving or busy:
             self._idle_s = IDLE_POLL_S
-            self._timer = loop.call_later(PACE_POLL_S if moving else STARVED_POLL_S, self.pump)
+            self._timer = self._turns.later(PACE_POLL_S if moving else STARVED_POLL_S, self.pump)
         else:
             self._look_later()
 
     def _look_later(self) -> None:
-        self._timer = asyncio.get_running_loop().call_at(next_beat(self._idle_s), self._look)
+        self._timer = self._turns.at_beat(self._idle_s, self._look)
         self._idle_s = min(2 * self._idle_s, IDLE_POLL_MAX_S)
 
     def _look(self) -> None:

@@ -76,6 +76,9 @@ NONSENSE: dict[str, tuple[str, ...]] = {
     "[SUBJECT=]LEVEL": ("x", "=debug", "ftl.gc", "ftl.gc=loud", "no.such=debug", "../ftl=debug", "ftl..gc=debug"),
     "LEVEL": ("x", "INFO", "loud"),
     "SUBJECT": ("FTL", "a b", "ftl..gc", "a" * 50),
+    "WORKLOAD": ("x", "zipf", "zipf:x", "uniform:1"),
+    "POLICY": ("x", "Greedy"),
+    "WRITES": ("x", "0", "-1", "0x", "x10", "1e3", "10 x", "9" * 17),
     "WORKLOADS": ("x", "read-qd1,x", "read-qd1,", "gc/read-qd1"),
     "ENGINE": ("x", "Native", "zoned"),
     "CORE_MASK": ("a\nb", "a" * 256),
@@ -158,6 +161,7 @@ def nothing_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("asyncio.run", begin)
     monkeypatch.setattr("spdk_ftl_py.daemon.check_command._check_bdev", begin)
     monkeypatch.setattr("spdk_ftl_py.torture.run.run_torture", begin)
+    monkeypatch.setattr("spdk_ftl_py.simulate.engine.simulate", begin)
     monkeypatch.setattr(DaemonClient, "call", begin)
     monkeypatch.setenv("SPDK_FTL_SOCK", "/nowhere")
 
@@ -230,6 +234,7 @@ SENSE = {
     "target": "-r /s -c f --zns name=a,zone_size=16M,capacity=12M,zones=8 --malloc size=1M,block_size=512,md_size=8",
     "demo": "--json f --size 512M --writes 1 --time 0.5 --seed 0",
     "torture": "--seed 0 --crashes 1 --every 0 --world 0 --cores 1",
+    "simulate": "--bands 64 --band-blocks 128 --zones 2 --reserved 20 --workload zipf:0.9 --policy greedy --writes 2x",
     "check": "x -s host:5 --target-user 0 --zone-capacity 1",
     "scrub": "ftl0 --socket s --daemon-user root",
     "nbd": "ftl0 --socket /s --read-only --control-socket s --json",

@@ -1,0 +1,142 @@
+"""What `spdk-ftl simulate` computes and prints."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from spdk_ftl_py.cli import main as cli
+from spdk_ftl_py.errors import FtlError, ParameterError
+from spdk_ftl_py.simulate.engine import model, simulate
+from spdk_ftl_py.simulate.spec import Spec, blocks_of
+
+SMALL = Spec(bands=64, band_blocks=256, writes="2x")
+
+
+def test_the_model_is_that_of_the_literature() -> None:
+    assert model(0.8) == pytest.approx(2.69, abs=0.01)
+    assert model(0.5) == pytest.approx(1.26, abs=0.01)
+    with pytest.raises(ParameterError):
+        model(1.0)
+
+
+def test_a_result_depends_only_on_its_spec() -> None:
+    def without_time(result: dict[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in result.items() if name not in ("elapsed_s", "writes_per_s")}
+
+    first, again = simulate(SMALL), simulate(SMALL)
+    assert without_time(first) == without_time(again)
+    other = simulate(dataclasses.replace(SMALL, seed=2))
+    assert other["relocated"] != first["relocated"]
+    assert Spec.from_dict(json.loads(json.dumps(first))["spec"]) == SMALL
+
+
+def test_numbers_of_a_result_belong_together() -> None:
+    told: list[float] = []
+    result = simulate(SMALL, told.append)
+    assert told == sorted(told)
+    assert told[-1] == 1.0
+    assert result["host_writes"] == 2 * result["block_count"]
+    assert result["media_writes"] == result["host_writes"] + result["relocated"]
+    assert result["write_amplification_whole"] == pytest.approx(
+        result["media_writes"] / result["host_writes"], abs=1e-4
+    )
+    points = result["write_amplification_over_time"]
+    assert points[-1]["writes"] == 2
+    assert len(points) == 100
+    half = [point["write_amplification"] for point in points[50:]]
+    assert result["write_amplification"] == pytest.approx(sum(half) / len(half), abs=0.01)
+    # A band is reset for each that is filled.
+    filled = result["media_writes"] / SMALL.band_blocks
+    assert result["wear"]["resets"] == pytest.approx(filled, abs=SMALL.bands)
+    assert result["gc"]["moves"] == pytest.approx(result["wear"]["resets"], abs=SMALL.bands)
+
+
+def test_writes_in_sequence_relocate_nothing() -> None:
+    result = simulate(dataclasses.replace(SMALL, workload="seq"))
+    assert result["write_amplification"] < 1.01
+
+
+def test_a_shared_stream_costs_writes_where_some_blocks_are_hot() -> None:
+    spec = dataclasses.replace(SMALL, workload="zipf:0.99", writes="4x")
+    apart, shared = simulate(spec), simulate(dataclasses.replace(spec, shared=True))
+    assert shared["write_amplification"] > 1.2 * apart["write_amplification"]
+
+
+def test_more_reserve_costs_fewer_writes() -> None:
+    little, much = (simulate(dataclasses.replace(SMALL, reserved=percent)) for percent in (15, 40))
+    assert much["write_amplification"] < 0.7 * little["write_amplification"]
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"bands": 1}, "bands = 1: must be 2 to"),
+        ({"reserved": 0}, "reserved = 0: must be 1 to 99"),
+        ({"band_blocks": 255, "zones": 2}, "no multiple of 2 zones"),
+        ({"bands": 1 << 20, "band_blocks": 1 << 14}, "use fewer or smaller bands"),
+        ({"writes": "10"}, ""),
+        ({"writes": "ten"}, "a multiple of the capacity such as 10x"),
+        ({"policy": "x"}, "reloc_policy"),
+        ({"precondition": "x"}, "fill, none"),
+        ({"zones": 4, "open_zones": 8}, "bands of 4 zones need 13"),
+        ({"bands": 10}, "spare bands"),
+        ({"workload": "x"}, "workload"),
+    ],
+)
+def test_impossible_specs_say_what_to_change(values: dict[str, Any], told: str) -> None:
+    spec = dataclasses.replace(SMALL, **values)
+    if told:
+        with pytest.raises(FtlError, match=told):
+            simulate(spec)
+    else:
+        simulate(spec)
+
+
+def test_a_spec_from_json_is_checked() -> None:
+    with pytest.raises(ParameterError, match="no 'colour'"):
+        Spec.from_dict({"colour": 5})
+    with pytest.raises(ParameterError, match="must be of type int"):
+        Spec.from_dict({"bands": True})
+
+
+def test_writes_are_multiples_or_blocks() -> None:
+    assert (blocks_of("10x", 100), blocks_of("0.25x", 100), blocks_of("7", 100)) == (1000, 25, 7)
+    for nonsense in ("", "x", "0", "0x", "-1x", "1e3", "٣x", "9999999999x"):
+        with pytest.raises(ParameterError, match="writes"):
+            blocks_of(nonsense, 100)
+
+
+ARGUMENTS = ("simulate", "--bands", "64", "--band-blocks", "256", "--writes", "1x")
+
+
+def test_the_command_prints_a_table_and_writes_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "s.json"
+    assert cli.main([*ARGUMENTS, "--json", str(file)]) == 0
+    result = json.loads(file.read_text())
+    table = capsys.readouterr().out
+    assert f"{result['write_amplification']:.3f} in the last" in table
+    assert cli.main([*ARGUMENTS, "--json", "-"]) == 0
+    again = json.loads(capsys.readouterr().out)
+    assert again["write_amplification"] == result["write_amplification"]
+    assert set(again) >= {"write_amplification", "host_writes", "media_writes", "elapsed_s", "writes_per_s"}
+
+
+def test_the_command_says_what_it_could_not_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([*ARGUMENTS, "--json", str(tmp_path / "no" / "s.json")]) == 1
+    assert "give a file that can be written" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["simulate", "--bands", "10"])
+    assert ended.value.code == 2
+    assert "spare bands" in capsys.readouterr().err
+
+
+def test_the_command_draws(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    file = tmp_path / "s.svg"
+    assert cli.main([*ARGUMENTS, "--plot", str(file)]) == 0
+    assert "write amplification" in file.read_text()
