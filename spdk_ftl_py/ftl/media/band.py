@@ -214,6 +214,8 @@ class Bands:
         self,
         seq: int,
         faulted_punits: int,
+        opened_seq: int,
+        data_seq: int,
         number: int,
         valid: int,
         written: int,
@@ -229,6 +231,8 @@ class Bands:
         turned = turned or (bool(self.closed[number]) and (valid == 0) != (self.valid[number] == 0))
         self.valid[number] = valid
         self.seq[number] = seq
+        self.opened_seq[number] = opened_seq
+        self.data_seq[number] = data_seq
         self._stream[number] = stream
         self._written[number] = written
         self._unwritten[number] = unwritten != 0
