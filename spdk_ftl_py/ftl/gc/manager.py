@@ -270,9 +270,10 @@ class BandManager:
     def _reset_emptied(self) -> None:
         numbers = self.bands.emptied(max(0, RESETS_MAX - self.bands.count(RESETTING)))
         refused = set(self._core.reset_bands(numbers)) if numbers else set()
+        next_seq = self._core.next_seq if numbers else 0
         for number in numbers:
             if number not in refused:
-                self._tell(number)
+                self._tell(number, next_seq)
                 self._told.discard(number)
                 self.bands.ordered(number, RESETTING)
         # A block in it became valid since the last account, or will: trim records are being spread.
@@ -378,10 +379,11 @@ class BandManager:
             most = max(wanted, int(endangered)) if endangered else min(wanted, in_line)
             if moving >= min(self._conf.max_active_relocs, most):
                 return
+            next_seq = self._core.next_seq
             victim = self._selector.choose(
                 self.bands,
                 room=self._reloc_room() - self._committed() - self._buffered(),
-                next_seq=self._core.next_seq,
+                next_seq=next_seq,
                 urgent=urgent,
                 endangered_only=wanted <= 0,
             )
@@ -394,15 +396,15 @@ class BandManager:
                 return
             merit = self._selector.merit
             self.moves.began(self.bands, victim, merit, next_band_seq=self.next_band_seq, urgent=urgent)
-            self._tell(victim)
+            self._tell(victim, next_seq)
             self.bands.ordered(victim, MOVING)
             self.moves_started += 1
 
-    def _tell(self, number: int) -> None:
+    def _tell(self, number: int, next_seq: int) -> None:
         """The policy learns that the band is reclaimed, once."""
         if number not in self._told:
             self._told.add(number)
-            if self.policy.reclaimed(reclaimed(self.bands, number, self._core.next_seq)):
+            if self.policy.reclaimed(reclaimed(self.bands, number, next_seq)):
                 self._place()
 
     def _place(self) -> None:
