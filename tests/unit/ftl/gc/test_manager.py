@@ -177,7 +177,7 @@ async def test_a_placement_is_passed_on_unless_it_has_more_classes_than_there_is
 
 async def test_of_several_classes_only_those_that_ask_get_a_band() -> None:
     manager, core = manager_of(SPACIOUS)
-    manager.set_placement(SIX)
+    manager.policy.policy.placement = lambda: SIX  # type: ignore[method-assign]
     manager.start()
     assert [stream for stream, _, _ in core.opened] == [3, 0]
     for stream in (5, 7, 1):
