@@ -157,7 +157,7 @@ SIX = Placement(
     classes=6,
     user_classes=3,
     user=AgeClasses((0, 1, 2), (10, 20)),
-    relocated=(AgeClasses((3, 4), (7,)), AgeClasses((5,))),
+    relocated=(AgeClasses((3, 4), (7,)), *(AgeClasses((5,)),) * 5),
 )
 SPACIOUS = [band(index, FREE) for index in range(20)]
 
@@ -167,7 +167,7 @@ async def test_a_placement_is_passed_on_unless_it_has_more_classes_than_there_is
     assert manager.classes_max == 8
     manager.set_placement(SIX)
     assert core.placed["user"] == ((0, 1, 2), (10, 20))
-    assert core.placed["relocated"] == [((3, 4), (7,)), ((5,), ())]
+    assert core.placed["relocated"] == [((3, 4), (7,)), *[((5,), ())] * 5]
     manager, core = manager_of(SPACIOUS[:9])
     assert manager.classes_max == 3
     with pytest.raises(ValueError, match="6 classes: this FTL has bands for 3 at most"):
