@@ -410,7 +410,6 @@ def _settings(conf: Mapping[str, Any]) -> str:
     dotted = {name: entry for name, entry in conf["properties"].items() if not name.isidentifier()}
     lines = [
         _HEAD.format(what=f"{conf['description']}."),
-        "from typing import Literal, TypedDict\n\n",
         "_Dotted = TypedDict(\n",
         '    "_Dotted",\n',
         "    {\n",
@@ -429,7 +428,8 @@ def _settings(conf: Mapping[str, Any]) -> str:
         if name not in dotted:
             lines.append(f"    {name}: {_type_of(entry)}\n")
             lines += [f"    {line}\n" for line in textwrap.wrap(f'"""{_told(entry)}"""', WIDTH - 4)]
-    return "".join(lines)
+    literal = "Literal, " if any("Literal[" in line for line in lines) else ""
+    return "".join([lines[0], f"from typing import {literal}TypedDict\n\n", *lines[1:]])
 
 
 def _told(entry: Mapping[str, Any]) -> str:

@@ -115,6 +115,7 @@ async def quiet(rig: Rig) -> None:
 async def test_on_order_all_that_is_on_media_is_read_and_nothing_is_found(rig: FtlRig) -> None:
     await rig.overwrite(1.5)
     await rig.port.flush()
+    await quiet(rig)
     count = len(on_media(rig))
     last = await scrubbed(rig)
     assert last["read_blocks"] == count > rig.device.block_count // 2
