@@ -120,7 +120,11 @@ def _workload(given: str) -> str:
 
 
 def _policy(given: str) -> str:
+    # It needs numpy.
+    from ..ftl.policy.registry import find_class
+
     FtlConf(reloc_policy=given).check()
+    find_class(given)
     return given
 
 
