@@ -63,6 +63,12 @@ READ_ONLY_ZONES: tuple[Edit, ...] = (
 )
 """Faults of zones are full zones that become read-only."""
 
+HOSTS_WAIT: tuple[Edit, ...] = (
+    ("conf.py", "LIMIT_LOW: 40, LIMIT_START: 100}", "LIMIT_LOW: 5, LIMIT_START: 20}"),
+    ("torture/shape.py", "rng.choice((8, 16, 32, 64)) * BLOCK_BYTES", "rng.choice((8, 8, 8, 16)) * BLOCK_BYTES"),
+)
+"""Hosts' writes wait for relocation, or for room in the write buffer, more often."""
+
 GROWTHS: tuple[Edit, ...] = (("torture/growing.py", "GROWING_WORLDS: Final = 0.4", "GROWING_WORLDS: Final = 1"),)
 """In every world the drive gets larger."""
 
@@ -494,8 +500,8 @@ MUTATIONS = (
     Mutation(
         "cancel_ignored",
         "a core executes what waits in it for a host that has lost its connection, and has sent it again",
-        ("--cache", "non-vss", "--faults"),
-        world=10,
+        ("--chain", "--faults"),
+        setting=HOSTS_WAIT,
     ),
     Mutation(
         "durability_not_crossed",

@@ -350,9 +350,6 @@ class BandManager:
         left = self._reloc_room() - int(self.bands.capacity[number])
         if self.free_bands - 1 >= RESERVED_BANDS and left >= self._committed():
             return True
-        # In blocks, the reserve is often less than in whole bands.
-        if not self._shared and not self._room_is_tight(int(self.bands.capacity[number])):
-            return True
         if self._has_room(*side):
             return False
         if self._shared:
@@ -428,8 +425,7 @@ class BandManager:
         freeing = self.bands.count(MOVING, RESETTING) > 0
         # A limit makes way for relocation. If nothing can be relocated, it would only stop user writes for nothing.
         if freeing and not self._draining:
-            tight = self._room_is_tight(coming=self.bands.resetting_capacity())
-            pace = Pace(user_share=0) if tight else self._fitting_pace()
+            pace = Pace(user_share=0) if self._room_is_tight() else self._fitting_pace()
         if pace != self._pace:
             self._core.set_pace(pace.user_share, pace.reloc_per_thousand)
             self._pace = pace
@@ -554,14 +550,14 @@ class BandManager:
             return self._core.stats().write_buffer_used
         return self._buffer_blocks
 
-    def _room_is_tight(self, less: int = 0, coming: int = 0) -> bool:
-        """Whether user writes must get no further band, so that moves in progress and resets can end, and another move
-        can begin then. less: blocks that relocation is about to lose. coming: that it will have for that other move."""
+    def _room_is_tight(self, less: int = 0) -> bool:
+        """Whether user writes must get no further band, so that another move can begin after those in progress. less:
+        blocks that relocation is about to lose."""
         moves = self.moves.in_line(self.bands)
         # The last move in line is that other one.
         last = moves[-1].left + self._selector.least_gain if len(moves) > 1 else 0
-        spare = self._reloc_room() - less - self._committed() - self._buffer_blocks
-        return spare < 0 or spare + coming < self._band_blocks - last
+        needed = self._committed() + max(0, self._band_blocks - last) + self._buffer_blocks
+        return self._reloc_room() - less < needed
 
     def _has_room(self, *streams: int) -> bool:
         return self.bands.room(*streams) > 0
