@@ -66,8 +66,11 @@ READ_ONLY_ZONES: tuple[Edit, ...] = (
 HOSTS_WAIT: tuple[Edit, ...] = (
     ("conf.py", "LIMIT_LOW: 40, LIMIT_START: 100}", "LIMIT_LOW: 5, LIMIT_START: 20}"),
     ("torture/shape.py", "rng.choice((8, 16, 32, 64)) * BLOCK_BYTES", "rng.choice((8, 8, 8, 16)) * BLOCK_BYTES"),
+    ("torture/chain.py", "LOSSES: Final = (0, 0, 1, 1, 2, 4)", "LOSSES: Final = (6, 8, 8, 8, 12, 16)"),
+    ("torture/chain.py", "HOST_AWAY_S: Final = (0.001, 0.005, 0.05)", "HOST_AWAY_S: Final = (0.0002, 0.0005, 0.001)"),
 )
-"""Hosts' writes wait for relocation, or for room in the write buffer, more often."""
+"""Hosts' writes wait for relocation, or for room in the write buffer, more often; and hosts lose their connections more
+often, and are soon back."""
 
 GROWTHS: tuple[Edit, ...] = (("torture/growing.py", "GROWING_WORLDS: Final = 0.4", "GROWING_WORLDS: Final = 1"),)
 """In every world the drive gets larger."""
@@ -500,8 +503,9 @@ MUTATIONS = (
     Mutation(
         "cancel_ignored",
         "a core executes what waits in it for a host that has lost its connection, and has sent it again",
-        ("--chain", "--faults"),
+        ("--chain", "--cache", "non-vss"),
         setting=HOSTS_WAIT,
+        world=11,
     ),
     Mutation(
         "durability_not_crossed",

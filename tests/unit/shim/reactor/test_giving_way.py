@@ -24,8 +24,8 @@ ROUNDS_MAX = 12
 ROUNDS_MIN = 100
 """Of one that polls."""
 ATTEMPTS = 8
-"""Where other programs keep the processor busy, the kernel handles a packet elsewhere now and then, or a reactor gets no
-turn."""
+"""Where other programs keep the processor busy, the kernel handles a packet elsewhere now and then, or a reactor gets
+no turn."""
 
 
 @contextmanager
