@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from ..errors import FtlError, UnsupportedError
+from ..errors import FtlError
+from ..pictures import pyplot, save
 from .rows import Row
 
 MAIN: Final = ("iops", "mib_s")
@@ -18,30 +19,11 @@ _NOT_MET: Final = "#b3452c"
 _PLAIN: Final = "#4a6fa5"
 
 
-def check() -> None:
-    """Before a long run. Raises UnsupportedError without matplotlib."""
-    _pyplot()
-
-
-def _pyplot() -> Any:
-    try:
-        import matplotlib
-    except ImportError as error:
-        raise UnsupportedError(f"a plot needs matplotlib (pip install 'spdk-ftl-py[plot]'): {error}") from None
-    matplotlib.use("svg")
-    # Text stays text, and the same rows give the same file.
-    matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "spdk-ftl"})
-    from matplotlib import pyplot
-
-    return pyplot
-
-
 def draw(rows: Sequence[Row], path: Path) -> None:
     """A panel for each section, with a bar for each workload: FTL to raw, the range of the repeats, and the goal.
 
     Raises FtlError.
     """
-    pyplot = _pyplot()
     sections: dict[str, list[Row]] = {}
     for row in rows:
         if row.ratio is not None and row.metric == _main_of(row):
@@ -50,19 +32,14 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     if not sections:
         raise FtlError("nothing to plot: no row has a ratio to the raw bdev")
     heights = [_HEAD_INCHES + _BAR_INCHES * len(found) for found in sections.values()]
-    figure, axes = pyplot.subplots(
+    figure, axes = pyplot().subplots(
         len(sections), 1, figsize=(_WIDTH_INCHES, sum(heights)), height_ratios=heights, squeeze=False, sharex=True
     )
     for axis, (section, found) in zip(axes[:, 0], sections.items(), strict=True):
         _panel(axis, section, found)
     axes[-1, 0].set_xlabel("FTL / raw bdev (more is better); line: range of the repeats; tick: goal")
     figure.tight_layout()
-    try:
-        figure.savefig(path, metadata={"Date": None})
-    except OSError as error:
-        raise FtlError(f"{path}: {error.strerror or error}") from error
-    finally:
-        pyplot.close(figure)
+    save(figure, path)
 
 
 def _main_of(row: Row) -> str:

@@ -16,6 +16,7 @@ from typing import Final
 from rich.console import Console
 
 from ..errors import FtlError, ParameterError
+from ..pictures import pyplot
 from ..under_test.programs import ProgramError
 from ..under_test.spdk_tgt import SpdkTargetError
 from . import plot
@@ -72,7 +73,7 @@ def main(description: str, argv: list[str] | None = None) -> int:
     )
     try:
         if args.plot is not None:
-            plot.check()
+            pyplot()
         before = load(args.compare) if args.compare is not None else []
         plain = [section for section in sections if section.variant != SHARED]
         rows = _run(args, plain, programs, timing, console) if plain else []

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from ..conf import RELOC_POLICIES, FtlConf
 from ..errors import FtlError
+from ..pictures import pyplot
 from ..text import shown
 from ..usage import parsed, path, refusing, whole
 from .spec import BAND_BLOCKS_MAX, BANDS_MAX, PRECONDITIONS, ZONES_MAX, Spec, blocks_of
@@ -157,9 +158,7 @@ def run_command(args: argparse.Namespace) -> int:
     with refusing(args.parser):
         spec.check()
     if args.plot is not None:
-        from .plot import check
-
-        check()
+        pyplot()
     # Here, because the shim may be missing, which --help does not need.
     from .engine import simulate
 

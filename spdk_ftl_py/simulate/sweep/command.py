@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ...errors import FtlError
+from ...pictures import pyplot
 from ...usage import parsed, path, refusing
 from ...workers.options import add_worker_options, chosen_workers
 from . import plot, point, results
@@ -73,7 +74,7 @@ def run_sweep(arguments: argparse.Namespace, base: Mapping[str, Any], *, functio
     if arguments.out is not None:
         results.check(arguments.out)
     if arguments.plot:
-        plot.check()
+        pyplot()
     screen = _Screen()
     sweep = Sweep(points, arguments.out, resume=arguments.resume, function=function)
     try:

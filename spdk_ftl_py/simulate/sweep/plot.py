@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from ...errors import FtlError, UnsupportedError
+from ...errors import FtlError
+from ...pictures import pyplot, save
 from .results import ERROR, Row
 
 WA: Final = "write_amplification"
@@ -17,22 +17,6 @@ _ACROSS_MAX: Final = 3
 _NOT_A_LINE: Final = ("reserved", "workload", "policy", "seed")
 
 Line = list[tuple[float, float]]
-
-
-def check() -> None:
-    """Before a long sweep. Raises UnsupportedError without matplotlib."""
-    _pyplot()
-
-
-def _pyplot() -> Any:
-    try:
-        matplotlib = importlib.import_module("matplotlib")
-        matplotlib.use("agg")
-        # Text stays text, and the same rows give the same file.
-        matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "spdk-ftl"})
-        return importlib.import_module("matplotlib.pyplot")
-    except ImportError as error:
-        raise UnsupportedError(f"a plot needs matplotlib (pip install 'spdk-ftl-py[plot]'): {error}") from None
 
 
 def lines(rows: Sequence[Row], varying: Sequence[str]) -> dict[str, dict[str, Line]]:
@@ -54,30 +38,24 @@ def lines(rows: Sequence[Row], varying: Sequence[str]) -> dict[str, dict[str, Li
 
 def draw(rows: Sequence[Row], varying: Sequence[str], path: Path) -> None:
     """Raises FtlError."""
-    pyplot = _pyplot()
     panels = lines(rows, varying)
     if not panels:
         raise FtlError("nothing to plot: no point has a write amplification")
     across = min(len(panels), _ACROSS_MAX)
     down = -(-len(panels) // across)
-    figure, axes = pyplot.subplots(
+    figure, axes = pyplot().subplots(
         down, across, figsize=(_PANEL_INCHES[0] * across, _PANEL_INCHES[1] * down), squeeze=False, sharey=True
     )
-    try:
-        for axis, (workload, by_label) in zip(axes.flat, panels.items(), strict=False):
-            for label, line in by_label.items():
-                axis.plot(*zip(*line, strict=True), marker="o", markersize=3, linewidth=1, label=label)
-            axis.set_title(workload, fontsize=9, loc="left")
-            axis.set_xlabel("reserved (%)", fontsize=8)
-            axis.grid(linewidth=0.3)
-            axis.legend(fontsize=7)
-        for axis in axes.flat[len(panels) :]:
-            axis.set_axis_off()
-        for row in axes:
-            row[0].set_ylabel("write amplification", fontsize=8)
-        figure.tight_layout()
-        figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
-    except (OSError, ValueError) as error:
-        raise FtlError(f"plot {path}: {getattr(error, 'strerror', None) or error}") from error
-    finally:
-        pyplot.close(figure)
+    for axis, (workload, by_label) in zip(axes.flat, panels.items(), strict=False):
+        for label, line in by_label.items():
+            axis.plot(*zip(*line, strict=True), marker="o", markersize=3, linewidth=1, label=label)
+        axis.set_title(workload, fontsize=9, loc="left")
+        axis.set_xlabel("reserved (%)", fontsize=8)
+        axis.grid(linewidth=0.3)
+        axis.legend(fontsize=7)
+    for axis in axes.flat[len(panels) :]:
+        axis.set_axis_off()
+    for row in axes:
+        row[0].set_ylabel("write amplification", fontsize=8)
+    figure.tight_layout()
+    save(figure, path)

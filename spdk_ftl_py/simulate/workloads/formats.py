@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
@@ -37,7 +38,7 @@ class Found:
     """Lines that are well-formed, but not meant: of other devices, or neither write, trim nor read."""
 
 
-class Format:
+class Format(ABC):
     """One format, for one run through one file. It knows whose requests it has seen."""
 
     name: ClassVar[str]
@@ -55,13 +56,13 @@ class Format:
         self._seen: dict[int, bytes] = {}
 
     @classmethod
+    @abstractmethod
     def recognises(cls, line: bytes) -> bool:
         """Whether it could be a line of such a file."""
-        raise NotImplementedError
 
+    @abstractmethod
     def read(self, table: Table) -> Found:
         """Raises TraceError if the requests are of several devices, and none of them was chosen."""
-        raise NotImplementedError
 
     # --- for the formats themselves ---
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from spdk_ftl_py.errors import FtlError, ParameterError, UnsupportedError
+from spdk_ftl_py.pictures import pyplot
 from spdk_ftl_py.simulate.sweep import plot, results
 
 ROWS = [
@@ -120,4 +121,4 @@ def test_the_picture_names_workloads_and_policies(tmp_path: Path) -> None:
 def test_without_matplotlib_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(UnsupportedError, match=r"a plot needs matplotlib \(pip install 'spdk-ftl-py\[plot\]'\)"):
-        plot.check()
+        pyplot()
