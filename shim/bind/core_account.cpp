@@ -17,6 +17,7 @@
 #include <utility>
 #include <vector>
 
+#include "bind/band_rows.hpp"
 #include "bind/bindings.hpp"
 #include "bind/fields.hpp"
 #include "bind/on_reactor.hpp"
@@ -26,7 +27,6 @@ namespace nb = nanobind;
 namespace ftl {
 namespace {
 
-using Array8 = nb::ndarray<nb::numpy, uint8_t, nb::ndim<1>>;
 using Array16 = nb::ndarray<nb::numpy, uint16_t, nb::ndim<1>>;
 using Array32 = nb::ndarray<nb::numpy, uint32_t, nb::ndim<1>>;
 using Array64 = nb::ndarray<nb::numpy, uint64_t, nb::ndim<1>>;
@@ -77,13 +77,6 @@ Array owned_array(std::unique_ptr<T[]> values, size_t count) {
     T *data = values.release();
     const nb::capsule owner(data, [](void *memory) noexcept { delete[] static_cast<T *>(memory); });
     return Array(data, {count}, owner);
-}
-
-// Returns the rows as bytes. Python views them as records.
-Array8 row_bytes(std::unique_ptr<BandRow[]> rows, size_t count) {
-    BandRow *data = rows.release();
-    const nb::capsule owner(data, [](void *memory) noexcept { delete[] static_cast<BandRow *>(memory); });
-    return Array8(reinterpret_cast<uint8_t *>(data), {count * sizeof(BandRow)}, owner);
 }
 
 // Layout of BandRow for numpy.dtype(): name and format of each field.

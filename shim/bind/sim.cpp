@@ -13,8 +13,10 @@
 #include <utility>
 #include <vector>
 
+#include "bind/band_rows.hpp"
 #include "bind/bindings.hpp"
 #include "bind/fields.hpp"
+#include "bind/placement_of.hpp"
 #include "sim/sim_core.hpp"
 
 namespace nb = nanobind;
@@ -43,20 +45,14 @@ std::pair<size_t, SimStop> run(SimCore &core, const Given<uint64_t> &lbas, const
     return {done, stop};
 }
 
-Array<uint8_t> row_bytes(std::unique_ptr<BandRow[]> rows, size_t count) {
-    BandRow *data = rows.release();
-    const nb::capsule owner(data, [](void *memory) noexcept { delete[] static_cast<BandRow *>(memory); });
-    return Array<uint8_t>(reinterpret_cast<uint8_t *>(data), {count * sizeof(BandRow)}, owner);
-}
-
-Array<uint8_t> changed_bands(SimCore &core, size_t most) {
+Array8 changed_bands(SimCore &core, size_t most) {
     most = std::min(most, core.band_count());
     std::unique_ptr<BandRow[]> rows(new BandRow[most]);
     const size_t count = core.take_changed(std::span(rows.get(), most));
     return row_bytes(std::move(rows), count);
 }
 
-Array<uint8_t> band_rows(SimCore &core, uint32_t first, uint32_t count) {
+Array8 band_rows(SimCore &core, uint32_t first, uint32_t count) {
     if (first > core.band_count() || count > core.band_count() - first) {
         throw std::invalid_argument("band_rows: beyond the last band");
     }
@@ -74,41 +70,10 @@ Array<uint64_t> copied(const std::vector<uint64_t> &values) {
     return Array<uint64_t>(data, {values.size()}, owner);
 }
 
-// Classes, and limits of ages.
-using GivenAges = std::pair<std::vector<uint8_t>, std::vector<uint64_t>>;
-
-AgeClasses ages_of(const GivenAges &given) {
-    const auto &[classes, limits] = given;
-    if (limits.size() >= kClassesMax || classes.size() != limits.size() + 1 ||
-        !std::is_sorted(limits.begin(), limits.end())) {
-        throw std::invalid_argument("set_placement: limits must ascend, and be one fewer than classes");
-    }
-    AgeClasses ages;
-    std::copy(limits.begin(), limits.end(), ages.limits.begin());
-    std::copy(classes.begin(), classes.end(), ages.classes.begin());
-    ages.limit_count = static_cast<uint8_t>(limits.size());
-    return ages;
-}
-
-void set_placement(SimCore &core, uint8_t classes, uint8_t user_classes, const GivenAges &user, uint8_t unwritten,
-                   const std::vector<GivenAges> &relocated, const std::optional<Given<uint8_t>> &regions,
+void set_placement(SimCore &core, uint32_t classes, uint32_t user_classes, const GivenAges &user, uint32_t unwritten,
+                   const std::vector<GivenAges> &relocated, const std::optional<GivenRegions> &regions,
                    uint64_t region_blocks) {
-    if (relocated.empty() || relocated.size() > kClassesMax) {
-        throw std::invalid_argument("set_placement: relocated needs a table for each class, 1..8");
-    }
-    Placement placement;
-    placement.class_count = classes;
-    placement.user_count = user_classes;
-    placement.user = ages_of(user);
-    placement.unwritten = unwritten;
-    // A band may have been written while there were more classes.
-    placement.relocated.fill(ages_of(relocated.back()));
-    std::transform(relocated.begin(), relocated.end(), placement.relocated.begin(), ages_of);
-    if (regions) {
-        placement.regions.assign(regions->data(), regions->data() + regions->shape(0));
-    }
-    placement.region_blocks = region_blocks;
-    core.set_placement(placement);
+    core.set_placement(placement_of(classes, user_classes, user, unwritten, relocated, regions, region_blocks));
 }
 
 std::vector<std::pair<EventKind, uint32_t>> take_events(SimCore &core) {

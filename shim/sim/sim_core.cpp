@@ -189,9 +189,7 @@ std::vector<uint32_t> SimCore::reset_bands(const std::vector<uint32_t> &bands) {
 }
 
 void SimCore::set_placement(const Placement &placement) {
-    require(placement.user_count >= 1 && placement.user_count <= placement.class_count &&
-                placement.class_count <= kClassesMax && placement.region_blocks >= 1,
-            "set_placement: the classes of hosts' writes come first, then those of relocation, and at most 8 in all");
+    placement.check();
     const bool ages = std::any_of(placement.relocated.begin(), placement.relocated.end(),
                                   [](const AgeClasses &each) { return each.limit_count > 0; });
     if (ages && seqs_ == nullptr) {
