@@ -69,8 +69,7 @@ class FtlDevice:
     ) -> None:
         """buffer_blocks: of the core, if it has more than conf and geometry say. lost_before: blocks that a load found
         lost. no_data: of the core; the device keeps nothing, so it writes no superblock. scrub: from the superblock;
-        None: the FTL is new. policy: by
-        default as the conf says."""
+        None: the FTL is new. policy: by default as the conf says."""
         self.core = core
         self.no_data = no_data
         self.name = name

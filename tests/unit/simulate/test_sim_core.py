@@ -134,7 +134,7 @@ def test_nonsense_is_refused() -> None:
     with pytest.raises(ValueError, match="2\\^32"):
         _shim.SimCore(block_count=1, band_count=1 << 20, band_blocks=1 << 12)
     core = core_of()
-    with pytest.raises(ValueError, match="relocated names class 7, which must be within 1..1"):
+    with pytest.raises(ValueError, match=r"relocated names class 7, which must be within 1\.\.1"):
         core.set_placement(classes=2, user_classes=1, user=((0,), ()), unwritten=0, relocated=[((7,), ())])
     with pytest.raises(ValueError, match="beyond the last LBA"):
         core.run(lbas(COUNT))
