@@ -38,20 +38,12 @@ from spdk_ftl_py.ftl import creation
 from spdk_ftl_py.ftl.device import FtlDevice
 from spdk_ftl_py.ftl.media.band import CLOSING, MOVING, QUEUED, RESETTING
 from spdk_ftl_py.runtime.reactor import ReactorLoop
+from spdk_ftl_py.simulate.engine import model
 
 GOALS: Final = {(63, 2): 1.35, (225, 4): 1.09, (1024, 1): 1.04}
 """At most so many times the model."""
 SAMPLE_S: Final = 0.002
 PLACES: Final = ("free", "queued", "open", "closing", "resetting", "gained", "moving", "level")
-
-
-def model(rho: float) -> float:
-    """WA of the oldest band first, if rho of the space is in use: the greater solution is v = 1."""
-    low, high = 0.0, 1.0 - 1e-9
-    for _ in range(200):
-        v = (low + high) / 2
-        low, high = (v, high) if math.exp((v - 1) / rho) > v else (low, v)
-    return 1 / (1 - low)
 
 
 def bands_missing(amplification: float, bands: int, rho: float) -> float:

@@ -18,7 +18,8 @@ def pyplot() -> Any:
     # No display is needed.
     matplotlib.use("agg")
     # Text stays text, and the same result gives the same file.
-    matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "spdk-ftl"})
+    # Names may have dollar signs.
+    matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "spdk-ftl", "text.parse_math": False})
     from matplotlib import pyplot as found
 
     return found

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import _shim
-from ..conf import write_buffer_blocks
+from ..conf import BLOCK_BYTES, write_buffer_blocks
 from ..errors import FtlError, ParameterError
 from ..ftl.gc.manager import BandManager
 from ..ftl.gc.reloc import surroundings
@@ -35,7 +35,6 @@ REACTION_PART: Final = 0.25
 FILL_BATCH: Final = 1 << 20
 IDLE_REQUESTS_MAX: Final = 10_000_000
 """So many requests in a row without a write: the workload writes nothing."""
-_BLOCK_BYTES: Final = 4096
 _MIB: Final = 1 << 20
 
 
@@ -221,7 +220,7 @@ class _Simulation:
         steady_from = min(steady_from, len(points) - 2)
         steady = _amplification(points[steady_from], points[-1])
         stalls = [b - a for a, b in zip(before.stalls, after.stalls, strict=True)]
-        per_block_s = _BLOCK_BYTES / (spec.media_mib_per_s * _MIB)
+        per_block_s = BLOCK_BYTES / (spec.media_mib_per_s * _MIB)
         share = spec.block_count / (spec.bands * spec.band_blocks)
         return {
             "spec": spec.to_dict(),

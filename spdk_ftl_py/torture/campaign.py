@@ -55,10 +55,12 @@ class Campaign:
         self._journal: Journal | None = None
         if path is None:
             return
-        self._journal = Journal(path, "campaign", self._read)
+        self._journal = Journal(path, "campaign")
         try:
             header = {"campaign": _FORMAT, "options": _deciding(options), "code": identity()}
             self._journal.begin(header, "give another file, or the same options with the same package")
+            for record in self._journal.records:
+                self._read(record)
         except BaseException:
             self._journal.close()
             raise

@@ -1,5 +1,6 @@
-"""A file of records that outlives whoever writes it: each record is durable once append() has returned, and a record
-that a crash has torn is dropped. One process has the file at a time."""
+"""A file of records that outlives whoever writes it: records are durable once append() has returned, and what a crash
+has torn is dropped. The records of one append() are one line, so they are there all or none, in whatever order their
+pages reach the disk. One process has the file at a time."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ import json
 import os
 import stat
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
@@ -25,18 +26,18 @@ _CRC_DIGITS: Final = 8
 class Journal:
     """Opens the file, and creates it if it is missing. Raises FtlError, BusyError if another process has it open.
 
-    take: gets each record that is read, but for the first, which is the header. A file that does not begin like a
-    journal is left as it is.
+    ``header`` is the first record, ``records`` are the others that were there. What they say means something only if
+    begin() has found the right header. A file that does not begin like a journal is left as it is.
     """
 
-    def __init__(self, path: Path, what: str, take: Callable[[Record], None]) -> None:
+    def __init__(self, path: Path, what: str) -> None:
         self.path = path
         self.what = what
         """Of messages: ``campaign``."""
         self.header: Record | None = None
+        self.records: list[Record] = []
         self.dropped = 0
         """Bytes of torn records at the end of the file, which are gone."""
-        self._on_record = take
         try:
             self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK, 0o644)
         except OSError as error:
@@ -77,12 +78,14 @@ class Journal:
 
     def append(self, *records: Mapping[str, Any]) -> None:
         """Returns when they are durable. Raises FtlError; what was written in part is dropped when it is read."""
-        data = b"".join(map(_line, records))
         try:
-            _write(self._descriptor, data)
+            _write(self._descriptor, _line(records))
             os.fsync(self._descriptor)
         except OSError as error:
-            raise FtlError(f"{self.what} {self.path}: {error.strerror}", errno=error.errno) from error
+            raise FtlError(
+                f"{self.what} {self.path}: {error.strerror}: make room there, and start the same command again",
+                errno=error.errno,
+            ) from error
 
     def _lock(self) -> None:
         if not stat.S_ISREG(os.fstat(self._descriptor).st_mode):
@@ -115,8 +118,8 @@ class Journal:
         end, at, damaged = len(_MAGIC), len(_MAGIC), 0
         for number, line in enumerate(content[at:].splitlines(keepends=True), start=2):
             at += len(line)
-            record = _record(line)
-            if record is None:
+            records = _records(line)
+            if records is None:
                 damaged = damaged or number
             elif damaged:
                 # A crash tears only what was written last.
@@ -125,32 +128,31 @@ class Journal:
                     errno=errno.EILSEQ,
                 )
             else:
-                if self.header is None:
-                    self.header = record
-                else:
-                    self._on_record(record)
+                self.records += records
                 end = at
+        if self.records:
+            self.header = self.records.pop(0)
         self.dropped = len(content) - end
         if self.dropped:
             os.ftruncate(self._descriptor, end)
             os.fsync(self._descriptor)
 
 
-def _line(record: Mapping[str, Any]) -> bytes:
-    text = json.dumps(record, separators=(",", ":")).encode()
+def _line(records: Sequence[Mapping[str, Any]]) -> bytes:
+    text = json.dumps(records, separators=(",", ":")).encode()
     return b"%08x %s\n" % (zlib.crc32(text), text)
 
 
-def _record(line: bytes) -> Record | None:
+def _records(line: bytes) -> list[Record] | None:
     """None: the line is torn."""
     text = line[_CRC_DIGITS + 1 : -1]
     if not line.endswith(b"\n") or line[: _CRC_DIGITS + 1] != b"%08x " % zlib.crc32(text):
         return None
     try:
-        record = json.loads(text)
+        records = json.loads(text)
     except ValueError:
         return None
-    return record if isinstance(record, dict) else None
+    return records if isinstance(records, list) and all(isinstance(each, dict) for each in records) else None
 
 
 def _write(descriptor: int, data: bytes) -> None:

@@ -52,7 +52,7 @@ def point(argument: dict[str, Any]) -> dict[str, Any]:
             file.write(f"{argument['policy']} {argument['reserved']}\n")
         while len(Path(path).read_text().splitlines()) > int(os.environ.get("SPDK_FTL_TEST_STOP", "1000")):
             time.sleep(0.05)
-    if argument["policy"] == "broken":
+    if argument["policy"] == "d_choices":
         raise ValueError("a policy\nthat is broken")
     wa = 1 + 10 / argument["reserved"] + len(argument["policy"]) / 10
     return {

@@ -102,7 +102,10 @@ def run_sweep(arguments: argparse.Namespace, base: Mapping[str, Any], *, functio
     if sweep.failed:
         where, error = sweep.failed[0]
         swept = " ".join(f"{name}={where[name]}" for name in points.axes)
-        raise FtlError(f"{len(sweep.failed)} of {len(points)} points failed; the first, {swept}: {error}")
+        raise FtlError(
+            f"{len(sweep.failed)} of {len(points)} points failed (--resume simulates them again); the first, "
+            f"{swept}: {error}"
+        )
     return 0
 
 

@@ -59,8 +59,6 @@ def axis(given: str) -> Axis:
     texts = tuple(text.replace("\\,", ",") for text in _BETWEEN.split(values))
     if not equals or not _NAME.fullmatch(name) or not all(texts):
         raise ParameterError(f"{given[:80]!r}: must be NAME=VALUE,VALUE,… such as reserved=10,20")
-    if len(set(texts)) < len(texts):
-        raise ParameterError(f"{given[:80]!r} has a value twice")
     return Axis(name, texts)
 
 
@@ -73,7 +71,10 @@ def grid(axes: Sequence[Axis], base: Mapping[str, Any], types: Types = MappingPr
             raise ParameterError(f"{each.name!r} can't be swept: use {', '.join(base)}")
         if each.name in swept:
             raise ParameterError(f"{each.name} is given twice: write all of its values after one {each.name}=")
-        swept[each.name] = [_value(each.name, text, base[each.name], types) for text in each.texts]
+        values = [_value(each.name, text, base[each.name], types) for text in each.texts]
+        if len(set(values)) < len(values):
+            raise ParameterError(f"{each.name}={','.join(each.texts)[:80]} has a value twice: give each value once")
+        swept[each.name] = values
     made = Grid(base, swept)
     if len(made) > POINTS_MAX:
         raise ParameterError(f"{len(made):,} points: at most {POINTS_MAX:,} are possible")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import importlib.util
+import inspect
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -44,11 +45,13 @@ class Sweep:
             return
         place = path.with_name(f"{path.name}.journal")
         self._check_that_nothing_is_lost(path, place, resume=resume)
-        self._journal = Journal(place, "sweep", self._read)
+        self._journal = Journal(place, "sweep")
         try:
             if self._journal.header is not None and not resume:
                 raise ExistsError(_begun(place))
             self._journal.begin(header, f"give another --out, or remove {place} to begin again")
+            for record in self._journal.records:
+                self._take(record)
         except BaseException:
             self._journal.close()
             raise
@@ -117,9 +120,6 @@ class Sweep:
             ],
         }
 
-    def _read(self, record: Record) -> None:
-        self._take(record)
-
     def _take(self, record: Record) -> None:
         number = record["point"]
         self._seconds[number] = record["seconds"]
@@ -150,18 +150,18 @@ def _begun(place: Path) -> str:
 def _code(grid: Grid) -> dict[str, Any]:
     """What decides the results beside the grid: this package, and policies that are no part of it.
 
-    Raises NotFoundError for a policy ``module:Class`` whose module is not there.
+    Raises ConfError for a policy that is not there.
     """
-    policies = grid.axes.get("policy", [grid.base.get("policy", "")])
-    modules = sorted({str(policy).partition(":")[0] for policy in policies if ":" in str(policy)})
+    # The registry needs numpy.
+    from ...ftl.policy.registry import find_class, is_shipped
+
+    policies = map(str, grid.axes.get("policy", [grid.base["policy"]]))
+    modules = sorted({find_class(policy).__module__ for policy in policies if not is_shipped(policy)})
     return {**identity(), **{f"module {module}": _digest(module) for module in modules}}
 
 
 def _digest(module: str) -> str:
-    try:
-        spec = importlib.util.find_spec(module)
-    except (ImportError, ValueError):
-        spec = None
-    if spec is None or spec.origin is None or not Path(spec.origin).is_file():
-        raise NotFoundError(f"policy {module}: there is no such module: is its package installed?", errno=errno.ENOENT)
-    return hashlib.sha256(Path(spec.origin).read_bytes()).hexdigest()[:_DIGITS]
+    source = inspect.getsourcefile(sys.modules[module])
+    if source is None:
+        raise NotFoundError(f"policy module {module} has no source: install it as a file", errno=errno.ENOENT)
+    return hashlib.sha256(Path(source).read_bytes()).hexdigest()[:_DIGITS]

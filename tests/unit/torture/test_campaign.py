@@ -23,6 +23,7 @@ from spdk_ftl_py.torture.campaign import Campaign
 from spdk_ftl_py.torture.options import Options
 from spdk_ftl_py.torture.report import Report
 from spdk_ftl_py.torture.run import run_world
+from spdk_ftl_py.workers.journal import Journal
 from support.quick_work import SLOW_WORLD, WORLD, Killed, PlayedWorkers, world
 
 NOTHING = {"elapsed_s", "crashes_per_s", "machine"}
@@ -93,11 +94,10 @@ def finished(path: Path) -> set[int]:
     numbers: list[int] = []
     for line in path.read_bytes().splitlines()[2:]:
         try:
-            record = json.loads(line[9:])
+            records = json.loads(line[9:])
         except ValueError:
             continue  # torn
-        if "world" in record:
-            numbers.append(record["world"])
+        numbers += [record["world"] for record in records if "world" in record]
     assert len(numbers) == len(set(numbers))
     return set(numbers)
 
@@ -211,3 +211,12 @@ def test_kill_9_half_way_and_the_same_command_again(
     values = json.loads((tmp_path / "t.json").read_text())
     expected = play(Options(seed=3, crashes=400), None)
     assert {name: values[name] for name in expected if name != "found"} | {"found": []} == expected
+
+
+def test_the_file_of_another_build_is_refused_before_its_worlds_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "c"
+    with Journal(path, "campaign") as journal:
+        journal.begin({"campaign": 0}, "")
+        journal.append({"world": 0, "result": {"gone": 1}})
+    with pytest.raises(FtlError, match="was begun differently"):
+        play(Options(seed=3, crashes=20), path)

@@ -18,15 +18,15 @@ HEADER = {"kind": "test", "grid": {"a": [1, 2], "b": [3]}}
 
 
 def read(path: Path) -> tuple[list[dict[str, Any]], int]:
-    records: list[dict[str, Any]] = []
-    with Journal(path, "journal", records.append) as journal:
-        return ([journal.header] if journal.header is not None else []) + records, journal.dropped
+    with Journal(path, "journal") as journal:
+        return ([journal.header] if journal.header is not None else []) + journal.records, journal.dropped
 
 
 def write(path: Path, *records: dict[str, Any]) -> None:
     path.unlink(missing_ok=True)
-    with Journal(path, "journal", lambda record: None) as journal:
-        journal.append(*records)
+    with Journal(path, "journal") as journal:
+        for record in records:
+            journal.append(record)
 
 
 RECORDS = [{"n": 1}, {"text": "ä\n"}, {"nested": {"list": [1, 2.5, None]}}]
@@ -36,7 +36,7 @@ def test_what_is_appended_is_read(tmp_path: Path) -> None:
     path = tmp_path / "j"
     write(path, *RECORDS)
     assert read(path) == (RECORDS, 0)
-    with Journal(path, "journal", lambda record: None) as journal:
+    with Journal(path, "journal") as journal:
         journal.append({"n": 4})
     assert read(path) == ([*RECORDS, {"n": 4}], 0)
 
@@ -57,7 +57,7 @@ def test_a_torn_end_is_dropped_wherever_it_is(tmp_path_factory: pytest.TempPathF
     assert found == RECORDS[: len(found)]
     assert complete <= len(found) <= complete + 1  # the junk may be what was cut off
     assert bool(dropped) == (path.stat().st_size < len(torn)) or len(torn) < len(lines[0])
-    with Journal(path, "journal", lambda record: None) as journal:
+    with Journal(path, "journal") as journal:
         journal.append({"n": 9})
     assert read(path) == ([*found, {"n": 9}], 0)
 
@@ -90,7 +90,7 @@ def test_another_kind_of_file_is_left_as_it_is(tmp_path: Path) -> None:
 
 def test_one_has_it_at_a_time(tmp_path: Path) -> None:
     with (
-        Journal(tmp_path / "j", "journal", lambda record: None),
+        Journal(tmp_path / "j", "journal"),
         pytest.raises(BusyError, match="is in use by another process"),
     ):
         read(tmp_path / "j")
@@ -98,10 +98,10 @@ def test_one_has_it_at_a_time(tmp_path: Path) -> None:
 
 
 def test_another_header_is_refused_and_says_what_differs(tmp_path: Path) -> None:
-    with Journal(tmp_path / "j", "sweep", lambda record: None) as journal:
+    with Journal(tmp_path / "j", "sweep") as journal:
         journal.begin(HEADER, "give another")
         journal.begin(HEADER, "give another")
-    with Journal(tmp_path / "j", "sweep", lambda record: None) as journal:
+    with Journal(tmp_path / "j", "sweep") as journal:
         journal.begin(HEADER, "give another")
         with pytest.raises(FtlError) as refused:
             journal.begin({**HEADER, "grid": {"a": [1], "b": [3]}}, "give another")
@@ -116,3 +116,29 @@ def test_code_is_known_by_version_sources_and_shim() -> None:
     assert difference(here, identity()) == ""
     assert difference(here, {**here, "shim": "5"}) == f"shim 5 instead of {here['shim']}"
     assert "sources none instead of" in difference(here, {"version": here["version"]})
+
+
+def test_the_records_of_one_append_are_there_all_or_none(tmp_path: Path) -> None:
+    """Whatever page of it the disk has lost: what was durable before still counts."""
+    path = tmp_path / "j"
+    write(path, HEADER, {"n": 1})
+    before = path.stat().st_size
+    with Journal(path, "journal") as journal:
+        journal.append(*({"n": number} for number in range(2, 9)))
+    whole = path.read_bytes()
+    for hole in range(before, len(whole)):
+        path.write_bytes(whole[:hole] + bytes(1) + whole[hole + 1 :])
+        assert read(path)[0] == [HEADER, {"n": 1}]
+
+
+def test_what_is_appended_is_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, synced = tmp_path / "j", []
+    sync = os.fsync
+
+    def noted(descriptor: int) -> None:
+        synced.append(os.fstat(descriptor).st_size)
+        sync(descriptor)
+
+    monkeypatch.setattr("spdk_ftl_py.workers.journal.os.fsync", noted)
+    write(path, HEADER)
+    assert synced[-1] == path.stat().st_size

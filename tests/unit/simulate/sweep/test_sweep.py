@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,7 +16,10 @@ from typing import Any
 
 import pytest
 
-from spdk_ftl_py.errors import BusyError, ExistsError, FtlError, NotFoundError
+from spdk_ftl_py.cli.main import main
+from spdk_ftl_py.errors import BusyError, ConfError, ExistsError, FtlError
+from spdk_ftl_py.simulate.engine import simulate
+from spdk_ftl_py.simulate.spec import Spec
 from spdk_ftl_py.simulate.sweep import sweep as sweep_module
 from spdk_ftl_py.simulate.sweep.grid import axis, grid
 from spdk_ftl_py.simulate.sweep.sweep import Sweep
@@ -86,11 +90,12 @@ def test_what_is_finished_is_not_simulated_again(end: int, torn: bytes, tmp_path
 def test_a_point_that_fails_is_recorded_and_simulated_again_on_resume(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["--sweep", "policy=greedy,broken", "--out", str(tmp_path / "r.csv"), "--jobs", "1"]
+    words = ["--sweep", "policy=greedy,d_choices", "--out", str(tmp_path / "r.csv"), "--jobs", "1"]
     with pytest.raises(FtlError) as failed:
         sweep(words)
     assert failed.value.message.startswith(
-        "1 of 2 points failed; the first, policy=broken: ValueError: a policy that is broken ("
+        "1 of 2 points failed (--resume simulates them again); the first, policy=d_choices: "
+        "ValueError: a policy that is broken ("
     )
     (good, bad) = rows(tmp_path / "r.csv")
     assert (good["error"], bad["write_amplification"]) == ("", "")
@@ -114,14 +119,14 @@ def test_another_grid_and_other_code_are_noticed(tmp_path: Path, monkeypatch: py
 def test_a_policy_of_the_users_own_is_part_of_the_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(tmp_path))
     module = tmp_path / "my_policy_of_a_sweep.py"
-    module.write_text("A = 1\n")
-    words = ["policy=my_policy_of_a_sweep:Policy,greedy"]
+    module.write_text("from spdk_ftl_py import Policy\n\nclass Mine(Policy):\n    name = 'mine'\n")
+    words = ["policy=my_policy_of_a_sweep:Mine,greedy,d_choices:d=5,d_choices:d=20"]
     play(tmp_path / "r.csv", words, [])
     play(tmp_path / "r.csv", words, [])
-    module.write_text("A = 2\n")
+    module.write_text(module.read_text() + "# changed\n")
     with pytest.raises(FtlError, match=r"was begun differently \(code\.module my_policy_of_a_sweep: "):
         play(tmp_path / "r.csv", words, [])
-    with pytest.raises(NotFoundError, match="policy no_such_module: there is no such module"):
+    with pytest.raises(ConfError, match="no_such_module"):
         play(tmp_path / "s.csv", ["policy=no_such_module:Policy"], [])
 
 
@@ -206,4 +211,22 @@ def finished(path: Path) -> list[Any]:
     journal = path.with_name(f"{path.name}.journal")
     if not journal.exists():
         return []
-    return [line for line in journal.read_bytes().splitlines() if b'"result"' in line]
+    return re.findall(rb'"result":', journal.read_bytes())
+
+
+def test_the_command_simulates_each_point_as_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "r.csv"
+    given = "simulate --bands 64 --band-blocks 256 --writes 1x --jobs 1 --sweep"
+    words = [*given.split(), "policy=greedy,d_choices:d=3", "shared=false,true", "--out", str(path)]
+    assert main(words) == 0
+    found = rows(path)
+    assert [(each["policy"], each["shared"]) for each in found] == [
+        ("greedy", "false"), ("greedy", "true"), ("d_choices:d=3", "false"), ("d_choices:d=3", "true"),
+    ]  # fmt: skip
+    for each in found[1::2]:
+        alone = simulate(Spec(bands=64, band_blocks=256, writes="1x", policy=each["policy"], shared=True))
+        assert float(each["write_amplification"]) == alone["write_amplification"]
+        assert int(each["relocated"]) == alone["relocated"]
+    capsys.readouterr()
+    assert main([*words[:-2], "--json", "-"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["points"]) == 4
