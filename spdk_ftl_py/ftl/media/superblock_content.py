@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from ... import _shim
@@ -47,8 +48,10 @@ def stored_conf(superblock: Superblock, geometry: Geometry) -> FtlConf:
     if "default_thresholds" in superblock.content:
         defaults = _part(superblock, "default_thresholds")
     else:
-        # Written by an earlier version.
+        # Written by an earlier version, which also called what is `seed` now cost_benefit.
         defaults = former_default_thresholds(geometry.spare_bands - geometry.open_bands)
+        if conf.reloc_policy == "cost_benefit":
+            conf = replace(conf, reloc_policy=DEFAULT_RELOC_POLICY)
     return conf.without_thresholds(defaults)
 
 

@@ -117,3 +117,17 @@ def test_thresholds_that_nobody_gave_are_the_defaults_of_the_version_that_loads(
     for given, content in ((earlier, {"default_thresholds": {**earlier, "start": 9}}), ({**earlier, "start": 9}, {})):
         conf = loaded(given, **content)
         assert {name: limit.thld for name, limit in conf.limits.items()} == given
+
+
+@pytest.mark.parametrize(("named", "used"), [("cost_benefit", "seed"), ("greedy", "greedy")])
+def test_a_policy_of_an_earlier_version_keeps_its_formula_under_its_name_of_now(named: str, used: str) -> None:
+    geometry = plan(zones(300), zone_size=4096, num_punits=1)
+    conf = FtlConf(reloc_policy=named).check_geometry(geometry)
+
+    def loaded(**content: Any) -> str:
+        superblock = Superblock(b"u" * 16, 1, True, {"conf": conf.to_dict(), **content})
+        return stored_conf(superblock, geometry).reloc_policy
+
+    assert loaded() == used
+    # This version has written it, so it means what it says.
+    assert loaded(default_thresholds={}) == named
