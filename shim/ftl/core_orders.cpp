@@ -58,7 +58,10 @@ void FtlCore::set_placement(Placement &placement) {
                                     " classes of bands at most, not " + std::to_string(placement.class_count));
     }
     placement.check();
-    writer_.place(placement);
+    // A core that has failed writes nothing any more, and finishes no zone either.
+    if (state_.failed == status::ok) {
+        writer_.place(placement);
+    }
 }
 
 void FtlCore::load_history(uint32_t number, uint8_t band_class, uint64_t opened_seq, uint64_t data_seq) {

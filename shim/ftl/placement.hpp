@@ -51,6 +51,9 @@ struct Placement {
     }
     // kNoClass: the region does not decide.
     [[nodiscard]] uint8_t of_region(uint64_t lba) const noexcept {
+        if (regions.empty()) {
+            return kNoClass;
+        }
         const uint64_t region = lba / region_blocks;
         return region < regions.size() ? regions[region] : kNoClass;
     }

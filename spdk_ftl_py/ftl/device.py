@@ -450,8 +450,8 @@ class FtlDevice:
         async with self._conf_turn:
             self.life.require_serving(self.name, "its settings can't be changed now")
             policy = None
-            if new_policy or conf.reloc_policy != self.conf.reloc_policy:
-                policy = self._manager.new_policy(conf.reloc_policy)
+            if new_policy or self._manager.needs_new_policy(conf):
+                policy = self._manager.new_policy(conf)
             before, self.conf = self.conf, conf
             try:
                 await self.write_superblock(clean=False)

@@ -91,8 +91,8 @@ class BandManager:
         self._band_blocks = geometry.band_blocks
         self._punits = geometry.punits
         self._shared = geometry.shared_stream
+        self._geometry = geometry
         self._surroundings = surroundings(geometry, conf)
-        self.classes_max = self._surroundings.classes_max
         policy = policy or Guard.loaded(conf.reloc_policy, self._surroundings)
         policy.on_replaced = self._replaced
         self._selector = Selector(conf, geometry.punits, policy)
@@ -125,17 +125,27 @@ class BandManager:
     # --- what the device calls
 
     @property
+    def classes_max(self) -> int:
+        """As Surroundings.classes_max."""
+        return self._surroundings.classes_max
+
+    @property
     def policy(self) -> Guard:
         return self._selector.guard
 
-    def new_policy(self, name: str) -> Guard:
+    def needs_new_policy(self, conf: FtlConf) -> bool:
+        """Whether the policy can't go on with this conf: it is another one, or has another number of classes."""
+        return conf.reloc_policy != self._conf.reloc_policy or surroundings(self._geometry, conf) != self._surroundings
+
+    def new_policy(self, conf: FtlConf) -> Guard:
         """For set_conf(). Raises ConfError."""
-        return Guard.new(name, self._surroundings, self.policy.memory)
+        return Guard.new(conf.reloc_policy, surroundings(self._geometry, conf), self.policy.memory)
 
     def set_conf(self, conf: FtlConf, policy: Guard | None = None) -> None:
         """Applies a conf from now on, for the same geometry; max_active_relocs must not exceed that of the core.
-        policy: another one."""
+        policy: another one, from new_policy(); one is needed if needs_new_policy()."""
         self._conf = conf
+        self._surroundings = surroundings(self._geometry, conf)
         self.limits = Limits(conf)
         self._selector = Selector(conf, self._punits, policy or self.policy)
         self._selector.least_gain = least_gain_blocks(self._punits, len(self._reloc))
@@ -271,11 +281,14 @@ class BandManager:
         numbers = self.bands.emptied(max(0, RESETS_MAX - self.bands.count(RESETTING)))
         refused = set(self._core.reset_bands(numbers)) if numbers else set()
         next_seq = self._core.next_seq if numbers else 0
+        placed_anew = False
         for number in numbers:
             if number not in refused:
-                self._tell(number, next_seq)
+                placed_anew |= self._tell(number, next_seq)
                 self._told.discard(number)
                 self.bands.ordered(number, RESETTING)
+        if placed_anew:
+            self._place()
         # A block in it became valid since the last account, or will: trim records are being spread.
         self.bands.put_off(refused)
         self._reset_later = bool(refused)
@@ -393,20 +406,26 @@ class BandManager:
                 return
             merit = self._selector.merit
             self.moves.began(self.bands, victim, merit, next_band_seq=self.next_band_seq, urgent=urgent)
-            self._tell(victim, next_seq)
+            if self._tell(victim, next_seq):
+                self._place()
             self.bands.ordered(victim, MOVING)
             self.moves_started += 1
 
-    def _tell(self, number: int, next_seq: int) -> None:
-        """The policy learns that the band is reclaimed, once."""
-        if number not in self._told:
-            self._told.add(number)
-            if self.policy.reclaimed(reclaimed(self.bands, number, next_seq)):
-                self._place()
+    def _tell(self, number: int, next_seq: int) -> bool:
+        """The policy learns that the band is reclaimed, once. True: its placement has changed."""
+        if number in self._told:
+            return False
+        self._told.add(number)
+        return self.policy.reclaimed(reclaimed(self.bands, number, next_seq))
 
     def _place(self) -> None:
         """Tells the core what the policy says about placement."""
-        self.set_placement(self.policy.placement())
+        try:
+            self.set_placement(self.policy.placement())
+        except ValueError as error:
+            if self.policy.replaced is not None:
+                raise
+            self.policy.refused(str(error))
 
     def _replaced(self) -> None:
         self._on_replaced(str(self.policy.replaced))

@@ -18,9 +18,9 @@ from typing import Any, Final, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ...conf import DEFAULT_RELOC_POLICY
+from ...conf import CLASSES_MAX, DEFAULT_RELOC_POLICY
 from ...errors import ConfError
-from .interface import CLASSES_MAX, AgeClasses, BandTable, Placement, Policy, Reclaimed, Surroundings
+from .interface import AgeClasses, BandTable, Placement, Policy, Reclaimed, Surroundings
 from .limits import Limits
 from .pacing import PACE_MAX, MoveSize, Pace
 from .registry import make_policy, told
@@ -33,6 +33,8 @@ SLOW_CALLS: Final = 3
 """So many slow calls replace a policy: now and then Python's garbage collector takes as long."""
 FORGIVEN_CALLS: Final = 1000
 """After so many calls in time, earlier slow ones don't count."""
+REGIONS_MAX: Final = 1 << 20
+"""The reactor waits while the core looks at all of them."""
 _NO_CLASS: Final = 255
 _U64: Final = 1 << 64
 
@@ -159,7 +161,10 @@ class Guard:
                 result = look(self.policy)
         except NonsenseError as error:
             return self._replace(f"{method}() returned nonsense: {error}", look)
-        except (Exception, SystemExit) as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            # CancelledError and the like too: nothing is awaited here, so it is the policy's own.
             log.debug("policy %s", self.name, exc_info=True)
             return self._replace(f"{method}() raised {told(error)}", look)
         self._time(method, self._cpu_ns() - began)
@@ -179,6 +184,10 @@ class Guard:
     def _replace(self, why: str, look: Callable[[Policy], T]) -> T:
         self._become(why)
         return look(self.policy)
+
+    def refused(self, why: str) -> None:
+        """The core does not take what has passed here. The default takes the place of the policy."""
+        self._become(f"placement() returned nonsense: {why}")
 
     def _become(self, why: str) -> None:
         self.policy = make_policy(DEFAULT_RELOC_POLICY, self._surroundings)
@@ -211,10 +220,12 @@ def checked_placement(placement: object, surroundings: Surroundings) -> Placemen
     if regions is not None:
         if not isinstance(regions, np.ndarray) or regions.dtype != np.uint8 or regions.ndim != 1:
             raise NonsenseError("regions must be a numpy array of uint8, one for each region")
-        if len(regions) > max(1, surroundings.block_count) or ((regions >= users) & (regions != _NO_CLASS)).any():
-            raise NonsenseError(f"regions must be classes of hosts (0 to {users - 1}, or {_NO_CLASS}: none)")
-        # The policy may change its own.
+        if len(regions) > REGIONS_MAX:
+            raise NonsenseError(f"{len(regions)} regions: at most {REGIONS_MAX} are possible; use larger ones")
+        # The policy may change its own at any time.
         regions = regions.copy()
+        if ((regions >= users) & (regions != _NO_CLASS)).any():
+            raise NonsenseError(f"regions must be classes of hosts (0 to {users - 1}, or {_NO_CLASS}: none)")
     return replace(
         placement,
         classes=classes,

@@ -12,16 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .limits import Limits
 from .pacing import MoveSize, Pace, decide
-
-CLASSES_MAX: Final = 8
-"""Classes of bands that the shim can write side by side (kClassesMax in shim/ftl/placement.hpp)."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +50,7 @@ class BandTable:
     band_class: NDArray[np.uint8]
     """The class that the band was opened for."""
     resets: NDArray[np.uint32]
-    """How often the band was reset since the FTL was created."""
+    """How often the band was reset since the FTL was created or loaded."""
     closed: NDArray[np.bool_]
     """Only these can be moved."""
 

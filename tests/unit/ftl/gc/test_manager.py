@@ -28,7 +28,7 @@ class ToldCore:
     """Its bands change by orders alone."""
 
     def __init__(self, bands: list[Band]) -> None:
-        self.bands = bands
+        self.bands = list(bands)
         self.band_changes = 0
         self.next_seq = 1
         self.takings = 0
@@ -231,3 +231,35 @@ async def test_while_no_band_changes_the_core_is_not_asked(monkeypatch: pytest.M
     core.band_changes += 1
     await asyncio.sleep(0.05)
     assert core.takings == after
+
+
+async def test_a_placement_that_the_core_refuses_costs_the_policy() -> None:
+    manager, core = manager_of(SPACIOUS)
+    placed = core.set_placement
+
+    def refuse(**fields: Any) -> None:
+        if fields["classes"] > 2:
+            raise ValueError("too many")
+        placed(**fields)
+
+    core.set_placement = refuse  # type: ignore[method-assign]
+    manager.policy.policy.placement = lambda: SIX  # type: ignore[method-assign]
+    manager.start()
+    assert manager.policy.replaced == "placement() returned nonsense: too many"
+    assert core.placed["classes"] == 2
+    assert [stream for stream, _, _ in core.opened] == [1, 0]
+    manager.stop()
+
+
+async def test_thresholds_that_leave_no_room_for_classes_need_a_policy_with_fewer() -> None:
+    manager, _ = manager_of(SPACIOUS)
+    assert manager.classes_max == 8
+    greedy = dataclasses.replace(CONF, reloc_policy="greedy")
+    assert manager.needs_new_policy(greedy)
+    assert not manager.needs_new_policy(dataclasses.replace(CONF, invalid_thld=1))
+    high = CONF.with_limits(start=Limit(100, 15))
+    assert manager.needs_new_policy(high)
+    manager.set_conf(high, manager.new_policy(high))
+    assert manager.classes_max == 3
+    assert not manager.needs_new_policy(high)
+    manager.stop()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import re
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ import pytest
 
 from spdk_ftl_py.conf import DEFAULT_RELOC_POLICY, FtlConf, Limit
 from spdk_ftl_py.ftl.policy import guard as guards
-from spdk_ftl_py.ftl.policy.guard import Guard, checked_pace
+from spdk_ftl_py.ftl.policy.guard import REGIONS_MAX, Guard, checked_pace
 from spdk_ftl_py.ftl.policy.interface import AgeClasses, BandTable, Placement, Policy, Reclaimed
 from spdk_ftl_py.ftl.policy.limits import Limits
 from spdk_ftl_py.ftl.policy.pacing import MoveSize, Pace, decide
@@ -75,6 +76,8 @@ def ask(guard: Guard) -> None:
 FAULTS: list[tuple[str, Any, str]] = [
     ("merit", ZeroDivisionError("by zero"), r"merit\(\) raised ZeroDivisionError: by zero"),
     ("merit", SystemExit(3), r"merit\(\) raised SystemExit: 3"),
+    ("merit", asyncio.CancelledError(), r"merit\(\) raised CancelledError"),
+    ("merit", GeneratorExit(), r"merit\(\) raised GeneratorExit"),
     ("merit", ValueError("\x1b[2J\n"), r"merit\(\) raised ValueError: \\x1b\[2J\\n$"),
     ("merit", RecursionError(), r"merit\(\) raised RecursionError"),
     ("merit", None, r"merit\(\) returned nonsense: its shape is \(\)"),
@@ -104,7 +107,7 @@ FAULTS: list[tuple[str, Any, str]] = [
     ("placement", Placement(user=5), "user is a int"),  # type: ignore[arg-type]
     ("placement", Placement(regions=[0]), "numpy array of uint8"),  # type: ignore[arg-type]
     ("placement", Placement(regions=np.array([0, 1], np.uint8)), "regions must be classes of hosts"),
-    ("placement", Placement(regions=np.zeros(1001, np.uint8)), "regions must be"),
+    ("placement", Placement(regions=np.zeros(REGIONS_MAX + 1, np.uint8)), "at most 1048576 are possible"),
     ("placement", Placement(region_blocks=0), "region_blocks is 0"),
     ("reclaimed", ValueError("x"), r"reclaimed\(\) raised ValueError: x"),
     ("reclaimed", np.zeros(2), r"reclaimed\(\) raised ValueError"),
