@@ -235,5 +235,10 @@ def lines_of(result: dict[str, Any]) -> list[str]:
         ),
         ("simulated", f"{result['writes_per_s']} writes/s in {result['elapsed_s']:.1f} s"),
     ]
+    if (trace := result["trace"]) is not None:
+        text = f"{trace['requests']} requests in {trace['lines']} lines, {trace['passed']} passed over"
+        if trace["malformed"]:
+            text += f", {trace['malformed']} malformed; the first is {shown(trace['first_malformed'])}"
+        rows.insert(2, ("trace", text))
     width = max(len(name) for name, _ in rows)
     return [f"{name:<{width}}  {value}" for name, value in rows]

@@ -6,6 +6,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from typing import Any, Final
 
 import numpy as np
@@ -25,6 +26,7 @@ from .spec import FILL, Spec
 from .turns import MediaTurns
 from .workloads.base import WRITE, Requests
 from .workloads.parse import parse
+from .workloads.trace import Trace
 
 SAMPLES: Final = 100
 """Points of write_amplification_over_time."""
@@ -224,6 +226,7 @@ class _Simulation:
         share = spec.block_count / (spec.bands * spec.band_blocks)
         return {
             "spec": spec.to_dict(),
+            "trace": asdict(self._workload.counts) if isinstance(self._workload, Trace) else None,
             "write_amplification": round(steady, 4),
             "write_amplification_whole": round((host + moved) / host, 4),
             "write_amplification_model": round(model(share), 4),

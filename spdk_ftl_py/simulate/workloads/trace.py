@@ -142,11 +142,6 @@ class Trace:
                 raise TraceError(self._nothing())
             runs += 1
 
-    @property
-    def endless(self) -> bool:
-        """It is run for ever."""
-        return self._options.repeat is None
-
     # --- inside ---
 
     @property

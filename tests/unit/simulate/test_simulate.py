@@ -11,6 +11,7 @@ import pytest
 
 from spdk_ftl_py.cli import main as cli
 from spdk_ftl_py.errors import FtlError, ParameterError
+from spdk_ftl_py.simulate.command import lines_of
 from spdk_ftl_py.simulate.engine import model, simulate
 from spdk_ftl_py.simulate.spec import Spec, blocks_of
 
@@ -140,3 +141,14 @@ def test_the_command_draws(tmp_path: Path) -> None:
     file = tmp_path / "s.svg"
     assert cli.main([*ARGUMENTS, "--plot", str(file)]) == 0
     assert "write amplification" in file.read_text()
+
+
+def test_what_was_malformed_in_a_trace_is_told(tmp_path: Path) -> None:
+    trace = tmp_path / "t.csv"
+    line = "128166372003061629,hm,0,Write,4096,4096,413\n"
+    trace.write_text(line * 20 + "nonsense\n" + line * 20)
+    found = simulate(Spec(bands=40, band_blocks=64, workload=f"msr:{trace}", writes="1x"))
+    assert found["host_writes"] == 40
+    assert (found["trace"]["requests"], found["trace"]["malformed"]) == (40, 1)
+    assert any("1 malformed; the first is line 21: " in row for row in lines_of(found))
+    assert simulate(Spec(bands=40, band_blocks=64, writes="1x"))["trace"] is None
