@@ -8,13 +8,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import spdk_ftl_py
 from spdk_ftl_py.conf import DEFAULT_RELOC_POLICY, RELOC_POLICIES
 from spdk_ftl_py.ftl.policy.registry import make_policy
 
 from .tables import around
 
-CHECKOUT = Path(__file__).resolve().parents[4]
-PAGE = (CHECKOUT / "docs" / "policies.md").read_text(encoding="utf-8")
+PACKAGE = Path(spdk_ftl_py.__file__).resolve().parent  # the installed one: a checkout may have no shim
+PAGE = (Path(__file__).resolve().parents[4] / "docs" / "policies.md").read_text(encoding="utf-8")
 LINES_MAX = 30
 RUN_S = 90
 
@@ -27,7 +28,7 @@ def section(title: str) -> str:
 def run(*command: str, folder: Path, path: Path) -> str:
     done = subprocess.run(
         [sys.executable, *command],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join((str(CHECKOUT), str(path)))},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join((str(PACKAGE.parent), str(path)))},
         cwd=folder,
         capture_output=True,
         text=True,
