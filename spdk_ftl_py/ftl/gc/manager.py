@@ -47,6 +47,9 @@ until the event loop has its turn."""
 EARLY_BLOCKS: Final = 8192
 """A stream whose band has no more room than this gets its next band before it asks, so that it does not wait for a turn
 of the event loop."""
+CLASSES_PART: Final = 16
+"""Bands that are kept free so that each of several classes has its own are at most this part of the spare bands: with
+few spare bands, separation gains less than the space costs."""
 CHANGES_MAX: Final = 1024
 """Bands whose account is taken in one turn of the event loop: some 4 ms if the state of each has changed."""
 RESETS_MAX: Final = 256
@@ -90,6 +93,7 @@ class BandManager:
         self._buffer_blocks = buffer_blocks
         self._band_blocks = geometry.band_blocks
         self._punits = geometry.punits
+        self._for_classes_most = geometry.spare_bands // CLASSES_PART
         self._shared = geometry.shared_stream
         self._geometry = geometry
         self._surroundings = surroundings(geometry, conf)
@@ -380,7 +384,7 @@ class BandManager:
         while True:
             moving = self.bands.count(MOVING)
             coming = self.free_bands + self.bands.count(RESETTING) + self._resets_due
-            wanted = self.limits.start_bands + 1 + self._homeless - coming
+            wanted = self.limits.start_bands + 1 + self._for_classes(*self._reloc) - coming
             if wanted > 0:
                 wanted = max(wanted, in_line)
             if starved and not moving:
@@ -483,8 +487,17 @@ class BandManager:
         """Classes with bands that are being written, or that should have one."""
         if self._one_each:
             return len(self._streams)
-        # A class that should have one needs a whole band, of which pacing.level() takes half.
-        return 2 * self._homeless + sum(1 for stream in self._streams if self.bands.being_written(stream))
+        # pacing.level() takes half a band for each.
+        whole = 2 * self._for_classes(*self._streams)
+        return whole + sum(1 for stream in self._streams if self.bands.being_written(stream))
+
+    def _for_classes(self, *streams: int) -> int:
+        """Whole bands that several classes need beyond what one class of each side needs: those that are queued for
+        these streams, because no other class can use them; one for each class that has none; and one that is there when
+        a class asks. Without them, many blocks go to bands of other classes, and data is no longer separate."""
+        if self._one_each:
+            return 0
+        return min(self.bands.queued_count(*streams) + self._homeless + 1, self._for_classes_most)
 
     @property
     def _homeless(self) -> int:

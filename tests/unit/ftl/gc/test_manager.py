@@ -214,6 +214,38 @@ async def test_a_class_leaves_the_reserve_to_a_side_without_room(wanted: int, ro
     manager.stop()
 
 
+@pytest.mark.parametrize(("count", "moves"), [(40, True), (17, True), (16, False)])
+async def test_a_band_more_is_kept_for_several_classes_if_there_are_enough(count: int, moves: bool) -> None:
+    def bands() -> list[Band]:
+        return [
+            band(0, OPEN, valid=9, written=10, stream=3),
+            band(1, OPEN, valid=9, written=10, stream=0),
+            *(band(index, FREE) for index in range(2, 7)),
+            *(band(index, CLOSED, valid=500, written=BLOCKS) for index in range(7, count)),
+        ]
+
+    for placement in (Placement(), SIX):
+        manager, core = manager_of(bands())
+        manager.set_placement(placement)
+        manager._started = True
+        manager.pump()
+        # One more than the threshold of start is free.
+        assert bool(core.moved) == (moves and placement is SIX)
+        manager.stop()
+
+
+async def test_bands_that_wait_for_one_of_several_classes_are_not_free_space() -> None:
+    def level(*states: str) -> float:
+        queued = [band(index, state, stream=4) for index, state in enumerate(states)]
+        closed = [band(index, CLOSED, valid=900, written=BLOCKS) for index in range(2, 60)]
+        manager, _ = manager_of([*queued, *closed])
+        manager.set_placement(SIX)
+        return manager.level
+
+    # A queued band alone counts half, as any that is being written, and now a whole less.
+    assert level(FREE, FREE) - level(FREE, QUEUED) == 1.5
+
+
 async def test_while_no_band_changes_the_core_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(manager_module, "IDLE_POLL_S", 0.01)
     monkeypatch.setattr(manager_module, "IDLE_POLL_MAX_S", 0.02)
