@@ -227,6 +227,14 @@ class IoCounts(TypedDict):
     write: WriteCounts
 
 
+class Wear(TypedDict):
+    resets_least: int
+    resets_mean: float
+    resets_most: int
+    moves: int
+    percent_used: int | None
+
+
 class ZoneWatch(TypedDict):
     rounds: int
     zones_seen: int
@@ -400,6 +408,7 @@ class FtlStats(_Named):
     limits_applied: dict[str, int]
     limits: dict[str, Limit]
     moves: list[Move]
+    wear: Wear
     lost_blocks: int
     zone_faults: int
     zones_finished_by_base: int

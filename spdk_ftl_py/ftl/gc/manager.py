@@ -17,12 +17,16 @@ from typing import Final
 from ... import _shim
 from ...conf import RESERVED_BANDS, FtlConf
 from ...runtime.pulse import next_beat
-from ..media.band import CLOSED, MOVING, QUEUED, RESETTING, Bands
+from ..media.band import CLOSED, MOVING, OPEN, QUEUED, RESETTING, Bands
 from ..media.geometry import Geometry
+from ..policy.wear import cold_age, most_lagging
 from .limits import NO_LIMIT, UNLIMITED, Applied, Limits
 from .moves import Moves
 from .pacing import Pace, decide, level
 from .reloc import Selector
+from .wear import PACE as WEAR_PACE
+from .wear import REST as WEAR_REST
+from .wear import Levelling
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +59,7 @@ class BandManager:
     """Gives orders to an FtlCore. Runs on the asyncio loop; only the poll timer waits.
 
     buffer_blocks: of the write buffer. on_stuck(reason) is called once, when user writes can't continue and nothing can
-    be freed; on_broken() when free bands have bad zones.
+    be freed; on_broken() when free bands have bad zones; on_decided() when orders were given.
     """
 
     def __init__(
@@ -68,6 +72,7 @@ class BandManager:
         buffer_blocks: int,
         on_stuck: Callable[[str], None],
         on_broken: Callable[[], None] = lambda: None,
+        on_decided: Callable[[], None] = lambda: None,
         next_band_seq: int = 1,
     ) -> None:
         self.bands = bands
@@ -83,13 +88,16 @@ class BandManager:
         self._buffer_blocks = buffer_blocks
         self._band_blocks = geometry.band_blocks
         self._punits = geometry.punits
+        self._cold_age = cold_age(len(bands) * geometry.band_blocks)
         self._shared = geometry.shared_stream
         self._selector = Selector(conf, geometry.punits)
         self._streams = (_shim.STREAM_USER,) if self._shared else (_shim.STREAM_USER, _shim.STREAM_RELOC)
         self._reloc_stream = self._streams[-1]
+        self.levelling = Levelling(bands, next_band_seq, self._worn)
         self._wanting: set[int] = set()
         self._on_stuck = on_stuck
         self._on_broken = on_broken
+        self._on_decided = on_decided
         self._pace = Pace()
         self._standing_still: tuple[float, tuple[int, int, int]] | None = None
         self._reset_later = False
@@ -171,6 +179,7 @@ class BandManager:
         self._watch()
         if self.bands.any_to_mend():
             self._on_broken()
+        self._on_decided()
 
     async def bands_loaded(self) -> None:
         """The core has been told of all bands, and nothing is served yet. The loop turns meanwhile."""
@@ -219,7 +228,7 @@ class BandManager:
             if self.bands.queued_count(stream):
                 self._wanting.discard(stream)
                 continue
-            number = self.bands.first_free()
+            number = self._band_for(stream)
             if number is None and self._stuck_moves():
                 number = self._take_from_user()
             if number is None or not self._may_take(stream, number):
@@ -234,6 +243,13 @@ class BandManager:
             self.next_band_seq += 1
             self.bands.ordered(number, QUEUED, stream=stream)
             self._wanting.discard(stream)
+
+    def _band_for(self, stream: int) -> int | None:
+        """Cold data rests in the band that was reset most; anything else goes to the one that was reset least."""
+        cold = stream == _shim.STREAM_RELOC and self.moves.worn(self.bands)[:1] == [True]
+        if cold and self.moves.in_line(self.bands)[0].left > self.bands.room(stream):
+            return self.bands.last_free()
+        return self.bands.first_free()
 
     def _wanting_soon(self) -> set[int]:
         """Streams that will ask for a band so soon that this may be too late for them. A band is not taken early if
@@ -279,8 +295,12 @@ class BandManager:
         if not self._moving_allowed and not starved:
             return
         urgent = starved or self.limits.urgent(self.free_bands)
+        if self._moving_allowed and not starved and self._level_wear():
+            return
         while True:
-            moving = self.bands.count(MOVING)
+            worn = sum(self.moves.worn(self.bands))
+            # Moves that level wear come on top of those that gain space.
+            moving = self.bands.count(MOVING) - worn
             coming = self.free_bands + self.bands.count(RESETTING) + self._resets_due
             wanted = self.limits.start_bands + 1 - coming
             if wanted > 0:
@@ -289,7 +309,7 @@ class BandManager:
                 wanted = max(1, wanted)
             endangered = self.bands.any_endangered()
             most = max(wanted, int(endangered)) if endangered else min(wanted, self._moves_in_line())
-            if moving >= min(self._conf.max_active_relocs, most):
+            if moving >= min(self._conf.max_active_relocs - worn, most):
                 return
             victim = self._selector.choose(
                 self.bands,
@@ -298,16 +318,59 @@ class BandManager:
                 urgent=urgent,
                 endangered_only=wanted <= 0,
             )
-            if victim is None:
+            if victim is None or not self._start_move(victim, urgent=urgent):
                 return
-            try:
-                self._core.start_move(victim)
-            except (BlockingIOError, ValueError):
-                # The shim is ahead: it has as many moves as it can, or the band has changed.
-                return
-            self.moves.began(self.bands, victim, self._selector, next_band_seq=self.next_band_seq, urgent=urgent)
-            self.bands.ordered(victim, MOVING)
-            self.moves_started += 1
+
+    def _start_move(self, victim: int, *, urgent: bool = False, worn: bool = False) -> bool:
+        try:
+            self._core.start_move(victim)
+        except (BlockingIOError, ValueError):
+            # The shim is ahead: it has as many moves as it can, or the band has changed.
+            return False
+        self.moves.began(self.bands, victim, self._selector, next_band_seq=self.next_band_seq, urgent=urgent, worn=worn)
+        self.bands.ordered(victim, MOVING)
+        self.moves_started += 1
+        return True
+
+    def _worn(self, next_band_seq: int) -> int | None:
+        age = (next_band_seq - self.bands.seq) * self._band_blocks
+        return most_lagging(self.bands.resets, age, self.bands.closed, cold_age=self._cold_age)
+
+    def _level_wear(self) -> bool:
+        """True: no other move may begin now, so that one that levels wear can begin soon.
+
+        Such a move need not gain anything. So it begins only while another one, which gains, could begin after it. Its
+        data gets a band of its own: cold data in the same band as other data would be copied again and again with that.
+        So the move begins when relocation's band is nearly full, and the rest of that band is given up."""
+        victim = self.levelling.victim(self.next_band_seq)
+        if victim is None or self._shared or self.bands.any_endangered() or any(self.moves.worn(self.bands)):
+            return False
+        target = self.bands.last_free()
+        if target is None or not self.levelling.may_rest(target):
+            return False
+        moves = self.moves.in_line(self.bands)
+        open_bands = [band for band in self.bands.in_state(OPEN) if band.stream == self._reloc_stream]
+        left = sum(move.left for move in moves)
+        # As they will be when the moves in line have ended.
+        rest = (sum(band.room for band in open_bands) - left) % self._band_blocks
+        room = self._reloc_room() - rest - left + sum(move.capacity for move in moves) - self._buffered()
+        needed = int(self.bands.valid[victim]) + self.bands.whole_capacity + 2 * self._selector.least_gain
+        if room < needed or rest > self._band_blocks // WEAR_REST:
+            return False
+        if moves:
+            return True
+        for band in open_bands:
+            for punit in range(self._punits):
+                self._core.close_zone(band.index, punit)
+            self.bands.refresh(self._core.band_rows(band.index, 1))
+        number = self._core.take_queued(self._reloc_stream)
+        if number is not None:
+            self.bands.refresh(self._core.band_rows(number, 1))
+        self._wanting.add(self._reloc_stream)
+        if self._start_move(victim, worn=True):
+            self.levelling.started(self.next_band_seq)
+        self.wake()
+        return True
 
     def _moves_in_line(self) -> int:
         return MOVES_IN_LINE if self.level < self.limits.start_bands else 1
@@ -332,6 +395,9 @@ class BandManager:
         # Data in danger, even if it is behind in line, and writes that stand still do not wait for more writes.
         if self._starved() or self.moves.endangered(self.bands) or self.bands.any_endangered():
             return Pace(pace.user_share)
+        # Unless both would wait for each other.
+        if sizes and all(self.moves.worn(self.bands)) and pace.user_share * (1000 + WEAR_PACE) > 100 * 1000:
+            return Pace(pace.user_share, WEAR_PACE)
         return pace
 
     @property
@@ -427,8 +493,9 @@ class BandManager:
         """Whether user writes must get no further band, so that another move can begin after those in progress. less:
         blocks that relocation is about to lose."""
         moves = self.moves.in_line(self.bands)
-        # The last move in line is that other one.
-        last = moves[-1].left + self._selector.least_gain if len(moves) > 1 else 0
+        # The last move in line is that other one, unless it only levels wear.
+        other = len(moves) > 1 and not self.moves.worn(self.bands)[-1]
+        last = moves[-1].left + self._selector.least_gain if other else 0
         needed = self._committed() + max(0, self._band_blocks - last) + self._buffer_blocks
         return self._reloc_room() - less < needed
 

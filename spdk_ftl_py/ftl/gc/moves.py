@@ -15,6 +15,8 @@ URGENT: Final = "urgent"
 """So few bands are free that any gain justifies the move."""
 THRESHOLD: Final = "threshold"
 """Enough of the band is invalid (conf invalid_thld)."""
+WORN: Final = "worn"
+"""The band was reset too rarely. The move need not gain anything."""
 
 
 @dataclass(frozen=True)
@@ -35,11 +37,13 @@ class Moves:
     def __init__(self) -> None:
         self._moves: dict[int, Move] = {}
 
-    def began(self, bands: Bands, number: int, selector: Selector, *, next_band_seq: int, urgent: bool) -> None:
-        """The band was chosen; call it before the state of the band changes."""
+    def began(
+        self, bands: Bands, number: int, selector: Selector, *, next_band_seq: int, urgent: bool, worn: bool = False
+    ) -> None:
+        """The band was chosen; call it before the state of the band changes. worn: to level wear."""
         self._moves = {each: move for each, move in self._moves.items() if bands[each].state == MOVING}
         band = bands[number]
-        why = ENDANGERED if band.endangered else URGENT if urgent else THRESHOLD
+        why = WORN if worn else ENDANGERED if band.endangered else URGENT if urgent else THRESHOLD
         age = max(1, next_band_seq - band.seq)
         merit = selector.merit(bands, number, next_band_seq)
         self._moves[number] = Move(number, why, band.valid, band.invalid, age, merit)
@@ -52,6 +56,11 @@ class Moves:
             for number, move in self._moves.items()
             if number in moving
         ]
+
+    def worn(self, bands: Bands) -> list[bool]:
+        """Of each move in line, whether it levels wear."""
+        moving = {band.index for band in bands.in_state(MOVING)}
+        return [move.why == WORN for number, move in self._moves.items() if number in moving]
 
     def endangered(self, bands: Bands) -> bool:
         """Whether a band is moved because its data is in danger."""
