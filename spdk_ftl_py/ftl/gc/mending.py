@@ -60,7 +60,8 @@ class Mending:
     async def rotate(self) -> None:
         """Swaps a worn zone of a free band for a spare zone that was reset far less often, if there are such zones.
         Both superblocks that a load may take know of it when the band is opened."""
-        enough = self._bands.free_count > RESERVED_BANDS
+        # The band comes back, whatever happens, unless the device fails. One free band is left meanwhile.
+        enough = self._bands.free_count >= RESERVED_BANDS
         if self._mending is not None or self._manager.stopped or not self._may_mend() or not enough:
             return
         found = self._spares.worth_swapping(self._bands)

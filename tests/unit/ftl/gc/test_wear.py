@@ -326,10 +326,13 @@ async def test_a_band_with_a_swapped_zone_is_written_only_when_the_superblock_kn
 
     monkeypatch.setattr(device, "write_superblock", never_written)
     rotating = asyncio.ensure_future(device._mending.rotate())
-    while not waiting:
+    for _ in range(300):
+        if waiting:
+            break
         await rig.traffic(20)
         if rotating.done():
             rotating = asyncio.ensure_future(device._mending.rotate())
+    assert waiting
     assert device.zone_map.spares != (44,)
     (band,) = device.bands.to_mend()
     await rig.traffic(1500)
