@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from .limits import Limits
 from .pacing import MoveSize, Pace, decide
+from .wear import cold_age, most_lagging
 
 CLASSES_MAX: Final = 8
 """Classes of bands that the shim can write side by side (kClassesMax in shim/ftl/placement.hpp)."""
@@ -135,5 +136,7 @@ class Policy:
         return decide(limits, level, moves)
 
     def worn(self, bands: BandTable) -> int | None:
-        """The number of a closed band that is moved only because it was reset too rarely; None: wear is even enough."""
-        return None
+        """The number of a closed band that is moved only because it was reset too rarely; None: wear is even enough.
+        Asked for once for each band that is opened at most. By default the band that lags furthest behind."""
+        age = cold_age(self.surroundings.block_count)
+        return most_lagging(bands.resets, bands.age, bands.closed, cold_age=age)
