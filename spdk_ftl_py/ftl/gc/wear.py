@@ -21,7 +21,7 @@ UNSAVED_MIN: Final = 256
 """On a device with fewer zones a crash can cost so many resets. Its superblock zones are small, too."""
 SAVING_BANDS: Final = 10
 """Of BANDS_PER_MOVE: while so many are opened, relocation keeps more space free, so that such a move can begin."""
-REST: Final = 4
+REST: Final = 2
 """At most this part of relocation's band is given up, so that cold data gets a band of its own."""
 PACE: Final = 500
 """Blocks for each 1000 that hosts write, while nothing else is moved. There is no hurry."""
