@@ -19,6 +19,7 @@ from spdk_ftl_py.ftl.gc import spare_zones
 from spdk_ftl_py.ftl.gc import wear as gc_wear
 from spdk_ftl_py.ftl.gc.wear import BANDS_PER_MOVE, Levelling
 from spdk_ftl_py.ftl.media.band import CLOSED, FREE, RESETTING, Band, Bands
+from spdk_ftl_py.ftl.media.superblock_content import conf_to_store
 from spdk_ftl_py.ftl.policy import wear as policy_wear
 from spdk_ftl_py.ftl.policy.wear import most_lagging
 from spdk_ftl_py.runtime.reactor import ReactorLoop
@@ -117,6 +118,14 @@ async def test_a_larger_base_and_a_spare_zone_keep_the_counts_of_the_others(rig:
     rig.device.zone_map.put(number, 0, zone)
     rig.device.bands.rezoned(number)
     assert rig.device.bands.resets[number] == before[zone]
+
+
+def test_rated_resets_are_stored_only_if_they_are_known() -> None:
+    """An older release refuses settings that it does not know."""
+    assert "rated_resets" not in conf_to_store(FtlConf())
+    assert FtlConf.from_dict(conf_to_store(FtlConf())) == FtlConf()
+    rated = FtlConf(rated_resets=3000)
+    assert FtlConf.from_dict(conf_to_store(rated)) == rated
 
 
 # --- free bands
