@@ -1597,6 +1597,9 @@ class SimCore:
 
     def open_band(self, stream: int, band: int, band_seq: int) -> None: ...
     def take_queued(self, stream: int) -> int | None: ...
+    def close_zone(self, band: int, punit: int) -> bool:
+        """Closes the whole band, because bands have no zones here. False: there was nothing to close."""
+
     def start_move(self, band: int) -> None: ...
     def reset_bands(self, bands: Sequence[int]) -> list[int]:
         """They are free at once."""

@@ -64,6 +64,7 @@ CLASSES_MAX: Final = 8
 NV_CACHE_REQUESTS_MAX: Final = 1 << 16
 NV_CACHE_REQUEST_BLOCKS_MAX: Final = 256
 SCRUB_DAYS_MAX: Final = 365
+RATED_RESETS_MAX: Final = 10_000_000
 
 
 _PARTS: Final = ("nv_cache",)
@@ -177,6 +178,8 @@ class FtlConf:
     """Verify the CRC of blocks that hosts read; takes 2 bytes of memory for each block."""
     scrub_days: int = 14
     """Days in which all valid data is read and verified at least once; 0: only on order."""
+    rated_resets: int = 0
+    """Resets that each zone of the base stands, by its data sheet; 0: unknown."""
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> FtlConf:
@@ -285,6 +288,7 @@ class FtlConf:
         _range("nv_cache.max_request_cnt", self.nv_cache.max_request_cnt, 1, NV_CACHE_REQUESTS_MAX, "requests")
         _range("nv_cache.max_request_size", self.nv_cache.max_request_size, 1, NV_CACHE_REQUEST_BLOCKS_MAX, "blocks")
         _range("scrub_days", self.scrub_days, 0, SCRUB_DAYS_MAX, "days in which everything is verified once; 0: never")
+        _range("rated_resets", self.rated_resets, 0, RATED_RESETS_MAX, "resets that a zone stands; 0: unknown")
         check_reloc_policy(self.reloc_policy)
         self._check_limits()
 

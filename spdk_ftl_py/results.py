@@ -227,6 +227,14 @@ class IoCounts(TypedDict):
     write: WriteCounts
 
 
+class Wear(TypedDict):
+    resets_least: int
+    resets_mean: float
+    resets_most: int
+    moves: int
+    percent_used: int | None
+
+
 class ZoneWatch(TypedDict):
     rounds: int
     zones_seen: int
@@ -402,6 +410,7 @@ class FtlStats(_Named):
     moves: list[Move]
     policy_in_use: str
     policy_replaced: str | None
+    wear: Wear
     lost_blocks: int
     zone_faults: int
     zones_finished_by_base: int

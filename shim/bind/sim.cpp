@@ -142,6 +142,9 @@ void bind_sim(nb::module_ &m) {
             },
             nb::arg("stream"))
         .def(
+            "close_zone", [](SimCore &core, uint32_t band, uint32_t) { return core.close_band(band); },
+            nb::arg("band"), nb::arg("punit"))
+        .def(
             "start_move",
             [](SimCore &core, uint32_t band) {
                 if (!core.start_move(band)) {

@@ -159,6 +159,17 @@ uint32_t SimCore::take_queued(uint32_t number) {
     return band;
 }
 
+bool SimCore::close_band(uint32_t number) {
+    require(number < bands_.size(), "close_zone: beyond the last band");
+    const SimBand &band = bands_[number];
+    if (band.state != BandState::open || streams_[band.number].written == 0) {
+        return false;
+    }
+    close(streams_[band.number]);
+    list(number);
+    return true;
+}
+
 bool SimCore::start_move(uint32_t band) {
     require(band < bands_.size() && bands_[band].state == BandState::closed, "start_move: the band is not closed");
     if (moves_.size() >= config_.max_active_relocs) {
@@ -308,20 +319,20 @@ void SimCore::put(Stream &stream, uint64_t lba, uint64_t seq) noexcept {
     }
     const auto number = static_cast<uint32_t>(&stream - streams_.data());
     if (stream.written == config_.band_blocks) {
-        close(stream, number);
+        close(stream);
+        activate(number);
     } else if (!stream.asked &&
                uint64_t{stream.written} * 100 >= uint64_t{config_.band_blocks} * config_.band_threshold) {
         ask(number);
     }
 }
 
-void SimCore::close(Stream &stream, uint32_t number) noexcept {
+void SimCore::close(Stream &stream) noexcept {
     SimBand &band = bands_[stream.band];
     band.state = BandState::closed;
     band.written = stream.written;
     data_seqs_[stream.band] = stream.seq_sum / stream.written;
     stream.band = kNoBand;
-    activate(number);
 }
 
 // --- hosts' requests

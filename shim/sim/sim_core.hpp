@@ -79,6 +79,9 @@ public:
     // As FtlCore's
     bool open_band(uint32_t number, uint32_t band, uint64_t band_seq);
     uint32_t take_queued(uint32_t number);
+    // No more blocks are written to the band. False: it is not being written, or nothing was written to it yet. A band
+    // has no zones here.
+    bool close_band(uint32_t number);
     bool start_move(uint32_t band);
     std::vector<uint32_t> reset_bands(const std::vector<uint32_t> &bands);
     void set_pace(uint32_t user_percent, uint32_t reloc_per_thousand) noexcept {
@@ -144,7 +147,7 @@ private:
     [[nodiscard]] Stream *stream_for(uint32_t wanted, uint32_t first, uint32_t end) noexcept;
     bool activate(uint32_t number) noexcept;  // false: none is queued
     void put(Stream &stream, uint64_t lba, uint64_t seq) noexcept;
-    void close(Stream &stream, uint32_t number) noexcept;
+    void close(Stream &stream) noexcept;
     [[nodiscard]] uint32_t user_class(uint64_t lba, uint32_t before) const noexcept;
     [[nodiscard]] bool write_block(uint64_t lba) noexcept;
     void trim_block(uint64_t lba) noexcept;

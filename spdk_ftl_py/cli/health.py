@@ -133,6 +133,13 @@ def _of_statistics(stats: Mapping[str, Any]) -> Iterator[Problem]:
             f"{stats['zone_faults']} zones have failed since the FTL was loaded, and no spare zone is left",
             "plan to replace the drive",
         )
+    used = (stats.get("wear") or {}).get("percent_used")
+    if used is not None and used >= 100:
+        yield Problem(
+            Health.DEGRADED,
+            f"zones were reset {used} % as often as the drive is rated for (rated_resets)",
+            "plan to replace the drive",
+        )
     if stats.get("limit") == "crit":
         yield Problem(
             Health.DEGRADED,

@@ -112,6 +112,13 @@ def lines_of(stats: Mapping[str, Any]) -> Iterator[str]:
         f"moved in {show_count(stats['relocs_started'])} relocations, {stats['active_relocs']} active; "
         f"{show_count(stats['zone_resets'])} zone resets"
     ))  # fmt: skip
+    wear = stats.get("wear")
+    if wear:
+        used = "" if wear["percent_used"] is None else f"; {wear['percent_used']} % of rated_resets"
+        yield _row("wear", f"{wear['resets_mean']:g} resets", (
+            f"of a band (mean), {wear['resets_least']} to {wear['resets_most']}; {show_count(wear['moves'])} moved to "
+            f"level them{used}"
+        ))  # fmt: skip
     yield _row("throttled", show_us(core["throttled_ns"] / 1000), "writes have waited for a limit")
     cache = stats["nv_cache"]["write"]["blocks"]
     if cache:

@@ -273,6 +273,23 @@ METRICS: Final = (
         _number("gc_moved_blocks", BLOCK_BYTES),
     ),
     Kind("spdk_ftl_zone_resets_total", "counter", "Resets of zones", _number("zone_resets")),
+    Kind(
+        "spdk_ftl_band_resets",
+        "gauge",
+        "How often bands were reset since the FTL was created: the least worn one, the mean, the most worn one",
+        lambda seen: (
+            [((which,), seen.stats["wear"][f"resets_{which}"]) for which in ("least", "mean", "most")]
+            if "wear" in seen.stats
+            else []
+        ),
+        ("which",),
+    ),
+    Kind(
+        "spdk_ftl_wear_moves_total",
+        "counter",
+        "Bands that were moved only to level wear",
+        lambda seen: [((), seen.stats["wear"]["moves"])] if "wear" in seen.stats else [],
+    ),
     # --- the base
     Kind(
         "spdk_ftl_media_written_bytes_total",

@@ -16,7 +16,9 @@ def warnings_depend_on(ftl: FtlDevice) -> object:
 def smart_of(ftl: FtlDevice) -> Smart:
     """Counters count since the FTL was loaded. An FTL that was made without spare zones has lost none of them."""
     core = ftl.core.stats()
-    spares = len(ftl.geometry.spare_zones) + len(ftl.geometry.replaced)
+    # Of the zones in geometry.replaced, those that were swapped to level wear are spare ones now.
+    bad = set(ftl.geometry.bad_zones)
+    spares = len(ftl.geometry.spare_zones) + len(bad.intersection(ftl.geometry.replaced))
     return Smart(
         bytes_read=core.user_read_blocks * BLOCK_BYTES,
         bytes_written=core.user_written_blocks * BLOCK_BYTES,
@@ -26,4 +28,5 @@ def smart_of(ftl: FtlDevice) -> Smart:
         spare_percent=100 * min(ftl.zone_map.spare_count, spares) // spares if spares else 100,
         degraded=core.unreadable_blocks > 0 or ftl.lost_blocks > 0,
         read_only=ftl.state is FtlState.READ_ONLY,
+        percent_used=ftl.wear_told()["percent_used"] or 0,
     )

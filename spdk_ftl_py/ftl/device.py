@@ -25,6 +25,7 @@ from .gc.manager import BandManager
 from .gc.mending import Mending
 from .gc.scrub import Scrub
 from .gc.spare_zones import SpareZones
+from .gc.wear import WearKeeper
 from .gc.zone_watch import ZoneWatch
 from .halt_log import HaltLog
 from .life import FtlState, Life
@@ -33,8 +34,10 @@ from .load.write_buffer_file import BufferFiles
 from .media.band import Bands
 from .media.blockdev import BlockPort
 from .media.geometry import BLOCK_BYTES, Geometry
-from .media.superblock import SuperblockWriter
+from .media.superblock import SuperblockTooLongError, SuperblockWriter
+from .media.superblock_content import conf_to_store
 from .media.zone_map import ZoneMap
+from .media.zone_wear import ZoneWear
 from .media_errors import MediaErrors
 from .policy.guard import Guard
 from .policy.interface import Placement
@@ -66,10 +69,11 @@ class FtlDevice:
         no_data: bool = False,
         scrub: object = None,
         policy: Guard | None = None,
+        wear: object = None,
     ) -> None:
         """buffer_blocks: of the core, if it has more than conf and geometry say. lost_before: blocks that a load found
-        lost. no_data: of the core; the device keeps nothing, so it writes no superblock. scrub: from the superblock;
-        None: the FTL is new. policy: by default as the conf says."""
+        lost. no_data: of the core; the device keeps nothing, so it writes no superblock. scrub, wear: from the
+        superblock; None: the FTL is new. policy: by default as the conf says."""
         self.core = core
         self.no_data = no_data
         self.name = name
@@ -97,7 +101,16 @@ class FtlDevice:
         self._superblock.flush = self.flush_base
         self._superblock_turn = asyncio.Lock()
         self.zone_map = ZoneMap(geometry)
-        self._bands = Bands(geometry, self.zone_map)
+        self._bands = Bands(geometry, self.zone_map, ZoneWear(geometry.zone_count, wear))
+        self.wear = WearKeeper(
+            name,
+            geometry,
+            port,
+            self._bands,
+            may_save=lambda: self.state is FtlState.RUNNING and not no_data,
+            rotate=lambda: self._mending.rotate(),
+            save=lambda: self.write_superblock(clean=False),
+        )
         self._manager = BandManager(
             core,
             geometry,
@@ -108,6 +121,7 @@ class FtlDevice:
             policy=policy,
             on_broken=lambda: self._mending.begin(),
             on_replaced=self._policy_replaced,
+            on_decided=self.wear.look,
             next_band_seq=next_band_seq,
         )
         self.zone_watch = ZoneWatch(name, geometry, port, core, self._bands, self._manager.pump)
@@ -219,6 +233,7 @@ class FtlDevice:
                 self.core.refuse_writes()
                 await self._drain()
                 await self._mending.ended()
+                await self.wear.ended()
                 await self.cache.settled()
                 await self._finish_writing()
                 self.life.wrote_all()
@@ -290,7 +305,7 @@ class FtlDevice:
         )
         if place is not None and self._superblock.takes({**content, "checkpoint": place}):
             content["checkpoint"] = place
-        await self._superblock.write(content, clean=True)
+        await self._write_content(content, clean=True)
         if self._buffer_files is not None:
             self._buffer_files.remove()
 
@@ -302,6 +317,7 @@ class FtlDevice:
         self._stop()
         await self.scrub.ended()
         await self._mending.ended()
+        await self.wear.ended()
         try:
             await self._close_core()
         finally:
@@ -406,7 +422,6 @@ class FtlDevice:
         if self.state is FtlState.READ_ONLY:
             return True
         if status == 0:
-            self._bands.was_reset(index)
             self._failed_flushes = 0
             return True
         if punit is not None:
@@ -493,24 +508,33 @@ class FtlDevice:
             return
         try:
             async with self._superblock_turn:
-                await self._superblock.write(self._superblock_content(), clean=clean)
+                await self._write_content(self._superblock_content(), clean=clean)
         except FlushDoubtError as error:
             if self.state is not FtlState.CREATING:
                 self.failing.fail_with_core(error)
             raise
 
+    async def _write_content(self, content: dict[str, Any], *, clean: bool) -> None:
+        try:
+            await self._superblock.write(content, clean=clean)
+        except SuperblockTooLongError:
+            # What data depends on comes first.
+            await self._superblock.write({**content, "wear": self._bands.wear.to_short_dict()}, clean=clean)
+
     def _superblock_content(self) -> dict[str, Any]:
+        self.wear.take()
         return {
             "name": self.name,
             "geometry": {**self.geometry.to_dict(), "replaced": self.zone_map.replaced},
             "bad_zones": self.zone_map.bad_zones,
-            "conf": self.conf.to_dict(),
+            "conf": conf_to_store(self.conf),
             "default_thresholds": default_thresholds_of(self.geometry),
             "next_seq": self.core.next_seq,
             "next_band_seq": self._manager.next_band_seq,
             "incarnation": self.incarnation,
             "nv_cache": self.cache.to_dict(),
             "scrub": self.scrub.to_dict(),
+            "wear": self._bands.wear.to_dict(),
         }
 
     @property
@@ -524,6 +548,10 @@ class FtlDevice:
         many."""
         return self._lost_before + self.core.stats().lost_blocks
 
+    def wear_told(self) -> dict[str, Any]:
+        """JSON-able; as in stats()."""
+        return stats.wear(self._bands, self._manager.levelling.moves_started, self.conf.rated_resets)
+
     def stats(self) -> dict[str, Any]:
         """JSON-able: SPDK's groups, and those of this package. Works in every state except after halt()."""
         core = self.core.stats()
@@ -534,6 +562,7 @@ class FtlDevice:
             **stats.spdk_groups(core, self.cache.stats()),
             **stats.summary(core),
             **stats.of_bands(self._bands, self._manager),
+            "wear": self.wear_told(),
             "lost_blocks": self.lost_blocks,
             "zone_faults": self._errors.zone_faults,
             "zones_finished_by_base": core.zones_finished,
@@ -557,6 +586,7 @@ class FtlDevice:
             "scrub": self.scrub.status(),
             "policy_in_use": self._manager.policy.in_use,
             "policy_replaced": self._manager.policy.replaced,
+            "wear": self.wear_told(),
         }
         entries = properties.describe(state, self.geometry, self.conf, self._bands)
         return {"name": self.name, "uuid": str(self.uuid), "properties": entries}

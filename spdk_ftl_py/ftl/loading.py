@@ -216,6 +216,7 @@ async def _loaded(
         lost_before=found.lost_blocks,
         scrub=found.superblock.content.get("scrub") or {},
         policy=policy,
+        wear=found.superblock.content.get("wear"),
     )
     await _empty_bands(port, found.geometry, found.bands_to_reset)
     await take_zones(port, found)

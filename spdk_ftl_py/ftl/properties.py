@@ -25,6 +25,7 @@ SETTINGS: Final = {
     "reloc_policy": "",
     "verify_reads": "",
     "scrub_days": "days",
+    "rated_resets": "resets",
 }
 """Members of conf that may be changed while the FTL runs, besides the limits, and their units."""
 
@@ -43,6 +44,7 @@ DESCRIPTIONS: Final = {
     "scrub": "Progress of the scrub, and the result of the last round",
     "policy_in_use": "reloc_policy, or the default in its place",
     "policy_replaced": "Why the default is in place of reloc_policy; null if it is not",
+    "wear": "Resets of bands since the FTL was created; percent_used is null unless conf rated_resets is set",
 }
 
 
@@ -118,13 +120,14 @@ def _base_device(bands: Bands) -> dict[str, object]:
     reader."""
     shown = min(len(bands), BANDS_TOLD_MAX)
     left_out = {"bands_left_out": len(bands) - shown} if shown < len(bands) else {}
-    return {"bands": [_band(bands[number]) for number in range(shown)], **left_out}
+    return {"bands": [_band(bands[number], int(bands.resets[number])) for number in range(shown)], **left_out}
 
 
-def _band(band: Band) -> dict[str, object]:
+def _band(band: Band, resets: int) -> dict[str, object]:
     return {
         "id": band.index,
         "state": band.reported_state,
         "validity": round(band.valid / band.capacity, 4) if band.capacity else 0.0,
         "zones": band.zones,
+        "resets": resets,
     }

@@ -92,6 +92,19 @@ def of_bands(bands: Bands, manager: BandManager) -> dict[str, Any]:
     }
 
 
+def wear(bands: Bands, moves: int, rated_resets: int) -> dict[str, Any]:
+    """Resets of bands since the FTL was created. moves: to level wear, since the load. rated_resets: 0 if unknown."""
+    resets = bands.resets[bands.capacity > 0]
+    most = int(resets.max(initial=0))
+    return {
+        "resets_least": int(resets.min()) if len(resets) else 0,
+        "resets_mean": round(float(resets.mean()), 2) if len(resets) else 0.0,
+        "resets_most": most,
+        "moves": moves,
+        "percent_used": 100 * most // rated_resets if rated_resets else None,
+    }
+
+
 def summary(core: CoreStats) -> dict[str, Any]:
     """Additional counters without groups: what users ask for first."""
     return {

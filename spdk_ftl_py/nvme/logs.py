@@ -77,6 +77,7 @@ def build_error() -> bytes:
 WARNING_SPARE, WARNING_RELIABILITY, WARNING_READ_ONLY = 1, 1 << 2, 1 << 3
 SPARE_THRESHOLD = 10
 """Percent."""
+PERCENT_USED_MAX = 255
 DATA_UNIT_BYTES = 512 * 1000
 _SMART_TEMPERATURE = 300
 """Kelvin. There are no sensors."""
@@ -99,6 +100,8 @@ class Smart:
     degraded: bool = False
     """Data was lost, or could not be read."""
     read_only: bool = False
+    percent_used: int = 0
+    """Of the drive's life; may exceed 100. 0 if unknown."""
 
     @property
     def warnings(self) -> int:
@@ -111,10 +114,19 @@ class Smart:
 
 
 def build_smart(smart: Smart) -> bytes:
-    """LID 02. What is not known is 0: percentage used, busy time, power cycles and hours, unsafe shutdowns. The error
+    """LID 02. What is not known is 0: busy time, power cycles and hours, unsafe shutdowns. The error
     log (LID 01) has no entries."""
     page = bytearray(512)
-    struct.pack_into("<BHBBB", page, 0, smart.warnings, _SMART_TEMPERATURE, smart.spare_percent, SPARE_THRESHOLD, 0)
+    struct.pack_into(
+        "<BHBBB",
+        page,
+        0,
+        smart.warnings,
+        _SMART_TEMPERATURE,
+        smart.spare_percent,
+        SPARE_THRESHOLD,
+        min(smart.percent_used, PERCENT_USED_MAX),
+    )
     counters = (
         -(-smart.bytes_read // DATA_UNIT_BYTES), -(-smart.bytes_written // DATA_UNIT_BYTES), smart.read_commands,
         smart.write_commands, 0, 0, 0, 0, smart.media_errors, 0,

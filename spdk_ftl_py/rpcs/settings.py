@@ -49,3 +49,6 @@ class FtlSettings(_Dotted, total=False):
     scrub_days: int
     """Number of days in which a background scrub reads and verifies all valid data and metadata on the base at least
     once; 0: only bdev_ftl_scrub starts a scrub (0 to 365; default 14)."""
+    rated_resets: int
+    """Resets that each zone of the base stands, by its data sheet; 0: unknown. Percentage Used of the SMART log is the
+    part that the most worn band has had (0 to 10000000; default 0)."""

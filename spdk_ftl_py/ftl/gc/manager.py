@@ -16,15 +16,18 @@ from typing import Final
 
 from ... import _shim
 from ...conf import RESERVED_BANDS, FtlConf, least_gain_blocks
-from ..media.band import CLOSED, MOVING, OPEN, QUEUED, RESETTING, Bands
+from ..media.band import CLOSED, MOVING, OPEN, QUEUED, RESETTING, Band, Bands
 from ..media.geometry import Geometry
 from ..policy.guard import Guard
 from ..policy.interface import Placement
 from ..policy.limits import NO_LIMIT, UNLIMITED, Applied, Limits
 from ..policy.pacing import Pace, level
 from .moves import Moves
-from .reloc import Selector, reclaimed, surroundings
+from .reloc import Selector, reclaimed, surroundings, table
 from .seam import LOOP_TURNS, Core, Handle, Turns
+from .wear import PACE as WEAR_PACE
+from .wear import REST as WEAR_REST
+from .wear import Levelling
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +64,7 @@ class BandManager:
 
     buffer_blocks: of the write buffer. policy: by default as the conf says. on_stuck(reason) is called once, when user
     writes can't continue and nothing can be freed; on_broken() when free bands have bad zones; on_replaced(reason) when
-    the policy was replaced.
+    the policy was replaced; on_decided() when orders were given.
     """
 
     def __init__(
@@ -76,6 +79,7 @@ class BandManager:
         on_stuck: Callable[[str], None],
         on_broken: Callable[[], None] = lambda: None,
         on_replaced: Callable[[str], None] = lambda why: None,
+        on_decided: Callable[[], None] = lambda: None,
         next_band_seq: int = 1,
         turns: Turns = LOOP_TURNS,
     ) -> None:
@@ -107,10 +111,14 @@ class BandManager:
         # Classes of bands. Each is a stream of the shim.
         self._user: tuple[int, ...] = (_shim.STREAM_USER,)
         self._reloc: tuple[int, ...] = self._user if self._shared else (_shim.STREAM_RELOC,)
+        self.levelling = Levelling(bands, next_band_seq, self._worn)
+        self._saving = 0
+        """Bands that are to be free besides, so that a move that levels wear can begin."""
         self._wanting: set[int] = set()
         self._on_stuck = on_stuck
         self._on_broken = on_broken
         self._on_replaced = on_replaced
+        self._on_decided = on_decided
         self._pace = Pace()
         self._standing_still: tuple[float, tuple[int, int, int]] | None = None
         self._reset_later = False
@@ -250,6 +258,7 @@ class BandManager:
         self._watch()
         if self.bands.any_to_mend():
             self._on_broken()
+        self._on_decided()
 
     async def bands_loaded(self) -> None:
         """The core has been told of all bands, and nothing is served yet. The loop turns meanwhile."""
@@ -305,7 +314,7 @@ class BandManager:
             if self.bands.queued_count(stream):
                 self._wanting.discard(stream)
                 continue
-            number = self.bands.first_free()
+            number = self._band_for(stream)
             if number is None and self._stuck_moves():
                 number = self._take_from_user()
             if number is None or not self._may_take(stream, number):
@@ -323,6 +332,13 @@ class BandManager:
 
     def _turn(self, stream: int) -> tuple[bool, bool, int]:
         return stream in self._user, bool(self.bands.being_written(stream)), -stream
+
+    def _band_for(self, stream: int) -> int | None:
+        """Cold data rests in the band that was reset most; anything else goes to the one that was reset least."""
+        cold = stream not in self._user and self.moves.worn(self.bands)[:1] == [True]
+        if cold and self.moves.in_line(self.bands)[0].left > self.bands.room(stream):
+            return self.bands.last_free()
+        return self.bands.first_free()
 
     def _wanting_soon(self) -> set[int]:
         """Streams that will ask for a band so soon that this may be too late for them. A band is not taken early if
@@ -375,45 +391,108 @@ class BandManager:
         return self.bands.count(RESETTING) > 0 and self._core.stats().write_buffer_used > 0
 
     def _start_moves(self) -> None:
+        self._saving = 0
         starved = self._starved()
         if not self._moving_allowed and not starved:
             return
         urgent = starved or self.limits.urgent(self.free_bands)
+        if self._moving_allowed and not starved and self._level_wear():
+            return
         # Moves that begin do not change the level.
         in_line = self._moves_in_line()
         while True:
-            moving = self.bands.count(MOVING)
+            worn = sum(self.moves.worn(self.bands))
+            # Moves that level wear come on top of those that gain space.
+            moving = self.bands.count(MOVING) - worn
             coming = self.free_bands + self.bands.count(RESETTING) + self._resets_due
-            wanted = self.limits.start_bands + 1 + self._for_classes(*self._reloc) - coming
+            wanted = self.limits.start_bands + 1 + self._for_classes(*self._reloc) + self._saving - coming
             if wanted > 0:
                 wanted = max(wanted, in_line)
             if starved and not moving:
                 wanted = max(1, wanted)
             endangered = self.bands.any_endangered()
             most = max(wanted, int(endangered)) if endangered else min(wanted, in_line)
-            if moving >= min(self._conf.max_active_relocs, most):
+            if moving >= min(self._conf.max_active_relocs - worn, most):
                 return
-            next_seq = self._core.next_seq
             victim = self._selector.choose(
                 self.bands,
                 room=self._reloc_room() - self._committed() - self._buffered(),
-                next_seq=next_seq,
+                next_seq=self._core.next_seq,
                 urgent=urgent,
                 endangered_only=wanted <= 0,
             )
-            if victim is None:
+            if victim is None or not self._start_move(victim, urgent=urgent):
                 return
-            try:
-                self._core.start_move(victim)
-            except (BlockingIOError, ValueError):
-                # The shim is ahead: it has as many moves as it can, or the band has changed.
-                return
-            merit = self._selector.merit
-            self.moves.began(self.bands, victim, merit, next_band_seq=self.next_band_seq, urgent=urgent)
-            if self._tell(victim, next_seq):
-                self._place()
-            self.bands.ordered(victim, MOVING)
-            self.moves_started += 1
+
+    def _start_move(self, victim: int, *, urgent: bool = False, worn: bool = False) -> bool:
+        try:
+            self._core.start_move(victim)
+        except (BlockingIOError, ValueError):
+            # The shim is ahead: it has as many moves as it can, or the band has changed.
+            return False
+        merit = 0.0 if worn else self._selector.merit
+        self.moves.began(self.bands, victim, merit, next_band_seq=self.next_band_seq, urgent=urgent, worn=worn)
+        if worn:
+            # How long this data was valid says nothing about when data is overwritten.
+            self._told.add(victim)
+        elif self._tell(victim, self._core.next_seq):
+            self._place()
+        self.bands.ordered(victim, MOVING)
+        self.moves_started += 1
+        return True
+
+    def _worn(self) -> int | None:
+        return self.policy.worn(table(self.bands, self._core.next_seq))
+
+    def _level_wear(self) -> bool:
+        """True: no other move may begin now, so that one that levels wear can begin soon.
+
+        Such a move need not gain anything. So it begins only while another one, which gains, could begin after it. Its
+        data gets a band of its own: cold data in the same band as other data would be copied again and again with that.
+        So the move begins when relocation's band is nearly full, and the rest of that band is given up. With several
+        classes of relocated blocks, cold data has its class."""
+        victim = self.levelling.victim(self.next_band_seq)
+        if victim is None or self._shared or self.bands.any_endangered() or any(self.moves.worn(self.bands)):
+            return False
+        target = self.bands.last_free()
+        if target is None or not self.levelling.may_rest(target):
+            return False
+        only = len(self._reloc) == 1
+        self._saving = int(only and self.levelling.may_save(self.next_band_seq))
+        moves = self.moves.in_line(self.bands)
+        left = sum(move.left for move in moves)
+        open_bands = [band for band in self.bands.in_state(OPEN) if only and band.stream in self._reloc]
+        # As they will be when the moves in line have ended.
+        rest = (sum(band.room for band in open_bands) - left) % self._band_blocks if only else 0
+        room = self._reloc_room() - rest - left + sum(move.capacity for move in moves) - self._buffered()
+        needed = int(self.bands.valid[victim]) + self._least_valid(victim) + 2 * self._selector.least_gain
+        if room < needed or rest > self._band_blocks // WEAR_REST:
+            return False
+        if moves:
+            return True
+        if only:
+            self._give_up_rest(self._reloc[0], open_bands)
+        if self._start_move(victim, worn=True):
+            self.levelling.started(self.next_band_seq)
+        self.wake()
+        return True
+
+    def _least_valid(self, victim: int) -> int:
+        """Of the closed bands without this one, and without empty ones."""
+        others = self.bands.closed & (self.bands.valid > 0)
+        others[victim] = False
+        return int(self.bands.valid.min(where=others, initial=self.bands.whole_capacity))
+
+    def _give_up_rest(self, stream: int, open_bands: list[Band]) -> None:
+        """The stream's blocks go to a band that is opened after this."""
+        for band in open_bands:
+            for punit in range(self._punits):
+                self._core.close_zone(band.index, punit)
+            self.bands.refresh(self._core.band_rows(band.index, 1))
+        number = self._core.take_queued(stream)
+        if number is not None:
+            self.bands.refresh(self._core.band_rows(number, 1))
+        self._wanting.add(stream)
 
     def _tell(self, number: int, next_seq: int) -> bool:
         """The policy learns that the band is reclaimed, once. True: its placement has changed."""
@@ -437,7 +516,7 @@ class BandManager:
             self._place()
 
     def _moves_in_line(self) -> int:
-        return MOVES_IN_LINE if self.level < self.limits.start_bands else 1
+        return MOVES_IN_LINE if self.level - self._saving < self.limits.start_bands else 1
 
     def _set_share(self) -> None:
         applied = self.limits.apply(self.free_bands)
@@ -455,10 +534,13 @@ class BandManager:
 
     def _fitting_pace(self) -> Pace:
         sizes = self.moves.in_line(self.bands)
-        pace = self.policy.pace(self.limits, self.level, sizes)
+        pace = self.policy.pace(self.limits, self.level - self._saving, sizes)
         # Data in danger, even if it is behind in line, and writes that stand still do not wait for more writes.
         if self._starved() or self.moves.endangered(self.bands) or self.bands.any_endangered():
             return Pace(pace.user_share)
+        # Unless both would wait for each other.
+        if sizes and all(self.moves.worn(self.bands)) and pace.user_share * (1000 + WEAR_PACE) > 100 * 1000:
+            return Pace(pace.user_share, WEAR_PACE)
         return pace
 
     @property
@@ -586,8 +668,9 @@ class BandManager:
         """Whether user writes must get no further band, so that another move can begin after those in progress. less:
         blocks that relocation is about to lose."""
         moves = self.moves.in_line(self.bands)
-        # The last move in line is that other one.
-        last = moves[-1].left + self._selector.least_gain if len(moves) > 1 else 0
+        # The last move in line is that other one, unless it only levels wear.
+        other = len(moves) > 1 and not self.moves.worn(self.bands)[-1]
+        last = moves[-1].left + self._selector.least_gain if other else 0
         needed = self._committed() + max(0, self._band_blocks - last) + self._buffer_blocks
         return self._reloc_room() - less < needed
 

@@ -1,4 +1,4 @@
-"""Replaces the bad zones of free bands, in the background."""
+"""Replaces the bad zones of free bands, and swaps worn ones for spare ones, in the background."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import functools
 from collections.abc import Awaitable, Callable
 
 from ... import _shim
+from ...conf import RESERVED_BANDS
 from ...errors import FtlError
 from ..media.band import Band, Bands
 from ..media.superblock import SuperblockTooLongError
@@ -56,6 +57,26 @@ class Mending:
         if broken and self._may_mend():
             self._mending = asyncio.get_running_loop().create_task(self._mend(broken), name=f"{self._name} mend")
 
+    async def rotate(self) -> None:
+        """Swaps a worn zone of a free band for a spare zone that was reset far less often, if there are such zones.
+        Both superblocks that a load may take know of it when the band is opened."""
+        # The band comes back, whatever happens, unless the device fails. One free band is left meanwhile.
+        enough = self._bands.free_count >= RESERVED_BANDS
+        if self._mending is not None or self._manager.stopped or not self._may_mend() or not enough:
+            return
+        found = self._spares.worth_swapping(self._bands)
+        if found is not None:
+            number, punit, spare = found
+            self._bands.keep_closed(number, punit)
+            swap = self._swap(self._bands[number], punit, spare)
+            self._mending = asyncio.get_running_loop().create_task(swap, name=f"{self._name} swap")
+            await self.ended()
+
+    async def _swap(self, band: Band, punit: int, spare: int) -> None:
+        self._spares.swap(band.index, punit, spare, functools.partial(self._core.replace_zone, band.index, punit))
+        self._bands.rezoned(band.index)
+        await self._open_again([band], superblocks=2)
+
     async def ended(self) -> None:
         while self._mending is not None and not self._mending.done():
             await asyncio.wait({self._mending})
@@ -69,7 +90,15 @@ class Mending:
                     await self._spares.replace(band, punit, tell_core)
                     # At once, so that a report about the old zone is not taken for one about the new zone.
                     self._bands.rezoned(band.index)
-            await self._write_superblock()
+        except FtlError as error:
+            self._fail(error)
+            return
+        await self._open_again(broken)
+
+    async def _open_again(self, broken: list[Band], *, superblocks: int = 1) -> None:
+        try:
+            for _ in range(superblocks):
+                await self._write_superblock()
         except SuperblockTooLongError as error:
             # The new zones are still empty, and the bands stay closed, so media match the superblock.
             self._mending = None

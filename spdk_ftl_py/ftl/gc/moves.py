@@ -14,6 +14,8 @@ URGENT: Final = "urgent"
 """So few bands are free that any gain justifies the move."""
 THRESHOLD: Final = "threshold"
 """Enough of the band is invalid (conf invalid_thld)."""
+WORN: Final = "worn"
+"""The band was reset too rarely. The move need not gain anything."""
 
 
 @dataclass(frozen=True)
@@ -36,11 +38,13 @@ class Moves:
         self._line: tuple[int, list[MoveSize]] = (-1, [])
         """What in_line() has calculated, and Bands.changes then."""
 
-    def began(self, bands: Bands, number: int, merit: float, *, next_band_seq: int, urgent: bool) -> None:
-        """The band was chosen for its merit; call it before the state of the band changes."""
+    def began(
+        self, bands: Bands, number: int, merit: float, *, next_band_seq: int, urgent: bool, worn: bool = False
+    ) -> None:
+        """The band was chosen for its merit, or (worn) to level wear; call it before the state of the band changes."""
         self._moves = {each: move for each, move in self._moves.items() if bands[each].state == MOVING}
         band = bands[number]
-        why = ENDANGERED if band.endangered else URGENT if urgent else THRESHOLD
+        why = WORN if worn else ENDANGERED if band.endangered else URGENT if urgent else THRESHOLD
         age = max(1, next_band_seq - band.seq)
         self._moves[number] = Move(number, why, band.valid, band.invalid, age, merit)
         self._line = (-1, [])
@@ -56,6 +60,11 @@ class Moves:
             ]
             self._line = (bands.changes, line)
         return self._line[1]
+
+    def worn(self, bands: Bands) -> list[bool]:
+        """Of each move in line, whether it levels wear."""
+        moving = bands.moving()
+        return [move.why == WORN for number, move in self._moves.items() if number in moving]
 
     def endangered(self, bands: Bands) -> bool:
         """Whether a band is moved because its data is in danger."""

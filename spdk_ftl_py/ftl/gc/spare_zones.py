@@ -8,7 +8,7 @@ from typing import Final
 
 from ... import _shim
 from ...errors import MediaError
-from ..media.band import Band
+from ..media.band import Band, Bands
 from ..media.blockdev import BlockPort
 from ..media.geometry import Geometry
 from ..media.zone_map import ZoneMap
@@ -17,6 +17,10 @@ log = logging.getLogger(__name__)
 
 STRIKES_MAX: Final = 3
 """After so many failures, a zone that can still be reset is given up even if no spare zone is left."""
+
+SWAP_LAG: Final = 64
+"""Resets by which a zone must be ahead of a spare one to be swapped for it: four times the lag at which bands are
+levelled, because each swap takes two superblocks."""
 
 
 class SpareZones:
@@ -28,6 +32,26 @@ class SpareZones:
         self._port = port
         self._zone_map = zone_map
         self._strikes: dict[int, int] = {}
+
+    def worth_swapping(self, bands: Bands) -> tuple[int, int, int] | None:
+        """The most worn free band, the punit of its most worn zone, and the least worn spare zone for it; None if that
+        was reset nearly as often. Looks at all bands."""
+        spares = self._zone_map.spares
+        number = bands.last_free() if spares else None
+        # Emulated zones keep their content, and a load could take what a spare zone holds for the band's.
+        if number is None or isinstance(self._port.device, _shim.ZonedOverlay):
+            return None
+        counts = bands.wear.counts
+        spare = min(spares, key=lambda zone: int(counts[zone]))
+        worn = {zone: punit for punit, zone in enumerate(self._zone_map.of_band(number)) if zone is not None}
+        zone = max(worn, key=lambda zone: int(counts[zone]))
+        return (number, worn[zone], spare) if int(counts[zone]) - int(counts[spare]) >= SWAP_LAG else None
+
+    def swap(self, number: int, punit: int, spare: int, tell_core: Callable[[int], object]) -> None:
+        """Both zones are empty: the band is free, and spare zones are not written."""
+        tell_core(self._geometry.zone_start(spare))
+        old = self._zone_map.swap(number, punit, spare)
+        log.info("%s: zone %d of band %d was swapped for spare zone %d", self._name, old, number, spare)
 
     async def replace(self, band: Band, punit: int, tell_core: Callable[[int | None], object]) -> None:
         """Gives a free band another zone for the failed one, or none if no spare is left; or keeps the zone, if it can

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from ... import _shim
 from .geometry import Geometry
 from .zone_map import ZoneMap
+from .zone_wear import ZoneWear
 
 FREE: Final = "free"
 QUEUED: Final = "queued"
@@ -101,10 +102,12 @@ class Band:
 class Bands:
     """All bands. refresh() takes the changes from the shim; a band is unknown until the shim has reported it."""
 
-    def __init__(self, geometry: Geometry, zone_map: ZoneMap) -> None:
+    def __init__(self, geometry: Geometry, zone_map: ZoneMap, wear: ZoneWear | None = None) -> None:
+        """wear: by default no zone was reset yet."""
         count = geometry.band_count
         self._geometry = geometry
         self.zone_map = zone_map
+        self.wear = wear or ZoneWear(geometry.zone_count)
         self.valid = np.zeros(count, np.int64)
         """By band, like the other arrays; read-only for others."""
         self.seq = np.zeros(count, np.int64)
@@ -123,7 +126,7 @@ class Bands:
         self.relocate = np.zeros(count, bool)
         """The base recommends a reset of one of its zones."""
         self.resets = np.zeros(count, np.uint32)
-        """Resets that have succeeded since the FTL was created or loaded."""
+        """How often the band was reset since the FTL was created: as the most worn one of its zones."""
         self.whole_capacity = geometry.band_blocks
         """The capacity of a band with all its zones."""
         self.free_capacity = 0
@@ -137,8 +140,8 @@ class Bands:
         self._few: dict[int, dict[int, None]] = {state: {} for state in _FEW}
         self._ready = np.zeros(count, bool)
         self._ready_count = 0
-        self._resting: list[tuple[int, int]] = []
-        """A heap of (seq, number) with every band that is ready, and some that are no longer ready."""
+        self._resting: list[tuple[int, int, int]] = []
+        """A heap of (resets, seq, number) with every band that is ready, and some that are no longer ready."""
         self._emptied: dict[int, None] = {}
         self._emptied_unwritten: dict[int, None] = {}
         self._to_mend: dict[int, None] = {}
@@ -149,6 +152,7 @@ class Bands:
         """Increases with every change of a band: what was calculated from bands holds until then."""
         self._rooms: dict[tuple[int, ...], int] = {}
         """By stream, what room() has calculated since the last change."""
+        self.count_resets()
         for number in zone_map.incomplete:
             self._measure(number)
 
@@ -259,9 +263,23 @@ class Bands:
             self._unwritten[number] = True
         self._file(number, _CODE[state])
 
-    def was_reset(self, number: int) -> None:
-        """All its zones were reset."""
-        self.resets[number] += 1
+    def count_resets(self) -> None:
+        """Zones were reset other than with their bands. Looks at all bands."""
+        bands = self.zone_map.bands()
+        try:
+            zones = np.array(bands, np.intp)
+        except TypeError:
+            # Some are None.
+            for number in range(len(bands)):
+                self._count_resets(number)
+        else:
+            self.resets[:] = self.wear.counts[zones].max(axis=1, initial=0)
+        for number in np.flatnonzero(self._ready).tolist():
+            self._rest(number)
+
+    def _count_resets(self, number: int) -> None:
+        zones = [zone for zone in self.zone_map.of_band(number) if zone is not None]
+        self.resets[number] = self.wear.counts[zones].max(initial=0)
 
     def want_empty(self, number: int) -> None:
         """The base recommends a reset of one of its zones: the band is moved, whatever that gains, until its reset."""
@@ -275,6 +293,10 @@ class Bands:
                 if number in emptied:
                     del emptied[number]
                     emptied[number] = None
+
+    def keep_closed(self, number: int, punit: int) -> None:
+        """A free band is not opened before mended(), as if this zone of it had failed."""
+        self._add_bad(number, {punit})
 
     def rezoned(self, number: int) -> None:
         """The band has other zones; failed ones still keep it from being opened."""
@@ -299,6 +321,7 @@ class Bands:
         self.capacity[number] = band.capacity
         self.capacity_to_come[number] = band.capacity_to_come
         self.broken[number] = bool(band.bad_punits)
+        self._count_resets(number)
         self._file(number, int(self._state[number]))
 
     def _unfile(self, number: int) -> None:
@@ -320,6 +343,9 @@ class Bands:
                 del self._few[before][number]
             if state in _FEW:
                 self._few[state][number] = None
+            if before == _RESETTING and state == _FREE:
+                self.wear.add(zone for zone in self.zone_map.of_band(number) if zone is not None)
+                self._count_resets(number)
             self._state[number] = state
             self.faulted[number] = state == _FAULTED
             self.closed[number] = state in (_CLOSED, _FAULTED)
@@ -332,7 +358,7 @@ class Bands:
             self._ready[number] = True
             self._ready_count += 1
             self.free_capacity += int(self.capacity[number])
-            heapq.heappush(self._resting, (int(self.seq[number]), number))
+            self._rest(number)
         if not self.closed[number] or self.valid[number] != 0:
             self._emptied.pop(number, None)
             self._emptied_unwritten.pop(number, None)
@@ -343,6 +369,9 @@ class Bands:
             # Between two accounts it may have been reset, written and emptied again.
             self._emptied_unwritten.pop(number, None)
             self._emptied.setdefault(number)
+
+    def _rest(self, number: int) -> None:
+        heapq.heappush(self._resting, (int(self.resets[number]), int(self.seq[number]), number))
 
     # --- all bands
 
@@ -388,18 +417,24 @@ class Bands:
         return self._ready_count
 
     def first_free(self) -> int | None:
-        """The ready band that rested longest."""
+        """The ready band that was reset least; of several the one that rested longest."""
         while self._resting:
-            seq, number = self._resting[0]
-            if self._ready[number] and self.seq[number] == seq:
+            resets, seq, number = self._resting[0]
+            if self._ready[number] and self.seq[number] == seq and self.resets[number] == resets:
                 return number
             heapq.heappop(self._resting)
         return None
 
     def free(self) -> list[Band]:
-        """All ready bands, those that rested longest first."""
+        """All ready bands, in the order of first_free()."""
         bands = [self[number] for number in np.flatnonzero(self._ready).tolist()]
-        return sorted(bands, key=lambda band: (band.seq, band.index))
+        return sorted(bands, key=lambda band: (self.resets[band.index], band.seq, band.index))
+
+    def last_free(self) -> int | None:
+        """The ready band that was reset most. Looks at all bands."""
+        if not self._ready_count:
+            return None
+        return int(np.argmax(np.where(self._ready, self.resets.astype(np.int64), -1)))
 
     @property
     def emptied_count(self) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, Final
 
@@ -87,6 +88,8 @@ class BlockPort:
         """The device was busy for patience_s, and has not answered since."""
         self.device = device
         self.block_bytes = device.block_bytes
+        self.zone_resets: Counter[int] = Counter()
+        """Resets that were sent, by the start of the zone. Who counts them takes them out."""
         self._reactor = reactor
         self._port = _shim.IoPort(reactor.shim, device, depth)
         self._id = self._port.id
@@ -185,6 +188,8 @@ class BlockPort:
 
     async def zone_action(self, action: _shim.ZoneAction, zone_start: int) -> None:
         """On one zone."""
+        if action == _shim.ZoneAction.RESET:
+            self.zone_resets[zone_start] += 1
         await self._submit(_shim.Op.ZONE_SEND, zone_start, zone_action=action)
 
     async def reset_zones(self, zone_starts: Iterable[int], progress: PartDone | None = None) -> None:

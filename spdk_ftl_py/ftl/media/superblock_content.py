@@ -34,6 +34,15 @@ _GEOMETRY_NUMBERS: Final = (
 )
 
 
+def conf_to_store(conf: FtlConf) -> dict[str, Any]:
+    """For the superblock. Earlier versions refuse settings that they don't know, so a new one is left out where it has
+    no effect."""
+    stored = conf.to_dict()
+    if not conf.rated_resets:
+        del stored["rated_resets"]
+    return stored
+
+
 def stored_conf(superblock: Superblock, geometry: Geometry) -> FtlConf:
     """Default thresholds are not set in it: those that count are the defaults of the version that loads the FTL. A
     policy that can have no such name is no reason not to load the data: the default takes its place."""

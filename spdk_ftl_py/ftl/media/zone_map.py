@@ -83,6 +83,19 @@ class ZoneMap:
     def spare_count(self) -> int:
         return len(self._spares)
 
+    @property
+    def spares(self) -> tuple[int, ...]:
+        return tuple(self._spares)
+
+    def swap(self, number: int, punit: int, spare: int) -> int:
+        """Puts a spare zone into a band. The zone in that place, which is returned, is a spare from now on."""
+        zone = self.of_band(number)[punit]
+        assert zone is not None
+        self._spares.remove(spare)
+        self.put(number, punit, spare)
+        self._spares.append(zone)
+        return zone
+
     def take_spare(self) -> int | None:
         return self._spares.pop(0) if self._spares else None
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from .limits import Limits
 from .pacing import MoveSize, Pace, decide
+from .wear import cold_age, most_lagging
 
 
 @dataclass(frozen=True)
@@ -132,5 +133,7 @@ class Policy:
         return decide(limits, level, moves)
 
     def worn(self, bands: BandTable) -> int | None:
-        """The number of a closed band that is moved only because it was reset too rarely; None: wear is even enough."""
-        return None
+        """The number of a closed band that is moved only because it was reset too rarely; None: wear is even enough.
+        Asked for once for each band that is opened at most. By default the band that lags furthest behind."""
+        age = cold_age(self.surroundings.block_count)
+        return most_lagging(bands.resets, bands.age, bands.closed, cold_age=age)

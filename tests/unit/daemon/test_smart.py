@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from spdk_ftl_py import _shim
 from spdk_ftl_py.daemon.smart import smart_of
 from spdk_ftl_py.errors import MediaError
-from spdk_ftl_py.nvme.logs import Smart
+from spdk_ftl_py.nvme.logs import Smart, build_smart
 from spdk_ftl_py.nvme.wire import Status
 from spdk_ftl_py.runtime.reactor import ReactorLoop
 from unit.ftl.ftl_rig import ftl_rig
@@ -39,3 +41,16 @@ async def test_traffic_errors_and_the_end_of_room_are_in_the_smart_log(reactor: 
         assert smart_of(rig.device).warnings == 0b1100
         with pytest.raises(MediaError, match="no room"):
             await rig.device.halt()
+
+
+async def test_percentage_used_is_known_only_with_a_rating(reactor: ReactorLoop) -> None:
+    async with ftl_rig(reactor) as rig:
+        rig.device.bands.wear.add_counted({5: 307})
+        rig.device.bands.count_resets()
+        assert smart_of(rig.device).percent_used == 0
+        assert rig.device.wear_told()["percent_used"] is None
+        for rated, used, told in ((1000, 30, 30), (300, 102, 102), (10, 3070, 255)):
+            await rig.device.set_conf(dataclasses.replace(rig.device.conf, rated_resets=rated))
+            assert smart_of(rig.device).percent_used == used
+            assert build_smart(smart_of(rig.device))[5] == told
+        assert rig.device.stats()["wear"]["resets_most"] == 307

@@ -67,7 +67,8 @@ def test_after_the_first_answer_only_changed_bands_are_told() -> None:
     assert (again["whole"], again["rows"], none["band"].size) == (False, 0, 0)
 
     ftl.bands.refresh(rows_of([Band(2, [4], 100, CLOSED, seq=7, valid=60, written=100, stream=1)]))
-    ftl.bands.was_reset(1)
+    ftl.bands.wear.add([3])
+    ftl.bands.count_resets()
     changed, columns = unpacked(view.answer(ftl, again["cursor"]))
     assert columns["band"].tolist() == [1, 2]
     assert columns["resets"].tolist() == [1, 0]

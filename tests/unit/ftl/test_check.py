@@ -24,6 +24,7 @@ from unit.shim.ftl.core_bench import content
 
 INTERNAL_ERROR = 0x006
 UNRECOVERED_READ = 0x281
+NEVER = 1 << 60
 
 
 async def check_of(rig: RestoreRig, **options: Any) -> CheckReport:
@@ -40,6 +41,7 @@ async def everything(rig: RestoreRig, drive: Any) -> tuple[Any, bytes]:
 
 async def test_a_halted_device_is_clean_and_counted(rig: RestoreRig) -> None:
     await rig.create()
+    rig.device.wear.unsaved_max = NEVER
     await rig.traffic(3000)
     versions = await rig.versions()
     await rig.halt()
@@ -148,6 +150,7 @@ async def test_what_a_crash_leaves_is_no_damage(seed: int, emulated: bool, react
 async def test_each_damaged_block_is_named(halted: bool, rig: RestoreRig) -> None:
     drive = rig.base
     await rig.create()
+    rig.device.wear.unsaved_max = NEVER
     await rig.traffic(1500)
     await rig.flush()
     await (rig.halt() if halted else rig.crash())

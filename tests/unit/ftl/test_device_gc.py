@@ -233,6 +233,7 @@ async def test_stats_say_which_bands_are_moved_and_why(make_rig: MakeFtlRig, pol
 async def test_each_band_counts_its_resets(rig: FtlRig) -> None:
     await rig.overwrite(4)
     await rig.port.flush()
+    await rig.until(lambda: rig.device.bands.count("resetting") == 0)
     counted, reset = rig.device.bands.resets, rig.device.stats()["zone_resets"]
     assert reset > len(counted)
     assert counted.sum() * rig.device.geometry.punits == reset

@@ -106,7 +106,7 @@ async def test_very_many_bands_are_told_of_and_the_loop_turns() -> None:
 
     geometry: Any = SimpleNamespace(
         band_count=MANY, punits=1, zone_blocks=31, band_blocks=31, bands=tuple((i,) for i in range(2, MANY + 2)),
-        replaced={}, spare_zones=(), bad_zones=(),
+        replaced={}, spare_zones=(), bad_zones=(), zone_count=MANY + 2,
     )  # fmt: skip
     manager: Any = SimpleNamespace(limits_applied={})
     log, handler = logging.getLogger(halt_log.__name__), Counting()

@@ -55,6 +55,7 @@ def bands_of(given: Sequence[Band]) -> Bands:
     assert [band.index for band in given] == list(range(len(given)))
     geometry: Any = SimpleNamespace(
         band_count=len(given),
+        zone_count=max(200, 2 + len(given) * punits),
         punits=punits,
         zone_blocks=zone_blocks,
         band_blocks=punits * zone_blocks,
@@ -102,17 +103,18 @@ def miscounted(bands: Bands) -> list[str]:
     """What is counted as bands change, and is not what counting them now gives."""
     every = list(bands)
     ready = [band for band in every if band.state == FREE and not band.bad_punits]
-    first = min(ready, key=lambda band: (band.seq, band.index), default=None)
+    order = [band.index for band in sorted(ready, key=lambda band: (bands.resets[band.index], band.seq, band.index))]
     states = {band.state for band in every}
     told = [band.reported_state for band in every]
     counted: dict[str, tuple[object, object]] = {
         "counts": (bands.counts(), {state: told.count(state) for state in sorted(set(told))}),
         "free_count": (bands.free_count, len(ready)),
-        "free": (
-            [band.index for band in bands.free()],
-            [band.index for band in sorted(ready, key=lambda band: (band.seq, band.index))],
+        "free": ([band.index for band in bands.free()], order),
+        "first_free": (bands.first_free(), order[0] if order else None),
+        "resets": (
+            bands.resets.tolist(),
+            [max((int(bands.wear.counts[z]) for z in band.zones if z is not None), default=0) for band in every],
         ),
-        "first_free": (bands.first_free(), None if first is None else first.index),
         "free_capacity": (bands.free_capacity, sum(band.capacity for band in ready)),
         "emptied": (
             sorted(bands.emptied(len(bands))),
