@@ -394,6 +394,7 @@ public:
     uint32_t reloc_reads = 0;    // in flight. Writer: Movers
     uint32_t active_moves = 0;   // Writer: Movers
     uint32_t moves_reading = 0;  // moves that may still find blocks to copy. Writer: Movers, anew in each poll
+    uint64_t moves_read = 0;     // a bit for each mover that only waits for its copies. Writer: Movers, as above
     bool moves_rest = false;     // relocation waits for the user's next writes. Writer: Movers, anew in each poll
     uint64_t moved_ns = 0;       // when bands were last being moved. Writer: Movers
     uint64_t io_before = 0;      // reads and writes of hosts. Writer: beside_io()

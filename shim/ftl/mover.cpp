@@ -81,6 +81,7 @@ uint32_t Movers::run() noexcept {
     scanning_ = false;
     state_.moves_rest = false;
     state_.moves_reading = 0;
+    state_.moves_read = 0;
     uint32_t work = 0;
     if (state_.active_moves > 0) {
         state_.moved_ns = state_.now;
@@ -91,7 +92,9 @@ uint32_t Movers::run() noexcept {
         if (mover.phase == Phase::free) {
             in_turn_.erase(in_turn_.begin() + static_cast<ptrdiff_t>(i));
         } else {
-            state_.moves_reading += mover.phase < Phase::drain ? 1 : 0;
+            const bool read = mover.phase >= Phase::drain;
+            state_.moves_reading += read ? 0 : 1;
+            state_.moves_read |= read && mover.reads == 0 ? uint64_t{1} << mover.index : 0;
             ++i;
         }
     }

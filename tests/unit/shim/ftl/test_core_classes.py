@@ -211,6 +211,33 @@ def test_data_of_a_class_that_gets_no_band_goes_to_another_one_of_its_side(side:
         assert bench.class_of(5) == 2
 
 
+def test_the_end_of_a_move_does_not_wait_for_the_next_one() -> None:
+    """The few blocks of the first band go to another class than those of the second one, so these fill no batch."""
+    with bench_of(punits=1, max_active_relocs=2, max_reloc_qdepth=1, reloc_buffer_blocks=64) as bench:
+        bench.gc = bench.auto_reset = False
+        for lba in range(0, 96, 8):
+            bench.put(lba, 1, 8)
+            assert bench.flush() == 0
+        band_of = [bench.zone_of(bench.address(lba))[0] for lba in range(96)]
+        first, second = band_of[0], next(band for band in band_of if band != band_of[0])
+        of_first = band_of.count(first)
+        for lba in range(4, of_first):
+            bench.put(lba, 2)
+        assert bench.flush() == 0
+        bench.place(only(0), ((1, 2), (bench.core.next_seq - of_first,)))
+        for number in (1, 2):
+            free = next(n for n, band in enumerate(bench.core.bands()) if band.state == FREE)
+            bench.core.open_band(number, free, 700 + number)
+        for number in (first, second):
+            assert bench.core.bands()[number].state == _shim.BandState.CLOSED
+            bench.core.start_move(number)
+        assert bench.until(_shim.EventKind.MOVE_DONE).band == first
+        assert [bench.class_of(lba) for lba in range(4)] == [2] * 4
+        assert rows(bench)["valid"][second] >= 8, "most of the second one is still to be read"
+        assert bench.until(_shim.EventKind.MOVE_DONE).band == second
+        assert bench.versions(0, 96) == [1] * 4 + [2] * (of_first - 4) + [1] * (96 - of_first)
+
+
 def test_a_reset_does_not_wait_for_classes_of_hosts_writes_that_get_no_band() -> None:
     with bench_of(punits=1) as bench:
         bench.gc = bench.auto_reset = False
