@@ -601,12 +601,17 @@ class BandManager:
             if self._standing_still is None or self._standing_still[1] != done:
                 self._standing_still = (now, done)
             elif now - self._standing_still[0] > patience:
-                self.stop()
-                self._on_stuck(
+                why = (
                     f"no free band is left ({len(self.bands)} bands, {self.bands.count(CLOSED)} of them closed), "
                     "and none can be freed"
                 )
-                return
+                if self._one_each:
+                    self.stop()
+                    self._on_stuck(why)
+                    return
+                # Hosts' writes of all classes then share a band, and relocation fills the bands that it has.
+                self._standing_still = None
+                self.policy.out_of_space(why)
         if self._timer is not None:
             self._timer.cancel()
         busy = patience is not None or self._starved() or self._draining or self._reset_later

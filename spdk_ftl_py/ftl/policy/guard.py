@@ -189,6 +189,10 @@ class Guard:
         """The core does not take what has passed here. The default takes the place of the policy."""
         self._become(f"placement() returned nonsense: {why}")
 
+    def out_of_space(self, why: str) -> None:
+        """The FTL would become read-only. The default needs fewer bands."""
+        self._become(f"its classes took too many bands: {why}")
+
     def _become(self, why: str) -> None:
         self.policy = make_policy(DEFAULT_RELOC_POLICY, self._surroundings)
         self.replaced = self.memory[self.name] = why

@@ -246,6 +246,33 @@ async def test_bands_that_wait_for_one_of_several_classes_are_not_free_space() -
     assert level(FREE, FREE) - level(FREE, QUEUED) == 1.5
 
 
+async def test_a_policy_of_several_classes_is_replaced_before_the_device_is_read_only(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(manager_module, "STUCK_S", 0.01)
+    manager, core = manager_of(
+        [
+            band(0, OPEN, valid=9, written=BLOCKS, stream=0),
+            band(1, OPEN, valid=9, written=BLOCKS, stream=3),
+            *(band(index, CLOSED, valid=BLOCKS, written=BLOCKS) for index in range(2, 20)),
+        ]
+    )
+    told: list[tuple[str | None, int, str]] = []
+    manager._on_stuck = lambda why: told.append((manager.policy.replaced, core.placed["classes"], why))
+    manager.policy.policy.placement = lambda: SIX  # type: ignore[method-assign]
+    manager.start()
+    assert core.placed["classes"] == 6
+    assert await until(lambda: core.placed["classes"] == 2, timeout_s=5, poll_s=0.01)
+    assert not told
+    manager.band_wanted(0)
+    assert await until(lambda: bool(told), timeout_s=5, poll_s=0.01)
+    ((replaced, classes, why),) = told
+    assert "no free band is left (20 bands, 18 of them closed)" in why
+    assert classes == 2
+    assert replaced == f"its classes took too many bands: {why}"
+    assert manager.stopped
+
+
 async def test_while_no_band_changes_the_core_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(manager_module, "IDLE_POLL_S", 0.01)
     monkeypatch.setattr(manager_module, "IDLE_POLL_MAX_S", 0.02)
