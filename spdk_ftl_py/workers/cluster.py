@@ -20,7 +20,7 @@ from typing import Any, Final
 from ..errors import FtlError, UnsupportedError
 from .identity import Identity, difference, identity
 from .work import Answer, Answered, Ended, Event, Request, Told, drained
-from .worker_process import WorkerDied, WorkerProcess, WorkerRefused
+from .worker_process import WorkerDied, WorkerProcess, WorkerRefused, WorkerUnwanted
 
 CONNECT_S: Final = 15.0
 FIRST_WORKER_S: Final = 60.0
@@ -28,25 +28,39 @@ FIRST_WORKER_S: Final = 60.0
 _LOOK_S: Final = 1.0
 _AT_ONCE: Final = 2
 """Chunks for each thread of a worker: it has the next one when one is done."""
+_ENDING: Final = ("closing", "closed", "failed")
+"""States of a worker whose results nobody gets."""
 _LOGGERS: Final = ("distributed", "distributed.client", "distributed.core", "distributed.batched")
 
 
 def run_chunk(values: dict[str, Any]) -> dict[str, Any]:
-    """Runs on a Dask worker. Returns the answers as far as there are any, and how the work ended."""
-    where = str(importlib.import_module("distributed").get_worker().address)
+    """Runs on a Dask worker. Returns the answers as far as there are any, and how the work ended.
+
+    Dask does not end a task that runs: so this looks whether the worker still wants it, and ends its process if not.
+    """
+    worker = importlib.import_module("distributed").get_worker()
+    key, where = worker.get_current_task(), str(worker.address)
     answers: list[dict[str, Any]] = []
     died = refused = ""
     process = WorkerProcess()
     try:
-        for answer in process.run(Request.from_dict(0, values)):
+        for answer in process.run(Request.from_dict(0, values), lambda: _is_wanted(worker, key)):
             answers.append({"key": answer.key, "value": answer.value, "error": answer.error, "seconds": answer.seconds})
     except WorkerRefused as error:
         refused = str(error)
     except WorkerDied as error:
         died = f"{where}, {error}"
+    except WorkerUnwanted:
+        died = f"{where} was told to give a chunk up"
     finally:
         process.close()
     return {"answers": answers, "died": died, "refused": refused, "where": where}
+
+
+def _is_wanted(worker: Any, key: Any) -> bool:
+    """By its worker: not once the command has cancelled it, or is gone (kill -9, too), nor if the worker ends."""
+    task = worker.state.tasks.get(key)
+    return task is not None and task.state != "cancelled" and worker.status.name not in _ENDING
 
 
 class DaskWorkers:

@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from typing import Any, Final
 
@@ -17,10 +17,16 @@ from .work import Answer, Request
 
 _PROGRAM: Final = "import json, sys; sys.path[:] = json.loads(sys.argv[2]); from {} import main; main(int(sys.argv[1]))"
 _GRACE_S: Final = 2.0
+_LOOK_S: Final = 0.5
+"""How often it is asked whether work is still wanted."""
 
 
 class WorkerDied(Exception):
     """The process has ended before its work."""
+
+
+class WorkerUnwanted(Exception):
+    """Nobody wants the work any more. The process still does it: close() ends that."""
 
 
 class WorkerRefused(Exception):
@@ -45,16 +51,22 @@ class WorkerProcess:
         self._connection = Connection(ours.detach())
         self.name = f"process {self._process.pid}"
 
-    def run(self, request: Request) -> Iterator[Answer]:
-        """Raises WorkerDied, WorkerRefused."""
+    def run(self, request: Request, wanted: Callable[[], bool] | None = None) -> Iterator[Answer]:
+        """wanted: is asked now and then. Raises WorkerDied, WorkerRefused, and WorkerUnwanted if it says no."""
         try:
             self._connection.send_bytes(json.dumps(request.to_dict()).encode())
-            while "end" not in (message := json.loads(self._connection.recv_bytes())):
+            while "end" not in (message := json.loads(self._received(wanted))):
                 if "refused" in message:
                     raise WorkerRefused(message["refused"])
                 yield _answer(message, self.name)
         except (EOFError, OSError) as error:
             raise WorkerDied(f"{self.name} {self._how()}") from error
+
+    def _received(self, wanted: Callable[[], bool] | None) -> bytes:
+        while wanted is not None and not self._connection.poll(_LOOK_S):
+            if not wanted():
+                raise WorkerUnwanted
+        return self._connection.recv_bytes()
 
     def _how(self) -> str:
         try:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,10 +35,10 @@ def results(workers: Workers, arguments: list[Any], size: int = 2) -> tuple[dict
 
 def gone(pid: int) -> bool:
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        # A zombie is gone, too: where nobody takes care of orphans it stays.
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except (FileNotFoundError, ProcessLookupError):
         return True
-    return False
 
 
 def until(condition: Any) -> None:
@@ -43,6 +46,13 @@ def until(condition: Any) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+def begun(gate: Path) -> int:
+    """The process that waits at the gate."""
+    file = gate.with_name(f"{gate.name}.pid")
+    until(file.exists)
+    return int(file.read_text())
 
 
 @pytest.fixture
@@ -69,11 +79,26 @@ def test_processes_answer_fail_and_die_without_harm_to_others(local: LocalWorker
 def test_closing_ends_what_is_running(tmp_path: Path) -> None:
     workers = LocalWorkers(1)
     workers.submit(Request(1, SQUARE, [Task(0, {"wait": str(tmp_path / "never")})], identity()))
-    until((tmp_path / "never.pid").exists)
-    pid = int((tmp_path / "never.pid").read_text())
+    pid = begun(tmp_path / "never")
     workers.close()
     assert gone(pid)
     workers.close()
+
+
+def test_a_process_ends_with_who_has_started_it(tmp_path: Path) -> None:
+    """As with a worker of Dask that is killed."""
+    program = (
+        f"import sys; sys.path[:] = {[os.path.abspath(part) for part in sys.path]!r}\n"
+        "from spdk_ftl_py.workers.identity import identity\n"
+        "from spdk_ftl_py.workers.work import Request, Task\n"
+        "from spdk_ftl_py.workers.worker_process import WorkerProcess\n"
+        f"list(WorkerProcess().run(Request(1, {SQUARE!r}, [Task(0, {{'wait': sys.argv[1]}})], identity())))\n"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", program, str(tmp_path / "never")])
+    pid = begun(tmp_path / "never")
+    parent.send_signal(signal.SIGKILL)
+    parent.wait()
+    until(lambda: gone(pid))
 
 
 def test_a_process_with_other_code_is_refused(local: LocalWorkers) -> None:
@@ -109,6 +134,20 @@ def test_a_cluster_answers_fails_and_goes_on_without_a_worker(dask: Any, tmp_pat
     finally:
         workers.close()
         workers.close()
+
+
+@pytest.mark.parametrize("how", ["closed", "killed"])
+def test_what_a_cluster_computes_ends_with_the_command(dask: Any, tmp_path: Path, how: str) -> None:
+    workers = DaskWorkers(dask.scheduler_address)
+    try:
+        workers.submit(Request(1, SQUARE, [Task(0, {"wait": str(tmp_path / "never")})], identity()))
+        pid = begun(tmp_path / "never")
+        if how == "killed":
+            # All that a scheduler sees of that: the connection ends.
+            workers._client.close()
+    finally:
+        workers.close()
+    until(lambda: gone(pid))
 
 
 def test_a_lost_worker_is_told_and_its_work_given_again(dask: Any, tmp_path: Path) -> None:
