@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from ..errors import FtlError
 from ..workers.identity import identity
 from ..workers.journal import Journal, Record
 from ..workers.spread import Hooks, spread
@@ -84,8 +85,14 @@ class Campaign:
         began, before = time.monotonic(), self.crashes
 
         def answered(answers: Sequence[Answer]) -> None:
-            results = {each.key: one_world.failed(each.error) if each.error else each.value for each in answers}
-            if self._journal is not None:
+            # A world that was lost says nothing about the code. It can't be left out either.
+            lost = [each for each in answers if each.lost]
+            results = {
+                each.key: one_world.failed(each.error) if each.error else each.value
+                for each in answers
+                if not each.lost
+            }
+            if self._journal is not None and results:
                 self._journal.append(*({"world": number, "result": values} for number, values in results.items()))
             for number, values in results.items():
                 self._count(number, values)
@@ -94,6 +101,8 @@ class Campaign:
             self.report.values.update(elapsed_s=round(elapsed_s, 3), crashes_per_s=round(rate, 3))
             note = f"{len(self.finished):,} worlds, {rate:,.1f} crashes/s"
             progress(self.crashes, note + (f", {len(self.violating)} with violations" if self.violating else ""))
+            if lost:
+                raise FtlError(f"world {lost[0].key}: {lost[0].error}: mend the workers, and start the command again")
 
         spread(workers, self._function, self._source, Hooks(answered, told, self._given), size=self._size)
 

@@ -20,12 +20,15 @@ from typing import Any, Final
 from ..errors import FtlError, UnsupportedError
 from .identity import Identity, difference, identity
 from .work import Answer, Answered, Ended, Event, Request, Told, drained
-from .worker_process import WorkerDied, WorkerProcess, WorkerRefused, WorkerUnwanted
+from .worker_process import WorkerDied, WorkerEnded, WorkerProcess, WorkerRefused, WorkerUnwanted, not_started
 
 CONNECT_S: Final = 15.0
 FIRST_WORKER_S: Final = 60.0
 """How long a cluster without a worker is waited for."""
 _LOOK_S: Final = 1.0
+_START_AGAIN_S: Final = 1.0
+_RESULT_S: Final = 30.0
+"""How long a result may take from a worker."""
 _AT_ONCE: Final = 2
 """Chunks for each thread of a worker: it has the next one when one is done."""
 _ENDING: Final = ("closing", "closed", "failed")
@@ -41,20 +44,27 @@ def run_chunk(values: dict[str, Any]) -> dict[str, Any]:
     worker = importlib.import_module("distributed").get_worker()
     key, where = worker.get_current_task(), str(worker.address)
     answers: list[dict[str, Any]] = []
-    died = refused = ""
-    process = WorkerProcess()
+    ended = {"died": "", "lost": "", "refused": ""}
+    try:
+        process = WorkerProcess()
+    except OSError as error:
+        # Not at once, so that those who can start one get the most.
+        time.sleep(_START_AGAIN_S)
+        return {"answers": [], **ended, "lost": f"{where}: {not_started(error)}", "where": where}
     try:
         for answer in process.run(Request.from_dict(0, values), lambda: _is_wanted(worker, key)):
             answers.append({"key": answer.key, "value": answer.value, "error": answer.error, "seconds": answer.seconds})
     except WorkerRefused as error:
-        refused = str(error)
+        ended["refused"] = str(error)
     except WorkerDied as error:
-        died = f"{where}, {error}"
+        # What ends a worker may reach its processes first.
+        lost = isinstance(error, WorkerEnded) or not _is_wanted(worker, key)
+        ended["lost" if lost else "died"] = f"{where}, {error}"
     except WorkerUnwanted:
-        died = f"{where} was told to give a chunk up"
+        ended["lost"] = f"{where} was told to give a chunk up"
     finally:
         process.close()
-    return {"answers": answers, "died": died, "refused": refused, "where": where}
+    return {"answers": answers, **ended, "where": where}
 
 
 def _is_wanted(worker: Any, key: Any) -> bool:
@@ -87,6 +97,8 @@ class DaskWorkers:
         self._threads: dict[str, int] = {}
         """Of the workers that run our code."""
         self._refused: dict[str, str] = {}
+        self._had_some = False
+        """When it was last looked at."""
         self._looked_at = -_LOOK_S
         self._prefix = f"spdk-ftl-{uuid.uuid4().hex[:12]}-"
         with _quiet():
@@ -153,23 +165,30 @@ class DaskWorkers:
         if future is None:
             return
         if future.status != "finished":
-            yield Ended(chunk, died=self._why(future), where=self._address)
+            yield Ended(chunk, lost=self._why(future), where=self._address)
             return
-        result = future.result()
+        try:
+            result = future.result(timeout=_RESULT_S)
+        except Exception as error:  # as many kinds as a cluster has ways to fail
+            if self._client.status != "running":
+                raise self._gone() from error
+            future.cancel()
+            yield Ended(chunk, lost=f"a result has got lost ({_shown(error)})", where=self._address)
+            return
         where = result["where"]
         for answer in result["answers"]:
             yield Answered(chunk, Answer(where=where, **answer))
         if result["refused"]:
             # Its package was changed since it was asked.
             self._refuse(where, result["refused"])
-        yield Ended(chunk, died=result["died"] or result["refused"], where=where)
+        yield Ended(chunk, died=result["died"], lost=result["lost"] or result["refused"], where=where)
 
     def _why(self, future: Any) -> str:
         if self._client.status != "running":
             raise self._gone()
         if future.status == "error":
             error = future.exception()
-            return f"the cluster has given a chunk up ({type(error).__name__}: {' '.join(str(error).split())})"
+            return f"the cluster has given a chunk up ({_shown(error)})"
         return "the scheduler has lost a chunk"
 
     def _gone(self) -> FtlError:
@@ -199,14 +218,16 @@ class DaskWorkers:
             if new:
                 told = self._client.run(identity, workers=new, on_error="return")
                 for address, answer in told.items():
+                    if isinstance(answer, OSError | TimeoutError):
+                        continue  # It has gone, or is asked again.
                     self._judge(address, answer, threads)
         except (OSError, TimeoutError) as error:
             raise self._gone() from error
-        before = bool(self._threads)
         self._threads = {address: count for address, count in self._threads.items() if address in threads}
         self._refused = {address: why for address, why in self._refused.items() if address in threads}
-        if before and not self._threads:
+        if self._had_some and not self._threads:
             self._events.put(Told(f"{self._address} has no workers any more: waiting for some"))
+        self._had_some = bool(self._threads)
         if self._threads:
             waiting, self._waiting = self._waiting, []
             for request in waiting:
@@ -215,11 +236,11 @@ class DaskWorkers:
             if self._threads and not workers & self._threads.keys():
                 self._futures.pop(chunk).cancel()
                 del self._may_run[chunk]
-                self._events.put(Ended(chunk, died="all workers that had it are gone", where=self._address))
+                self._events.put(Ended(chunk, lost="all workers that had it are gone", where=self._address))
 
     def _judge(self, address: str, answer: Identity | BaseException, threads: dict[str, int]) -> None:
         if isinstance(answer, BaseException):
-            self._refuse(address, f"{type(answer).__name__}: {' '.join(str(answer).split())}")
+            self._refuse(address, _shown(answer))
         elif told := difference(self._here, answer):
             self._refuse(address, told)
         else:
@@ -249,6 +270,11 @@ class DaskWorkers:
                     f"{self._address} has no workers: start some (dask worker {self._address})", errno=errno.ENODEV
                 )
             time.sleep(_LOOK_S)
+
+
+def _shown(error: BaseException) -> str:
+    """In one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 @contextmanager

@@ -10,13 +10,17 @@ from typing import Final
 from .work import Answer, Task
 
 DEATHS_MAX: Final = 3
-"""Workers that may die of a task before it is given up. Some die of something else."""
+"""Processes that may die of a task before it is given up. Some die of something else."""
+LOSSES_MAX: Final = 10
+"""Times that a task may be lost with its worker, by no fault of its own as far as one knows, before it is given up:
+where each worker vanishes there must be an end, too."""
 
 
 class Giving:
     """source: the next task that nobody was given; None: none at the moment.
 
-    Each task is answered once: by a worker, or by an Answer with an error, after too many of its workers have died.
+    Each task is answered once: by a worker, or by an Answer with an error, after too many of its workers have died
+    or vanished.
     """
 
     def __init__(self, source: Callable[[], Task | None]) -> None:
@@ -25,6 +29,7 @@ class Giving:
         self._given: dict[int, dict[int, Task]] = {}
         """The tasks of each chunk that are not answered, in order."""
         self._deaths: Counter[int] = Counter()
+        self._losses: Counter[int] = Counter()
         self._chunks = 0
 
     @property
@@ -53,25 +58,38 @@ class Giving:
         """False for an answer that is not wanted (any more)."""
         if self._given.get(chunk, {}).pop(answer.key, None) is None:
             return False
-        self._deaths.pop(answer.key, None)
+        self._forget(answer.key)
         return True
 
-    def ended(self, chunk: int, died: str = "") -> tuple[list[Task], Answer | None]:
-        """What is given again, and the answer of a task that is given up instead."""
+    def ended(self, chunk: int, died: str = "", lost: str = "") -> tuple[list[Task], Answer | None]:
+        """What is given again, and the answer of a task that is given up instead. died, lost: see Ended."""
         rest = list(self._given.pop(chunk, {}).values())
         if not rest:
             return [], None
         # Workers execute tasks in order, so this is the one that was being executed.
         suspect, *others = rest
-        given_up = None
-        self._deaths[suspect.key] += 1
-        if self._deaths[suspect.key] >= DEATHS_MAX:
-            del self._deaths[suspect.key]
-            text = f"{DEATHS_MAX} workers have died of it; the last one: {died or 'it did not answer'}"
-            given_up = Answer(suspect.key, error=text)
-        else:
+        given_up = self._counted(suspect.key, died, lost)
+        if given_up is None:
             # Alone, so that others don't suffer from it.
             self._again.append([suspect])
         if others:
             self._again.append(others)
         return rest if given_up is None else others, given_up
+
+    def _counted(self, key: int, died: str, lost: str) -> Answer | None:
+        if lost:
+            self._losses[key] += 1
+            if self._losses[key] < LOSSES_MAX:
+                return None
+            text = f"it was lost {LOSSES_MAX} times with its worker; the last time: {lost}"
+        else:
+            self._deaths[key] += 1
+            if self._deaths[key] < DEATHS_MAX:
+                return None
+            text = f"{DEATHS_MAX} workers have died of it; the last one: {died or 'it did not answer'}"
+        self._forget(key)
+        return Answer(key, error=text, lost=bool(lost))
+
+    def _forget(self, key: int) -> None:
+        self._deaths.pop(key, None)
+        self._losses.pop(key, None)

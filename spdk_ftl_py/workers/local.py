@@ -8,9 +8,11 @@ import threading
 from typing import Final
 
 from .work import Answered, Ended, Event, Request, drained
-from .worker_process import WorkerDied, WorkerProcess, WorkerRefused
+from .worker_process import WorkerDied, WorkerEnded, WorkerProcess, WorkerRefused, not_started
 
 _END_S: Final = 15.0
+_START_AGAIN_S: Final = 1.0
+"""After a process could not be started."""
 
 
 def cores() -> int:
@@ -26,7 +28,7 @@ class LocalWorkers:
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._running: set[WorkerProcess] = set()
         self._lock = threading.Lock()
-        self._closing = False
+        self._closing = threading.Event()
         self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(processes)]
         for thread in self._threads:
             thread.start()
@@ -42,7 +44,7 @@ class LocalWorkers:
 
     def close(self) -> None:
         with self._lock:
-            self._closing = True
+            self._closing.set()
             for process in self._running:
                 process.kill()
         for _ in self._threads:
@@ -61,11 +63,15 @@ class LocalWorkers:
                 ended = Ended(request.chunk, where=process.name)
             except WorkerRefused as error:
                 ended = Ended(request.chunk, refused=str(error), where="this machine")
-            except (WorkerDied, OSError) as error:
-                ended = Ended(request.chunk, died=str(error), where=process.name if process else "this machine")
+            except WorkerDied as error:
+                died, lost = ("", str(error)) if isinstance(error, WorkerEnded) else (str(error), "")
+                ended = Ended(request.chunk, died=died, lost=lost, where=process.name if process else "this machine")
                 self._end(process)
                 process = None
-            if self._closing:
+            except OSError as error:
+                ended = Ended(request.chunk, lost=not_started(error), where="this machine")
+                self._closing.wait(_START_AGAIN_S)
+            if self._closing.is_set():
                 break
             self._events.put(ended)
         self._end(process)
@@ -73,7 +79,7 @@ class LocalWorkers:
     def _started(self) -> WorkerProcess | None:
         """None: nobody wants it any more."""
         with self._lock:
-            if self._closing:
+            if self._closing.is_set():
                 return None
             process = WorkerProcess()
             self._running.add(process)

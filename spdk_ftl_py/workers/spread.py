@@ -79,9 +79,9 @@ def _other_code(event: Ended) -> FtlError:
 
 def _ended(giving: Giving, event: Ended, hooks: Hooks) -> list[Answer]:
     """The answer of a task that is given up."""
-    again, given_up = giving.ended(event.chunk, event.died)
+    again, given_up = giving.ended(event.chunk, event.died, event.lost)
     if again:
-        hooks.told(f"{event.died or event.where + ' did not answer'}: given again: {_shown(again)}")
+        hooks.told(f"{event.died or event.lost or event.where + ' did not answer'}: given again: {_shown(again)}")
     return [given_up] if given_up is not None else []
 
 

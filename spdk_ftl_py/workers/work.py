@@ -53,6 +53,8 @@ class Answer:
     seconds: float = 0.0
     where: str = ""
     """The worker."""
+    lost: bool = False
+    """The error is that the task was lost too often: as far as one knows, not by its fault."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,9 @@ class Ended:
 
     chunk: int
     died: str = ""
-    """How, if the worker died before it had executed all of it."""
+    """How, if the process died that executed it."""
+    lost: str = ""
+    """Why, if there will be no more answers from this worker, by no fault of the tasks."""
     refused: str = ""
     """Why, if the worker is one that must not execute it."""
     where: str = ""

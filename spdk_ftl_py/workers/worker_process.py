@@ -16,6 +16,7 @@ from .child import END_S
 from .work import Answer, Request
 
 _PROGRAM: Final = "import json, sys; sys.path[:] = json.loads(sys.argv[2]); from {} import main; main(int(sys.argv[1]))"
+_IN_ORDER: Final = (-signal.SIGTERM, -signal.SIGHUP)
 _GRACE_S: Final = 2.0
 _LOOK_S: Final = 0.5
 """How often it is asked whether work is still wanted."""
@@ -23,6 +24,10 @@ _LOOK_S: Final = 0.5
 
 class WorkerDied(Exception):
     """The process has ended before its work."""
+
+
+class WorkerEnded(WorkerDied):
+    """Somebody has ended the process in order, such as an operator or a system that shuts down."""
 
 
 class WorkerUnwanted(Exception):
@@ -52,7 +57,8 @@ class WorkerProcess:
         self.name = f"process {self._process.pid}"
 
     def run(self, request: Request, wanted: Callable[[], bool] | None = None) -> Iterator[Answer]:
-        """wanted: is asked now and then. Raises WorkerDied, WorkerRefused, and WorkerUnwanted if it says no."""
+        """wanted: is asked now and then. Raises WorkerDied or its WorkerEnded, WorkerRefused, and WorkerUnwanted if it
+        says no."""
         try:
             self._connection.send_bytes(json.dumps(request.to_dict()).encode())
             while "end" not in (message := json.loads(self._received(wanted))):
@@ -60,7 +66,9 @@ class WorkerProcess:
                     raise WorkerRefused(message["refused"])
                 yield _answer(message, self.name)
         except (EOFError, OSError) as error:
-            raise WorkerDied(f"{self.name} {self._how()}") from error
+            how = self._how()
+            kind = WorkerEnded if self._process.returncode in _IN_ORDER else WorkerDied
+            raise kind(f"{self.name} {how}") from error
 
     def _received(self, wanted: Callable[[], bool] | None) -> bytes:
         while wanted is not None and not self._connection.poll(_LOOK_S):
@@ -92,6 +100,11 @@ class WorkerProcess:
             except subprocess.TimeoutExpired:
                 self._process.kill()
         self._process.wait()
+
+
+def not_started(error: OSError) -> str:
+    """What is told of a WorkerProcess that could not be made."""
+    return f"a process can't be started ({error.strerror or error}): make room, or run fewer at a time"
 
 
 def _answer(message: dict[str, Any], where: str) -> Answer:

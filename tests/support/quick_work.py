@@ -22,7 +22,8 @@ SLOW_WORLD = f"{__name__}:slow_world"
 
 def square(argument: Any) -> Any:
     """Of a number. {"die": FILE}: kills its process unless the file is there, and makes it first; {"always": "die"};
-    {"wait": FILE}: says with FILE.pid that it has begun, and waits until the file is there."""
+    {"end": FILE, "times": N}: is ended in order, N times; {"wait": FILE}: says with FILE.pid that it has begun, and
+    waits until the file is there."""
     if isinstance(argument, int):
         return argument * argument
     if "always" in argument:
@@ -30,6 +31,13 @@ def square(argument: Any) -> Any:
     if "die" in argument and not Path(argument["die"]).exists():
         Path(argument["die"]).touch()
         os.kill(os.getpid(), signal.SIGKILL)
+    if "end" in argument:
+        with open(argument["end"], "a+") as file:
+            file.seek(0)
+            if len(file.read()) < argument["times"]:
+                file.write(".")
+                file.flush()
+                os.kill(os.getpid(), signal.SIGTERM)
     if "wait" in argument:
         begun = Path(argument["wait"] + ".new")
         begun.write_text(str(os.getpid()))
@@ -79,6 +87,10 @@ def world(argument: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
+VANISHES = 25
+"""In the script of PlayedWorkers: a worker is lost."""
+
+
 class PlayedWorkers:
     """Workers without processes. Each number of script decides one step: which chunk goes on, and what becomes of it.
 
@@ -113,11 +125,11 @@ class PlayedWorkers:
         number = sorted(self._chunks)[choice % len(self._chunks)]
         tasks = self._chunks[number]
         if choice % 5 == 0:
-            # Dies while it executes; what it has executed may be lost.
+            # Dies while it executes, or vanishes; what it has executed may be lost.
             del self._chunks[number]
             self.deaths += 1
             self.executed += [key for key, _ in tasks[:1]]
-            return [Ended(number, died="killed")]
+            return [Ended(number, lost="gone") if choice % VANISHES == 0 else Ended(number, died="killed")]
         if not tasks:
             del self._chunks[number]
             return [Ended(number)]

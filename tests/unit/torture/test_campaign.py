@@ -23,8 +23,9 @@ from spdk_ftl_py.torture.campaign import Campaign
 from spdk_ftl_py.torture.options import Options
 from spdk_ftl_py.torture.report import Report
 from spdk_ftl_py.torture.run import run_world
+from spdk_ftl_py.workers.giving import LOSSES_MAX
 from spdk_ftl_py.workers.journal import Journal
-from support.quick_work import SLOW_WORLD, WORLD, Killed, PlayedWorkers, world
+from support.quick_work import SLOW_WORLD, VANISHES, WORLD, Killed, PlayedWorkers, world
 
 NOTHING = {"elapsed_s", "crashes_per_s", "machine"}
 
@@ -39,6 +40,9 @@ def play(
         campaign.run(workers, lambda crashes, note: None, lambda text: None)
     except Killed:
         assert end_expected
+    except FtlError as error:
+        if not end_expected or "times with its worker" not in error.message:
+            raise
     finally:
         campaign.close()
     return {name: value for name, value in report.values.items() if name not in NOTHING}
@@ -128,6 +132,16 @@ def test_worlds_that_raise_are_violations_and_the_campaign_counts_on() -> None:
     assert found[0]["detail"] == "world 1"
     assert values["replays"][0] == "spdk-ftl torture --seed 3 --world 1 --crashes 20 --every 5"
     assert len(values["replays"]) == len(found)
+
+
+def test_a_world_that_is_lost_is_no_violation_and_not_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "c"
+    options = Options(seed=3, crashes=60)
+    workers = PlayedWorkers(world, 1, [VANISHES] * LOSSES_MAX)
+    with pytest.raises(FtlError, match=r"^world 0: it was lost 10 times with its worker; the last time: gone: mend"):
+        play(options, path, workers)
+    assert finished(path) == set()
+    assert play(options, path) == play(options, None)
 
 
 def test_a_campaign_of_broken_code_stops(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spdk_ftl_py.workers.giving import DEATHS_MAX, Giving
+from spdk_ftl_py.workers.giving import DEATHS_MAX, LOSSES_MAX, Giving
 from spdk_ftl_py.workers.spread import Hooks, spread
 from spdk_ftl_py.workers.work import Answer, Task, Told
-from support.quick_work import PlayedWorkers
+from support.quick_work import VANISHES, PlayedWorkers
 
 
 def numbers(count: int) -> Callable[[], Task | None]:
@@ -62,6 +62,29 @@ def test_a_task_that_kills_its_workers_is_given_up_and_costs_no_other() -> None:
     assert giving.answered(3, Answer(2))
     assert giving.ended(3) == ([], None)
     assert (giving.in_flight, giving.take(3)) == (0, None)
+
+
+def test_a_task_that_is_lost_with_its_workers_is_tried_longer_but_not_for_ever() -> None:
+    giving = Giving(numbers(2))
+    for number in range(1, LOSSES_MAX):
+        assert giving.take(1) == (number, [Task(0, 0)])
+        # A death between does not count as one of a row of losses, nor a loss as a death.
+        assert giving.ended(number, lost="retired") == ([Task(0, 0)], None)
+    giving.take(1)
+    assert giving.ended(LOSSES_MAX, died="killed") == ([Task(0, 0)], None)
+    giving.take(1)
+    text = f"it was lost {LOSSES_MAX} times with its worker; the last time: retired"
+    assert giving.ended(LOSSES_MAX + 1, lost="retired") == ([], Answer(0, error=text, lost=True))
+    assert giving.take(1) == (LOSSES_MAX + 2, [Task(1, 1)])
+
+
+def test_workers_that_vanish_are_told_and_cost_no_task() -> None:
+    workers = PlayedWorkers(lambda number: number, 1, [VANISHES] * (LOSSES_MAX - 1))
+    answers: list[Answer] = []
+    told: list[str] = []
+    spread(workers, "", numbers(1), Hooks(answers.extend, told.append))
+    assert answers == [Answer(0, 0)]
+    assert told == ["gone: given again: number 0"] * (LOSSES_MAX - 1)
 
 
 def test_answers_that_nobody_waits_for_are_not_counted() -> None:

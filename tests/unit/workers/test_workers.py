@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import operator
 import os
 import signal
 import subprocess
@@ -15,11 +17,14 @@ import pytest
 
 from spdk_ftl_py.errors import FtlError, UnsupportedError
 from spdk_ftl_py.workers import cluster
+from spdk_ftl_py.workers import local as local_module
 from spdk_ftl_py.workers.cluster import DaskWorkers
+from spdk_ftl_py.workers.giving import DEATHS_MAX
 from spdk_ftl_py.workers.identity import identity
 from spdk_ftl_py.workers.local import LocalWorkers
 from spdk_ftl_py.workers.spread import Hooks, spread
 from spdk_ftl_py.workers.work import Answer, Ended, Request, Task, Workers
+from spdk_ftl_py.workers.worker_process import WorkerProcess
 from support.quick_work import SQUARE
 
 
@@ -74,6 +79,32 @@ def test_processes_answer_fail_and_die_without_harm_to_others(local: LocalWorker
     # Nothing of it is silent.
     assert any(text.endswith("given again: number 1") for text in told)
     assert sum("SIGKILL" in text for text in told) == 3
+
+
+def test_a_process_that_is_ended_in_order_was_not_the_tasks_fault(local: LocalWorkers, tmp_path: Path) -> None:
+    found, told = results(local, [{"end": str(tmp_path / "ended"), "times": DEATHS_MAX}, 3])
+    assert (found[0].value, found[1].value) == ("done", 9)
+    assert sum("was ended by SIGTERM: given again: number" in text for text in told) == DEATHS_MAX
+
+
+def test_a_process_that_cannot_be_started_was_not_the_tasks_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    fails = iter(range(DEATHS_MAX))
+
+    def start() -> WorkerProcess:
+        if next(fails, None) is not None:
+            raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
+        return WorkerProcess()
+
+    monkeypatch.setattr(local_module, "WorkerProcess", start)
+    monkeypatch.setattr(local_module, "_START_AGAIN_S", 0.01)
+    workers = LocalWorkers(1)
+    try:
+        found, told = results(workers, [3])
+    finally:
+        workers.close()
+    assert found[0].value == 9
+    why = "a process can't be started (Resource temporarily unavailable): make room, or run fewer at a time"
+    assert told == [f"{why}: given again: number 0"] * DEATHS_MAX
 
 
 def test_closing_ends_what_is_running(tmp_path: Path) -> None:
@@ -133,6 +164,31 @@ def test_a_cluster_answers_fails_and_goes_on_without_a_worker(dask: Any, tmp_pat
         assert any("SIGKILL" in text and text.endswith("given again: number 1") for text in told)
     finally:
         workers.close()
+        workers.close()
+
+
+def test_what_a_cluster_loses_was_not_the_tasks_fault(
+    dask: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workers = DaskWorkers(dask.scheduler_address)
+    try:
+        found, told = results(workers, [{"end": str(tmp_path / "ended"), "times": DEATHS_MAX}])
+        assert found[0].value == "done"
+        assert sum("was ended by SIGTERM: given again: number 0" in text for text in told) == DEATHS_MAX
+        # Somebody else cancels it, or restarts the scheduler.
+        workers.submit(Request(90, SQUARE, [Task(0, {"wait": str(tmp_path / "never")})], identity()))
+        begun(tmp_path / "never")
+        workers._futures[90].cancel()
+        ended = workers.events(30)
+        assert ended == [Ended(90, lost="the scheduler has lost a chunk", where=dask.scheduler_address)]
+        # As Dask does it when four workers have died that had it.
+        monkeypatch.setattr(cluster, "run_chunk", operator.truediv)
+        workers.submit(Request(91, SQUARE, [Task(0, 1)], identity()))
+        (event,) = workers.events(30)
+        assert isinstance(event, Ended)
+        assert event.lost.startswith("the cluster has given a chunk up (TypeError: ")
+        assert not event.died
+    finally:
         workers.close()
 
 
