@@ -14,7 +14,7 @@ from multiprocessing.connection import Connection
 from typing import Any, Final
 
 from ..errors import FtlError
-from .identity import difference, identity
+from .identity import FILE, Identity, difference, identity
 
 END_S: Final = 5.0
 """How long work may take to end in order when it is not wanted any more."""
@@ -28,9 +28,10 @@ def main(descriptor: int) -> None:
     requests: queue.SimpleQueue[Message] = queue.SimpleQueue()
     # Work has the main thread, because only that one can handle signals.
     threading.Thread(target=_receive, args=(connection, requests), daemon=True).start()
+    loaded: Identity = {}
     try:
         while True:
-            _serve(requests.get(), lambda message: connection.send_bytes(json.dumps(message).encode()))
+            _serve(requests.get(), loaded, lambda message: connection.send_bytes(json.dumps(message).encode()))
     except (KeyboardInterrupt, OSError):
         # Nobody waits for answers. Threads of user code must not hold the process up.
         os._exit(1)
@@ -46,10 +47,14 @@ def _receive(connection: Connection, requests: queue.SimpleQueue[Message]) -> No
         os._exit(1)
 
 
-def _serve(request: Message, send: Callable[[Message], None]) -> None:
-    if told := difference(request["identity"], identity()):
+def _serve(request: Message, loaded: Identity, send: Callable[[Message], None]) -> None:
+    """loaded: of code beside the package, what it was when it was first asked for."""
+    asked = request["identity"]
+    here = {**identity(name for name in asked if name not in loaded), **loaded}
+    if told := difference(asked, here):
         send({"refused": told})
         return
+    loaded.update({name: here[name] for name in asked if not name.startswith(FILE)})
     for key, argument in request["tasks"]:
         began = time.monotonic()
         message: Message = {"key": key}

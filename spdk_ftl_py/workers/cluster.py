@@ -6,6 +6,7 @@ processes the worker has, and a chunk that needs too much memory, or crashes, ta
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import importlib
@@ -13,7 +14,7 @@ import logging
 import queue
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -73,20 +74,29 @@ def _is_wanted(worker: Any, key: Any) -> bool:
     return task is not None and task.state != "cancelled" and worker.status.name not in _ENDING
 
 
-class DaskWorkers:
-    """Raises UnsupportedError without Dask, FtlError if nothing answers at the address.
+async def worker_identity(names: Sequence[str]) -> Identity:
+    """Runs on a Dask worker. Files may be large, and its event loop must go on."""
+    return await asyncio.to_thread(identity, names)
 
-    A worker gets work only after it has said what code it runs. Work of a worker that is lost is given again, by Dask
+
+class DaskWorkers:
+    """code: what workers must have; None: this package. Raises UnsupportedError without Dask, FtlError if nothing
+    answers at the address.
+
+    A worker gets work only after it has said what it has. Work of a worker that is lost is given again, by Dask
     itself where another worker is left that may have it.
     """
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, code: Identity | None = None) -> None:
         try:
             self._distributed: Any = importlib.import_module("distributed")
         except ImportError as error:
             raise UnsupportedError(f"--scheduler needs Dask (pip install 'spdk-ftl-py[dask]'): {error}") from None
         self._address = address
-        self._here = identity()
+        self._package = identity()
+        self._more = {name: value for name, value in (code or {}).items() if name not in self._package}
+        """What workers must have beside the package."""
+        self._what = "this very package" + (", and the same policies and traces in the same places," * bool(self._more))
         self._events: queue.SimpleQueue[Event | int] = queue.SimpleQueue()
         """A number: a chunk whose future is done."""
         self._waiting: list[Request] = []
@@ -216,11 +226,7 @@ class DaskWorkers:
             threads: dict[str, int] = self._client.nthreads()
             new = [address for address in threads if address not in self._threads and address not in self._refused]
             if new:
-                told = self._client.run(identity, workers=new, on_error="return")
-                for address, answer in told.items():
-                    if isinstance(answer, OSError | TimeoutError):
-                        continue  # It has gone, or is asked again.
-                    self._judge(address, answer, threads)
+                self._ask(new, threads)
         except (OSError, TimeoutError) as error:
             raise self._gone() from error
         self._threads = {address: count for address, count in self._threads.items() if address in threads}
@@ -238,19 +244,35 @@ class DaskWorkers:
                 del self._may_run[chunk]
                 self._events.put(Ended(chunk, lost="all workers that had it are gone", where=self._address))
 
-    def _judge(self, address: str, answer: Identity | BaseException, threads: dict[str, int]) -> None:
-        if isinstance(answer, BaseException):
-            self._refuse(address, _shown(answer))
-        elif told := difference(self._here, answer):
-            self._refuse(address, told)
-        else:
+    def _ask(self, new: list[str], threads: dict[str, int]) -> None:
+        """Another package may not even have what the second question needs."""
+        same = self._same(self._package, self._client.run(identity, workers=new, on_error="return"))
+        if self._more and same:
+            told = self._client.run(worker_identity, list(self._more), workers=same, on_error="return")
+            same = self._same(self._more, told)
+        for address in same:
             self._threads[address] = threads[address]
+
+    def _same(self, here: Identity, told: dict[str, Identity | BaseException]) -> list[str]:
+        """Those that have the same. The others are refused."""
+        found = []
+        for address, answer in told.items():
+            if type(answer) is OSError or isinstance(answer, self._distributed.comm.CommClosedError):
+                # It could not be reached: it has gone, or is asked again. Its own errors are more special.
+                continue
+            if isinstance(answer, BaseException):
+                self._refuse(address, _shown(answer))
+            elif why := difference(here, answer):
+                self._refuse(address, why)
+            else:
+                found.append(address)
+        return found
 
     def _refuse(self, address: str, why: str) -> None:
         self._threads.pop(address, None)
         self._refused[address] = why
-        text = f"worker {address} is refused, because it runs other code ({why})"
-        self._events.put(Told(f"{text}: install this very package there, and start the worker again"))
+        text = f"worker {address} is refused, because it has something else ({why})"
+        self._events.put(Told(f"{text}: install {self._what} there, and start the worker again"))
 
     def _wait_for_workers(self) -> None:
         until = time.monotonic() + FIRST_WORKER_S
@@ -261,8 +283,8 @@ class DaskWorkers:
             if self._refused:
                 address, why = next(iter(self._refused.items()))
                 raise FtlError(
-                    f"no worker of {self._address} runs the same code: {address}: {why}: install this very package "
-                    "on all workers, and start them again",
+                    f"no worker of {self._address} has the same code: {address}: {why}: install {self._what} on all "
+                    "workers, and start them again",
                     errno=errno.ESTALE,
                 )
             if time.monotonic() > until:

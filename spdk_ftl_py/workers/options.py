@@ -11,6 +11,7 @@ from typing import Final
 from ..errors import ParameterError
 from ..usage import parsed, whole
 from .cluster import DaskWorkers
+from .identity import Identity
 from .local import LocalWorkers, cores
 from .work import Workers
 
@@ -45,9 +46,9 @@ def add_worker_options(parser: argparse._ActionsContainer, what: str) -> None:
 
 
 @contextmanager
-def chosen_workers(jobs: int | None, scheduler: str | None) -> Iterator[Workers]:
-    """Raises FtlError."""
-    workers: Workers = DaskWorkers(scheduler) if scheduler is not None else LocalWorkers(jobs or cores())
+def chosen_workers(jobs: int | None, scheduler: str | None, code: Identity | None = None) -> Iterator[Workers]:
+    """code: as spread() has it. Raises FtlError."""
+    workers: Workers = DaskWorkers(scheduler, code) if scheduler is not None else LocalWorkers(jobs or cores())
     try:
         yield workers
     finally:

@@ -9,7 +9,7 @@ from typing import Final
 
 from ..errors import FtlError
 from .giving import Giving
-from .identity import identity
+from .identity import Identity, identity
 from .work import Answer, Answered, Ended, Request, Task, Told, Workers
 
 _LOOK_S: Final = 0.5
@@ -34,15 +34,16 @@ def spread(
     hooks: Hooks,
     *,
     size: Callable[[int], int] = lambda capacity: 1,
+    code: Identity | None = None,
 ) -> None:
     """Returns when all tasks are answered and the source has no more. Does not close the workers.
 
     source: the next task, or None if there is none at the moment; it is asked again after an answer. size: how many
-    tasks a chunk has, from what the workers' capacity is. Raises FtlError, and what the hooks raise; tasks that are
-    with workers then stay there until these are closed.
+    tasks a chunk has, from what the workers' capacity is. code: what workers must have; None: this package. Raises
+    FtlError, and what the hooks raise; tasks that are with workers then stay there until these are closed.
     """
     giving = Giving(source)
-    code = identity()
+    code = code or identity()
     while True:
         capacity = workers.capacity()
         while giving.in_flight < capacity and (taken := giving.take(max(1, size(capacity)))) is not None:
@@ -71,8 +72,8 @@ def spread(
 
 def _other_code(event: Ended) -> FtlError:
     return FtlError(
-        f"{event.where} runs other code than this command ({event.refused}): don't change the package while it "
-        "runs; start the command again",
+        f"{event.where} has something else than this command ({event.refused}): change neither the package nor files "
+        "that it works with while it runs; start the command again",
         errno=errno.ESTALE,
     )
 

@@ -16,6 +16,7 @@ from ...usage import parsed, path, refusing
 from ...workers.options import add_worker_options, chosen_workers
 from . import plot, point, results
 from .grid import Grid, axis, grid
+from .needs import check_traces
 from .results import ERROR, Row
 from .sweep import Sweep
 
@@ -71,6 +72,7 @@ def run_sweep(arguments: argparse.Namespace, base: Mapping[str, Any], *, functio
     _check_usage(arguments)
     with refusing(arguments.parser, "--sweep"):
         points = grid(arguments.sweep, base, _types(arguments.parser, base))
+        check_traces(points)
     if arguments.out is not None:
         results.check(arguments.out)
     if arguments.plot:
@@ -137,7 +139,8 @@ def _check_usage(arguments: argparse.Namespace) -> None:
 
 
 def _simulate(arguments: argparse.Namespace, sweep: Sweep, screen: _Screen) -> None:
-    with chosen_workers(arguments.jobs, arguments.scheduler) as workers, screen.bar(len(sweep.grid)) as bar:
+    workers_chosen = chosen_workers(arguments.jobs, arguments.scheduler, sweep.code)
+    with workers_chosen as workers, screen.bar(len(sweep.grid)) as bar:
         bar.update(sweep.restored)
         sweep.run(workers, bar.update, screen.say)
 

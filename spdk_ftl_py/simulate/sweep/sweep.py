@@ -3,44 +3,46 @@
 from __future__ import annotations
 
 import errno
-import hashlib
-import inspect
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from ...errors import ExistsError, NotFoundError
-from ...workers.identity import identity
+from ...errors import ExistsError, FtlError
+from ...text import show_line
+from ...workers.identity import FILE
 from ...workers.journal import Journal, Record
 from ...workers.spread import Hooks, spread
 from ...workers.work import Answer, Task, Workers
 from . import point, results
 from .grid import Grid
+from .needs import needs
 from .results import Row
 
-_FORMAT: Final = 1
-_DIGITS: Final = 16
+_FORMAT: Final = 2
 
 
 class Sweep:
     """path: where the results will be; PATH.journal says which points are finished, and stays there.
 
     resume: goes on if there is a journal. Points that have failed are simulated again. Raises FtlError if there is a
-    journal without resume, or if it is that of another grid or of other code.
+    journal without resume, or if it is that of another grid, of other code or of other traces; and what needs() raises.
     """
 
     def __init__(self, grid: Grid, path: Path | None, *, resume: bool, function: str = point.FUNCTION) -> None:
         self.grid = grid
         self._points = grid.points()
         self._function = function
+        self.code = needs(grid)
+        """What workers must have."""
         self._finished: dict[int, dict[str, Any]] = {}
         self._errors: dict[int, str] = {}
         self._seconds: dict[int, float] = {}
         self._journal: Journal | None = None
         self.restored = 0
         """Points that were finished by an earlier run."""
-        header = {"sweep": _FORMAT, "function": function, "grid": grid.to_dict(), "code": _code(grid)}
+        traces = {name.removeprefix(FILE): value for name, value in self.code.items() if name.startswith(FILE)}
+        code = {name: value for name, value in self.code.items() if not name.startswith(FILE)}
+        header = {"sweep": _FORMAT, "function": function, "grid": grid.to_dict(), "code": code, "traces": traces}
         if path is None:
             return
         place = path.with_name(f"{path.name}.journal")
@@ -49,6 +51,7 @@ class Sweep:
         try:
             if self._journal.header is not None and not resume:
                 raise ExistsError(_begun(place))
+            _check_traces(traces, self._journal)
             self._journal.begin(header, f"give another --out, or remove {place} to begin again")
             for record in self._journal.records:
                 self._take(record)
@@ -93,7 +96,7 @@ class Sweep:
                 self._take(record)
             progress(self.done)
 
-        spread(workers, self._function, source, Hooks(answered, told))
+        spread(workers, self._function, source, Hooks(answered, told), code=self.code)
 
     def rows(self) -> list[Row]:
         """In the order of the grid; those without a result have an error."""
@@ -143,25 +146,16 @@ def _record(answer: Answer) -> Record:
     return {"point": answer.key, "seconds": round(answer.seconds, 3), **outcome}
 
 
+def _check_traces(traces: Mapping[str, str], journal: Journal) -> None:
+    before = (journal.header or {}).get("traces", {})
+    for trace, digest in traces.items():
+        if trace in before and before[trace] != digest:
+            raise FtlError(
+                f"trace {show_line(trace)} is not the one that {journal.path} was begun with (digest {before[trace]} "
+                f"then, {digest} now): restore the file as it was, or give another --out",
+                errno=errno.ESTALE,
+            )
+
+
 def _begun(place: Path) -> str:
     return f"{place} is the journal of a sweep: --resume goes on with it, or remove it to begin again"
-
-
-def _code(grid: Grid) -> dict[str, Any]:
-    """What decides the results beside the grid: this package, and policies that are no part of it.
-
-    Raises ConfError for a policy that is not there.
-    """
-    # The registry needs numpy.
-    from ...ftl.policy.registry import find_class, is_shipped
-
-    policies = map(str, grid.axes.get("policy", [grid.base["policy"]]))
-    modules = sorted({find_class(policy).__module__ for policy in policies if not is_shipped(policy)})
-    return {**identity(), **{f"module {module}": _digest(module) for module in modules}}
-
-
-def _digest(module: str) -> str:
-    source = inspect.getsourcefile(sys.modules[module])
-    if source is None:
-        raise NotFoundError(f"policy module {module} has no source: install it as a file", errno=errno.ENOENT)
-    return hashlib.sha256(Path(source).read_bytes()).hexdigest()[:_DIGITS]

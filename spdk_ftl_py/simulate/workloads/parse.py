@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Final
 
 from ...errors import ParameterError
@@ -55,6 +56,12 @@ def parse(spec: str, block_count: int) -> Workload:
         trace.check()
         return trace
     return Synthetic(spec, _Parser(spec).whole(block_count))
+
+
+def trace_of(spec: str) -> Path | None:
+    """The file of a trace; None for other workloads. Raises ParameterError."""
+    kind, colon, rest = spec.partition(":")
+    return TraceOptions.of(rest).path if colon and (kind == "trace" or kind in FORMATS) else None
 
 
 class _Parser:

@@ -118,6 +118,26 @@ def test_code_is_known_by_version_sources_and_shim() -> None:
     assert "sources none instead of" in difference(here, {"version": here["version"]})
 
 
+def test_more_than_the_package_is_known_by_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, large = tmp_path / "t.csv", tmp_path / "large"
+    file.write_text("1")
+    names = [f"file {file}", f"file {tmp_path}", "file /no/such", "module spdk_ftl_py.text", "module no.such", "other"]
+    first = identity(names)
+    assert [first.get(name) for name in names[1:]] == ["no regular file", "missing", first[names[3]], "missing", None]
+    assert len(first[names[3]]) == 16
+    file.write_text("2")
+    assert difference(first, identity(first)) == f"{names[0]} {identity(names)[names[0]]} instead of {first[names[0]]}"
+    # As a large file: its size, its ends and what lies between count.
+    monkeypatch.setattr("spdk_ftl_py.workers.identity.WHOLE_BYTES_MAX", 1 << 10)
+    monkeypatch.setattr("spdk_ftl_py.workers.identity._SAMPLE_BYTES", 16)
+    content = bytes(1 << 14)
+    found = set()
+    for changed in (content, content + b"\0", b"1" + content[1:], content[1:] + b"1", content[1:-400] + b"1" * 401):
+        large.write_bytes(changed)
+        found.add(identity([f"file {large}"])[f"file {large}"])
+    assert len(found) == 5
+
+
 def test_the_records_of_one_append_are_there_all_or_none(tmp_path: Path) -> None:
     """Whatever page of it the disk has lost: what was durable before still counts."""
     path = tmp_path / "j"

@@ -23,7 +23,7 @@ from spdk_ftl_py.workers.giving import DEATHS_MAX
 from spdk_ftl_py.workers.identity import identity
 from spdk_ftl_py.workers.local import LocalWorkers
 from spdk_ftl_py.workers.spread import Hooks, spread
-from spdk_ftl_py.workers.work import Answer, Ended, Request, Task, Workers
+from spdk_ftl_py.workers.work import Answer, Ended, Request, Task, Told, Workers
 from spdk_ftl_py.workers.worker_process import WorkerProcess
 from support.quick_work import SQUARE
 
@@ -139,6 +139,19 @@ def test_a_process_with_other_code_is_refused(local: LocalWorkers) -> None:
     assert event.refused == f"shim {identity()['shim']} instead of 0"
 
 
+def test_files_that_work_needs_are_looked_at_each_time(local: LocalWorkers, tmp_path: Path) -> None:
+    trace = tmp_path / "t.csv"
+    trace.write_text("1")
+    code = identity([f"file {trace}", "module support.quick_work"])
+    local.submit(Request(1, SQUARE, [Task(0, 2)], code))
+    until(lambda: any(isinstance(event, Ended) and not event.refused for event in local.events(30)))
+    trace.write_text("2")
+    local.submit(Request(2, SQUARE, [Task(0, 2)], code))
+    (event,) = local.events(30)
+    assert isinstance(event, Ended)
+    assert event.refused.startswith(f"file {trace} ")
+
+
 # --- Dask ------------------------------------------------------------------------------------------------------------
 
 
@@ -245,6 +258,31 @@ def test_workers_with_other_code_get_nothing(dask: Any, monkeypatch: pytest.Monk
     with pytest.raises(FtlError) as refused:
         DaskWorkers(dask.scheduler_address)
     assert f"version {identity()['version']} instead of 9.9: install this very package on all" in refused.value.message
+
+
+def test_workers_without_a_policy_or_with_another_trace_get_nothing(dask: Any, tmp_path: Path) -> None:
+    trace = tmp_path / "t.csv"
+    trace.write_text("1")
+    with pytest.raises(FtlError) as refused:
+        DaskWorkers(dask.scheduler_address, {**identity(), "module no_such_policy": "1234"})
+    assert refused.value.message.endswith(
+        ": module no_such_policy missing instead of 1234: install this very package, and the same policies and traces "
+        "in the same places, on all workers, and start them again"
+    )
+    workers = DaskWorkers(dask.scheduler_address, code := identity([f"file {trace}", "module support.quick_work"]))
+    try:
+        # It changes while the command runs.
+        trace.write_text("2")
+        workers.submit(Request(1, SQUARE, [Task(0, 1)], code))
+        told: list[Any] = []
+        until(lambda: told.extend(workers.events(1)) or any(isinstance(event, Ended) for event in told))
+        assert told[-1].lost.startswith(f"file {trace} ")
+        assert not told[-1].died
+        assert "and the same policies and traces in the same places, there, and start" in "".join(
+            event.text for event in workers.events(1) if isinstance(event, Told)
+        )
+    finally:
+        workers.close()
 
 
 def test_no_scheduler_and_no_dask_are_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,9 +20,10 @@ from spdk_ftl_py.cli.main import main
 from spdk_ftl_py.errors import BusyError, ConfError, ExistsError, FtlError
 from spdk_ftl_py.simulate.engine import simulate
 from spdk_ftl_py.simulate.spec import Spec
-from spdk_ftl_py.simulate.sweep import sweep as sweep_module
+from spdk_ftl_py.simulate.sweep import needs as needs_module
 from spdk_ftl_py.simulate.sweep.grid import axis, grid
 from spdk_ftl_py.simulate.sweep.sweep import Sweep
+from spdk_ftl_py.workers.identity import difference, identity
 from support.quick_work import POINT, SETTINGS, Killed, PlayedWorkers, point, sweep
 
 AXES = ["policy=greedy,sepbit", "reserved=10,20"]
@@ -110,8 +111,8 @@ def test_another_grid_and_other_code_are_noticed(tmp_path: Path, monkeypatch: py
     with pytest.raises(FtlError) as refused:
         play(path, [AXES[0], "reserved=10,30"], [])
     assert "was begun differently (grid.axes.reserved: [10, 20] then, [10, 30] now): give another" in str(refused.value)
-    right = sweep_module.identity
-    monkeypatch.setattr(sweep_module, "identity", lambda: {**right(), "shim": "new"})
+    right = needs_module.identity
+    monkeypatch.setattr(needs_module, "identity", lambda more: {**right(more), "shim": "new"})
     with pytest.raises(FtlError, match=r'\(code\.shim: "[0-9a-f]{16}" then, "new" now\)'):
         play(path, AXES, [])
 
@@ -128,6 +129,57 @@ def test_a_policy_of_the_users_own_is_part_of_the_code(tmp_path: Path, monkeypat
         play(tmp_path / "r.csv", words, [])
     with pytest.raises(ConfError, match="no_such_module"):
         play(tmp_path / "s.csv", ["policy=no_such_module:Policy"], [])
+
+
+def test_what_a_policy_of_the_users_own_inherits_from_is_part_of_the_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    base = tmp_path / "base_of_a_sweep.py"
+    base.write_text("from spdk_ftl_py import Policy\n\nclass Base(Policy):\n    name = 'base'\n")
+    (tmp_path / "leaf_of_a_sweep.py").write_text("import base_of_a_sweep as b\n\nclass Leaf(b.Base):\n    pass\n")
+    info = tmp_path / "sweeps-1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: sweeps\nVersion: 1\n")
+    (info / "entry_points.txt").write_text("[spdk_ftl_py.policies]\nof_a_sweep = leaf_of_a_sweep:Leaf\n")
+    found = play(tmp_path / "r.csv", ["policy=of_a_sweep"], [])[0].code
+    here = {name: value for name, value in found.items() if name not in identity()}
+    assert here.pop("entry point spdk_ftl_py.policies of_a_sweep") == "leaf_of_a_sweep:Leaf"
+    assert set(here) == {"module base_of_a_sweep", "module leaf_of_a_sweep"}
+    assert difference(found, identity(found)) == ""
+    base.write_text(base.read_text() + "# changed\n")
+    with pytest.raises(FtlError, match=r"was begun differently \(code\.module base_of_a_sweep: "):
+        play(tmp_path / "r.csv", ["policy=of_a_sweep"], [])
+
+
+def test_a_trace_that_has_changed_is_noticed(tmp_path: Path) -> None:
+    trace = tmp_path / "t.csv"
+    trace.write_text("1,w,0,4096\n" * 9)
+    words = [f"workload=uniform,trace:{trace}:repeat=forever", "reserved=10,20"]
+    play(tmp_path / "r.csv", words, [], end=3)
+    trace.touch()
+    first, _ = play(tmp_path / "r.csv", words, [])
+    assert first.restored
+    trace.write_text(trace.read_text().replace("9", "8", 1))
+    with pytest.raises(FtlError) as refused:
+        play(tmp_path / "r.csv", words, [])
+    told = refused.value.message
+    assert told.startswith(f"trace {trace} is not the one that {tmp_path}/r.csv.journal was begun with (digest ")
+    assert told.endswith(" now): restore the file as it was, or give another --out")
+
+
+def test_a_trace_that_can_be_read_only_once_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    with (tmp_path / "regular").open("w") as file:
+        file.write("128166372003061629,hm,0,Write,8192,4096,1331\n")
+        file.flush()
+        for trace in (tmp_path / "fifo", "/dev/stdin", f"/dev/fd/{file.fileno()}", "/dev/null"):
+            for words in ([f"workload=msr:{trace}"], ["seed=1,2", "--workload", f"msr:{trace}"]):
+                with pytest.raises(SystemExit) as ended:
+                    main(["simulate", "--sweep", *words, "--jobs", "1"])
+                assert ended.value.code == 2
+                told = f"argument --sweep: trace {trace}: each point of a sweep reads it again, in a process of its own"
+                assert told in capsys.readouterr().err
 
 
 def test_nothing_is_overwritten(tmp_path: Path) -> None:
