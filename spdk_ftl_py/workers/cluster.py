@@ -96,7 +96,7 @@ class DaskWorkers:
         self._package = identity()
         self._more = {name: value for name, value in (code or {}).items() if name not in self._package}
         """What workers must have beside the package."""
-        self._what = "this very package" + (", and the same policies and traces in the same places," * bool(self._more))
+        self._what = "this very package" + (", the same policies and the same traces" if self._more else "")
         self._events: queue.SimpleQueue[Event | int] = queue.SimpleQueue()
         """A number: a chunk whose future is done."""
         self._waiting: list[Request] = []

@@ -266,8 +266,8 @@ def test_workers_without_a_policy_or_with_another_trace_get_nothing(dask: Any, t
     with pytest.raises(FtlError) as refused:
         DaskWorkers(dask.scheduler_address, {**identity(), "module no_such_policy": "1234"})
     assert refused.value.message.endswith(
-        ": module no_such_policy missing instead of 1234: install this very package, and the same policies and traces "
-        "in the same places, on all workers, and start them again"
+        ": module no_such_policy missing instead of 1234: install this very package, the same policies and the same "
+        "traces on all workers, and start them again"
     )
     workers = DaskWorkers(dask.scheduler_address, code := identity([f"file {trace}", "module support.quick_work"]))
     try:
@@ -278,7 +278,7 @@ def test_workers_without_a_policy_or_with_another_trace_get_nothing(dask: Any, t
         until(lambda: told.extend(workers.events(1)) or any(isinstance(event, Ended) for event in told))
         assert told[-1].lost.startswith(f"file {trace} ")
         assert not told[-1].died
-        assert "and the same policies and traces in the same places, there, and start" in "".join(
+        assert "the same policies and the same traces there, and start the worker again" in "".join(
             event.text for event in workers.events(1) if isinstance(event, Told)
         )
     finally:
