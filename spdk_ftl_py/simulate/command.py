@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import json
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, Final
 
 from ..conf import RELOC_POLICIES, FtlConf
-from ..errors import FtlError
+from ..outputs import write_json
 from ..pictures import pyplot
 from ..text import shown
 from ..usage import parsed, path, refusing, whole
+from .bar import bar
 from .spec import BAND_BLOCKS_MAX, BANDS_MAX, PRECONDITIONS, ZONES_MAX, Spec, blocks_of
 from .sweep.command import EXAMPLES, add_sweep_options, run_sweep, sweep_wanted
 
@@ -159,46 +155,22 @@ def run_command(args: argparse.Namespace) -> int:
         spec.check()
     if args.plot is not None:
         pyplot()
-    # Here, because the shim may be missing, which --help does not need.
+    # Here, because rich takes long, and the shim may be missing; --help needs neither.
+    from rich.console import Console
+
     from .engine import simulate
 
-    with refusing(args.parser), _progress() as tell:
+    with refusing(args.parser), bar(Console(stderr=True), "simulate", 1.0) as tell:
         result = simulate(spec, tell)
     if args.json is None or str(args.json) != "-":
         print("\n".join(lines_of(result)))
     if args.json is not None:
-        _write_json(args.json, result)
+        write_json(args.json, result)
     if args.plot is not None:
         from .plot import draw
 
         draw(result, args.plot)
     return 0
-
-
-def _write_json(file: Path, result: dict[str, Any]) -> None:
-    document = json.dumps(result, indent=2) + "\n"
-    if str(file) == "-":
-        sys.stdout.write(document)
-        return
-    try:
-        file.write_text(document, encoding="utf-8")
-    except OSError as error:
-        raise FtlError(f"--json {shown(str(file))}: {error.strerror}: give a file that can be written") from None
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[float], None]]:
-    """A bar on a terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield lambda part: None
-        return
-    with Progress(BarColumn(), TaskProgressColumn(), TimeRemainingColumn(), console=console, transient=True) as bar:
-        task = bar.add_task("simulate", total=1.0)
-        yield lambda part: bar.update(task, completed=part)
 
 
 def lines_of(result: dict[str, Any]) -> list[str]:
