@@ -5,9 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any, Final
 
+from .. import outputs, pictures
 from ..conf import RELOC_POLICIES, FtlConf
-from ..outputs import write_json
-from ..pictures import pyplot
 from ..text import shown
 from ..usage import parsed, path, refusing, whole
 from .bar import bar
@@ -153,8 +152,9 @@ def run_command(args: argparse.Namespace) -> int:
         return run_sweep(args, spec.to_dict())
     with refusing(args.parser):
         spec.check()
+    outputs.check(args.json)
     if args.plot is not None:
-        pyplot()
+        pictures.check(args.plot)
     # Here, because rich takes long, and the shim may be missing; --help needs neither.
     from rich.console import Console
 
@@ -165,7 +165,7 @@ def run_command(args: argparse.Namespace) -> int:
     if args.json is None or str(args.json) != "-":
         print("\n".join(lines_of(result)))
     if args.json is not None:
-        write_json(args.json, result)
+        outputs.write_json(args.json, result)
     if args.plot is not None:
         from .plot import draw
 

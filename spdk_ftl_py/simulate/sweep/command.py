@@ -6,9 +6,8 @@ import argparse
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
+from ... import outputs, pictures
 from ...errors import FtlError
-from ...outputs import write_json
-from ...pictures import pyplot
 from ...usage import parsed, path, refusing
 from ...workers.options import add_worker_options, chosen_workers
 from ..bar import bar
@@ -74,8 +73,9 @@ def run_sweep(arguments: argparse.Namespace, base: Mapping[str, Any], *, functio
         points = grid(arguments.sweep, base, _types(arguments.parser, base))
     if arguments.out is not None:
         results.check(arguments.out)
-    if arguments.plot:
-        pyplot()
+    outputs.check(arguments.json)
+    if arguments.plot is not None:
+        pictures.check(arguments.plot)
     # rich takes long, and --help does not need it.
     from rich.console import Console
 
@@ -104,7 +104,7 @@ def run_sweep(arguments: argparse.Namespace, base: Mapping[str, Any], *, functio
     if str(arguments.json) != "-":
         _show(rows, points)
     if arguments.json:
-        write_json(arguments.json, sweep.to_dict())
+        outputs.write_json(arguments.json, sweep.to_dict())
     if arguments.plot and len(sweep.failed) < len(points):
         plot.draw(rows, points.varying, arguments.plot)
     if sweep.failed:

@@ -11,9 +11,11 @@ import pytest
 
 from spdk_ftl_py.cli import main as cli
 from spdk_ftl_py.errors import FtlError, ParameterError
+from spdk_ftl_py.simulate import engine
 from spdk_ftl_py.simulate.command import lines_of
 from spdk_ftl_py.simulate.engine import model, simulate
 from spdk_ftl_py.simulate.spec import Spec, blocks_of
+from spdk_ftl_py.simulate.sweep.sweep import Sweep
 
 SMALL = Spec(bands=64, band_blocks=256, writes="2x")
 
@@ -143,6 +145,23 @@ def test_the_command_says_what_it_could_not_do(tmp_path: Path, capsys: pytest.Ca
         cli.main(["simulate", "--bands", "10"])
     assert ended.value.code == 2
     assert "spare bands" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("sweep", [[], ["--sweep", "reserved=20,30"]])
+@pytest.mark.parametrize("option", ["--json", "--plot"])
+def test_a_file_that_can_not_be_written_is_told_before_anything_is_simulated(
+    option: str,
+    sweep: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if option == "--plot":
+        pytest.importorskip("matplotlib")
+    monkeypatch.setattr(engine, "simulate", None)
+    monkeypatch.setattr(Sweep, "run", None)
+    assert cli.main([*ARGUMENTS, *sweep, option, str(tmp_path / "no" / "s.svg")]) == 1
+    assert "give a file that can be written" in capsys.readouterr().err
 
 
 def test_the_command_draws(tmp_path: Path) -> None:
