@@ -202,12 +202,18 @@ export class BandMap {
     const parts = [`Band ${i}: ${state}`, `zone${zones.length > 1 ? "s" : ""} ${named}`];
     if (state !== "free" && state !== "retired") {
       const share = this.capacity[i] ? ` (${percent(this.valid[i] / this.capacity[i])})` : "";
-      const stream = this.header.shared_stream ? "" : this.stream[i] ? ", relocated data" : ", data of hosts";
-      parts.push(`${whole(this.valid[i])} of ${whole(this.capacity[i])} blocks valid${share}${stream}`);
+      parts.push(`${whole(this.valid[i])} of ${whole(this.capacity[i])} blocks valid${share}${this.#whose(i)}`);
       parts.push(`seq ${whole(this.seq[i])}, age ${whole(Math.max(0, this.header.next_seq - this.seq[i]))}`);
     }
     parts.push(`${whole(this.resets[i])} resets since load`);
     return parts.join(" · ");
+  }
+
+  // As the placement in use has it: an earlier one may have had other classes.
+  #whose(i) {
+    if (this.header.shared_stream) return "";
+    const whose = this.stream[i] < this.header.user_classes ? "data of hosts" : "relocated data";
+    return `, ${whose}${this.header.classes > 2 ? ` (class ${this.stream[i]})` : ""}`;
   }
 
   #tell() {
