@@ -16,7 +16,7 @@ const SCALES = {
   age: [["#fdeed8", "#6b2f00"], ["#3a2c1c", "#ffc98a"]],
   resets: [["#e6f3ec", "#00452f"], ["#1f332b", "#8ff0cb"]],
 };
-const TITLES = { valid: "valid data", age: "age, in bands opened since", resets: "resets since load" };
+const TITLES = { valid: "valid data", age: "age, in bands opened since", resets: "resets" };
 const CELL_MAX = 34, CELL_MIN = 2;
 // Of the map, if the bands are large enough to choose: what the cards beside it take; less where all are in one column.
 const HEIGHT = 420, HEIGHT_NARROW = 300, NARROW = 520;
@@ -205,7 +205,7 @@ export class BandMap {
       parts.push(`${whole(this.valid[i])} of ${whole(this.capacity[i])} blocks valid${share}${this.#whose(i)}`);
       parts.push(`seq ${whole(this.seq[i])}, age ${whole(Math.max(0, this.header.next_seq - this.seq[i]))}`);
     }
-    parts.push(`${whole(this.resets[i])} resets since load`);
+    parts.push(`${whole(this.resets[i])} resets`);
     return parts.join(" · ");
   }
 
