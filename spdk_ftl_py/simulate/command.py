@@ -14,8 +14,6 @@ from .spec import BAND_BLOCKS_MAX, BANDS_MAX, PRECONDITIONS, ZONES_MAX, Spec, bl
 from .sweep.command import EXAMPLES, add_sweep_options, run_sweep, sweep_wanted
 
 _DEFAULT: Final = Spec()
-ANY_BLOCKS: Final = 1 << 20
-"""Of a device that exists only to see whether an argument means something."""
 
 DESCRIPTION: Final = """\
 Simulate an FTL's garbage collection, and show its write amplification (WA): the blocks that reach media for each block
@@ -109,9 +107,9 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def _workload(given: str) -> str:
     # It needs numpy.
-    from .workloads.parse import parse
+    from .workloads.parse import check
 
-    parse(given, ANY_BLOCKS)
+    check(given)
     return given
 
 
@@ -125,7 +123,8 @@ def _policy(given: str) -> str:
 
 
 def _writes(given: str) -> str:
-    blocks_of(given, ANY_BLOCKS)
+    # Of the smallest device: simulate() knows whether it is too much of the real one.
+    blocks_of(given, 1)
     return given
 
 

@@ -57,6 +57,12 @@ def parse(spec: str, block_count: int) -> Workload:
     return Synthetic(spec, _Parser(spec).whole(block_count))
 
 
+def check(spec: str) -> None:
+    """Before the device's size is known: raises what parse() raises for every device. A part of a device may still be
+    too small to have a block."""
+    parse(spec, BLOCK_COUNT_MAX)
+
+
 class _Parser:
     """Of one spec, from left to right."""
 

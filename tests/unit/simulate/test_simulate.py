@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import json
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 
 from spdk_ftl_py.cli import main as cli
 from spdk_ftl_py.errors import FtlError, ParameterError
-from spdk_ftl_py.simulate import engine
+from spdk_ftl_py.simulate import command, engine
 from spdk_ftl_py.simulate.command import lines_of
 from spdk_ftl_py.simulate.engine import model, simulate
 from spdk_ftl_py.simulate.spec import Spec, blocks_of
@@ -121,6 +122,27 @@ def test_writes_are_multiples_or_blocks() -> None:
     for nonsense in ("", "x", "0", "0x", "-1x", "1e3", "٣x", "9999999999x"):
         with pytest.raises(ParameterError, match="writes"):
             blocks_of(nonsense, 100)
+
+
+def test_workload_and_writes_are_judged_by_the_simulated_device(capsys: pytest.CaptureFixture[str]) -> None:
+    # A hundred blocks of a device of 4 TiB; of a small one less than half a block.
+    tiny = "part:0-0.0000001:uniform"
+    arguments = ["simulate", "--workload", tiny]
+    parser = argparse.ArgumentParser()
+    command.register(parser.add_subparsers())
+    assert parser.parse_args(arguments).workload == tiny
+    with pytest.raises(SystemExit) as ended:
+        cli.main([*ARGUMENTS, "--workload", tiny])
+    assert ended.value.code == 2
+    assert "there is no block in it" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        parser.parse_args(["simulate", "--workload", "part:0.5-0.5:uniform"])
+    assert "there is no block in it" in capsys.readouterr().err
+    # As many writes as a device of one block may get.
+    assert parser.parse_args(["simulate", "--writes", "999999999x"]).writes == "999999999x"
+    with pytest.raises(SystemExit):
+        cli.main([*ARGUMENTS, "--bands", "4096", "--band-blocks", "1000000", "--writes", "999999999x"])
+    assert "10x or less often" in capsys.readouterr().err
 
 
 ARGUMENTS = ("simulate", "--bands", "64", "--band-blocks", "256", "--writes", "1x")

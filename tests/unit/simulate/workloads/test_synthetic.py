@@ -17,7 +17,7 @@ from spdk_ftl_py.errors import ParameterError
 from spdk_ftl_py.simulate.workloads import base
 from spdk_ftl_py.simulate.workloads.base import BATCH, BATCH_BLOCKS, READ, TRIM, WRITE, Requests
 from spdk_ftl_py.simulate.workloads.bijection import Bijection
-from spdk_ftl_py.simulate.workloads.parse import AROUND, SYNTHETIC, parse
+from spdk_ftl_py.simulate.workloads.parse import AROUND, SYNTHETIC, check, parse
 from spdk_ftl_py.simulate.workloads.zipf import Zipf
 
 BLOCKS = 10_000
@@ -235,6 +235,18 @@ SPECS = st.recursive(
     ),
     max_leaves=4,
 )
+
+
+@settings(max_examples=25, deadline=None)
+@given(spec=SPECS)
+def test_a_text_that_means_something_for_some_device_is_accepted(spec: str) -> None:
+    try:
+        parse(spec, 1 << 20)
+    except ParameterError as error:
+        # Others are just as impossible on a larger one.
+        assert "there is no block in it" in error.message  # noqa: PT017
+    else:
+        check(spec)
 
 
 @settings(max_examples=25, deadline=None)
