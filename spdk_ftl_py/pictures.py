@@ -29,9 +29,10 @@ def pyplot() -> Any:
 def check(path: Path) -> None:
     """Before long work: is matplotlib there, can it write such a file, and can that file be written? Raises
     FtlError."""
-    formats = pyplot().figure().canvas.get_supported_filetypes()
-    pyplot().close()
-    if _kind(path) not in formats:
+    pyplot()
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    if _kind(path) not in FigureCanvasBase.get_supported_filetypes():
         raise FtlError(f"plot {shown(str(path))}: there is no format {shown(path.suffix)}: use the suffix .svg")
     outputs.check(path, option="plot")
 
