@@ -5,10 +5,13 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from spdk_ftl_py.cli import main as cli
 from spdk_ftl_py.errors import FtlError, ParameterError
@@ -63,6 +66,20 @@ def test_numbers_of_a_result_belong_together() -> None:
 def test_writes_in_sequence_relocate_nothing() -> None:
     result = simulate(dataclasses.replace(SMALL, workload="seq"))
     assert result["write_amplification"] < 1.01
+
+
+def test_the_longest_wait_is_one_of_the_writes_that_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    def busy(simulation: Any) -> Iterator[NDArray[np.uint64]]:
+        count = simulation._spec.block_count
+        yield np.arange(count, dtype=np.uint64)
+        yield np.random.default_rng(1).integers(0, count, 2 * count).astype(np.uint64)
+
+    monkeypatch.setattr(engine._Simulation, "_fill", busy)
+    latency = simulate(dataclasses.replace(SMALL, writes="4"))["latency"]
+    # Of four writes, the 99.9th percentile is the longest, rounded up.
+    assert latency["wait_us_max"] <= latency["wait_us_p999"] <= 2 * latency["wait_us_max"] + 4
+    whole = simulate(dataclasses.replace(SMALL, writes="2x"))["latency"]
+    assert whole["wait_us_max"] > latency["wait_us_max"]
 
 
 def test_a_shared_stream_costs_writes_where_some_blocks_are_hot() -> None:
