@@ -17,8 +17,9 @@ _DEFAULT: Final = Spec()
 
 DESCRIPTION: Final = """\
 Simulate an FTL's garbage collection, and show its write amplification (WA): the blocks that reach media for each block
-that hosts write. The band manager, its policy and its limits are those of the daemon. The media are without data: 8 to
-12 bytes of memory for each block, and one to three million host writes a second.
+that hosts write. The band manager, its policy and its limits are those of the daemon. The media are without data: at
+most 8 bytes of memory for each block, or 12 with the ages of relocated blocks, and one to three million host writes a
+second.
 
 First each LBA is written once, in order. Then hosts write as --workload says. The WA shown is that of the second half
 of these writes; --plot shows whether it is steady. The same options and seed give the same result.
@@ -30,7 +31,7 @@ examples:
   spdk-ftl simulate --bands 225 --band-blocks 4096 --zones 4 --open-zones 14
                                                                bands of 4 zones, on a drive with 14 open zones
   spdk-ftl simulate --bands 4096 --band-blocks 262144 --writes 3x
-                                                               4 TiB, in 9 GiB of memory
+                                                               4 TiB, in 7.2 GiB of memory
   spdk-ftl simulate --writes 20x --json s.json --plot s.svg    for scripts, and as a picture
 {EXAMPLES}
 exit codes: 0 success, 1 failure (the reason is on stderr), 2 wrong usage, 130 interrupted

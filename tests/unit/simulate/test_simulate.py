@@ -82,6 +82,14 @@ def test_the_longest_wait_is_one_of_the_writes_that_are_measured(monkeypatch: py
     assert whole["wait_us_max"] > latency["wait_us_max"]
 
 
+def test_it_takes_the_memory_that_the_pages_name() -> None:
+    result = simulate(dataclasses.replace(SMALL, reserved=20, writes="1"))
+    blocks = SMALL.bands * SMALL.band_blocks
+    # 4 TiB are 2^30 blocks.
+    assert result["memory_bytes"] / blocks == pytest.approx(7.2, rel=1e-4)
+    assert "4 TiB, in 7.2 GiB" in command.EPILOG
+
+
 def test_a_shared_stream_costs_writes_where_some_blocks_are_hot() -> None:
     spec = dataclasses.replace(SMALL, workload="zipf:0.99", writes="4x")
     apart, shared = simulate(spec), simulate(dataclasses.replace(spec, shared=True))
