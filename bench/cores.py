@@ -37,7 +37,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from rich.console import Console
 
-from spdk_ftl_py import _shim
+from spdk_ftl_py import _shim, outputs
 from spdk_ftl_py.bench.cpu import machine
 from spdk_ftl_py.bench.progress import progress
 from spdk_ftl_py.bench.statistics import Sample, ratios
@@ -458,6 +458,7 @@ def main() -> int:
     )
     parser.add_argument("--json", metavar="FILE", help="also write the results to this file")
     args = parser.parse_args()
+    outputs.check(args.json)
     if min(args.seconds, args.repeats, args.depth, args.base_kiops) <= 0 or args.depth > BASE_DEPTH:
         parser.error(f"--seconds, --repeats, --depth and --base-kiops are above 0, and --depth is at most {BASE_DEPTH}")
     tried = layouts(args.cpus, drive=args.media == "tcp", apart=args.drive_apart)

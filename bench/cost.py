@@ -24,7 +24,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
-from spdk_ftl_py import DaemonClient
+from spdk_ftl_py import DaemonClient, outputs
 from spdk_ftl_py.under_test.programs import Daemon, EmbeddedTarget
 
 TICKS: Final = os.sysconf("SC_CLK_TCK")
@@ -167,6 +167,7 @@ def main() -> None:
     parser.add_argument("--serve", default="", help="further options of `spdk-ftl serve`")
     parser.add_argument("--json", help="also write the rows to this file")
     args = parser.parse_args()
+    outputs.check(args.json)
     rows = []
     print(
         "| FTLs | CPU % of a core | wakeups/s | threads | MiB | MiB/device | s to create all | target's CPU % | "

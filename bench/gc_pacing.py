@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from spdk_ftl_py import _shim
+from spdk_ftl_py import _shim, outputs
 from spdk_ftl_py.conf import FtlConf
 from spdk_ftl_py.daemon.base import BaseLink, DaemonIdentity
 from spdk_ftl_py.daemon.requests import FtlOptions
@@ -268,6 +268,7 @@ def main() -> None:
     parser.add_argument("--series-fresh", action="store_true", help="of the first writes instead")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
+    outputs.check(args.json)
     logging.basicConfig(level=logging.ERROR)
     rows = asyncio.run(in_memory(args) if args.base == "memory" else in_target(args))
     show(rows)

@@ -32,7 +32,7 @@ import time
 from pathlib import Path
 from typing import Any, Final
 
-from spdk_ftl_py import _shim
+from spdk_ftl_py import _shim, outputs
 from spdk_ftl_py.conf import BLOCK_BYTES, FtlConf, Limit
 from spdk_ftl_py.ftl import creation
 from spdk_ftl_py.ftl.device import FtlDevice
@@ -203,6 +203,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
+    outputs.check(args.json)
     logging.basicConfig(level=logging.ERROR)
     names = ("bands", "thresholds", "WA", "data", "model", "WA / model", "goal", "k", *PLACES)
     names = (*names, "kIOPS", "p99 ms", "p99.9 ms", "CPU us", "loop us")

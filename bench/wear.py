@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from spdk_ftl_py import _shim
+from spdk_ftl_py import _shim, outputs
 from spdk_ftl_py.conf import FtlConf
 from spdk_ftl_py.ftl import creation
 from spdk_ftl_py.ftl.gc import wear
@@ -96,6 +96,7 @@ def main() -> None:
     parser.add_argument("--without-levelling", action="store_true")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
+    outputs.check(args.json)
     logging.basicConfig(level=logging.ERROR)
     if args.without_levelling:
         wear.BANDS_PER_MOVE = NEVER  # type: ignore[misc]

@@ -1556,9 +1556,9 @@ class SimStats:
     """Blocks of the bands that were moved."""
     next_seq: Final[int]
     stall_blocks_max: Final[int]
-    """The most blocks that were relocated between two blocks of hosts."""
+    """The most blocks that were relocated between two blocks of hosts, since forget_stalls()."""
     stalls: Final[list[int]]
-    """[i]: how often these were less than 2^i, and at least half of that."""
+    """[i]: how often these were less than 2^i, and at least half of that, since forget_stalls()."""
 
     def as_dict(self) -> dict[str, Any]: ...
 
@@ -1627,6 +1627,9 @@ class SimCore:
     @property
     def band_changes(self) -> int: ...
     def stats(self) -> SimStats: ...
+    def forget_stalls(self) -> None:
+        """A phase begins, and what hosts waited for before does not count any more."""
+
     def data_seqs(self) -> NDArray[np.uint64]:
         """For each band: the mean seq of the hosts' writes that its blocks come from."""
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from . import outputs
 from .errors import FtlError, UnsupportedError
 from .text import shown
 
 
 def pyplot() -> Any:
-    """Of matplotlib. Call it before long work, too. Raises UnsupportedError."""
+    """Of matplotlib. Raises UnsupportedError."""
     try:
         import matplotlib
     except ImportError as error:
@@ -25,9 +26,24 @@ def pyplot() -> Any:
     return found
 
 
+def check(path: Path) -> None:
+    """Before long work: is matplotlib there, can it write such a file, and can that file be written? Raises
+    FtlError."""
+    pyplot()
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    if _kind(path) not in FigureCanvasBase.get_supported_filetypes():
+        raise FtlError(f"plot {shown(str(path))}: there is no format {shown(path.suffix)}: use the suffix .svg")
+    outputs.check(path, option="plot")
+
+
+def _kind(path: Path) -> str:
+    return path.suffix[1:].lower() or "svg"
+
+
 def save(figure: Any, path: Path) -> None:
     """In the format that the suffix says, SVG by default; the figure is closed. Raises FtlError."""
-    kind = path.suffix[1:] or "svg"
+    kind = _kind(path)
     try:
         figure.savefig(path, format=kind, metadata={"Date": None} if kind == "svg" else None)
     except OSError as error:

@@ -142,8 +142,8 @@ void bind_sim(nb::module_ &m) {
             },
             nb::arg("stream"))
         .def(
-            "close_zone", [](SimCore &core, uint32_t band, uint32_t) { return core.close_band(band); },
-            nb::arg("band"), nb::arg("punit"))
+            "close_zone", [](SimCore &core, uint32_t band, uint32_t) { return core.close_band(band); }, nb::arg("band"),
+            nb::arg("punit"))
         .def(
             "start_move",
             [](SimCore &core, uint32_t band) {
@@ -167,6 +167,7 @@ void bind_sim(nb::module_ &m) {
         .def("band_rows", &band_rows, nb::arg("first"), nb::arg("count"))
         .def_prop_ro("band_changes", &SimCore::changes)
         .def("stats", &SimCore::stats)
+        .def("forget_stalls", &SimCore::forget_stalls)
         .def("data_seqs", [](SimCore &core) { return copied(core.data_seqs()); })
         .def("opened_seqs", [](SimCore &core) { return copied(core.opened_seqs()); })
         .def_prop_ro("next_seq", &SimCore::next_seq)

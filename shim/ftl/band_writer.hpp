@@ -89,8 +89,11 @@ private:
         OpenBand *current = nullptr;
         uint32_t queued = kNoBand;
         uint64_t queued_seq = 0;
-        bool asked = false;           // band_next_needed was sent, and has no answer yet
-        uint64_t homeless_since = 0;  // it has had no band since there was data for it; 0: it has one, or no data
+        bool asked = false;  // band_next_needed was sent, and has no answer yet
+        // When blocks of it were first found waiting without a band. It stays until the class has a band again, even if
+        // other bands have taken all its blocks. 0: it has a band, or none of its blocks has waited since it lost the
+        // last one, or it is the only class of its side.
+        uint64_t homeless_since = 0;
     };
 
     OpenBand *current_band(uint32_t stream) noexcept;

@@ -374,6 +374,12 @@ void SimCore::note_stall() noexcept {
     moved_at_write_ = moved_;
 }
 
+void SimCore::forget_stalls() noexcept {
+    stall_max_ = 0;
+    stalls_.fill(0);
+    moved_at_write_ = moved_;
+}
+
 void SimCore::trim_block(uint64_t lba) noexcept {
     ++trimmed_;
     const uint32_t before = l2p_[lba];

@@ -45,8 +45,8 @@ struct SimStats {
     uint64_t mapped_blocks = 0;
     uint64_t scanned_blocks = 0;  // of bands that were moved
     uint64_t next_seq = 0;
-    uint64_t stall_blocks_max = 0;  // relocated between two blocks of a host
-    std::vector<uint64_t> stalls;   // [i]: how often at least 2^(i-1) and less than 2^i blocks were
+    uint64_t stall_blocks_max = 0;  // relocated between two blocks of a host, since forget_stalls()
+    std::vector<uint64_t> stalls;   // [i]: how often at least 2^(i-1) and less than 2^i blocks were, since then
 };
 
 enum class SimStop : uint8_t {
@@ -94,6 +94,8 @@ public:
     size_t take_changed(std::span<BandRow> rows) noexcept;
     [[nodiscard]] uint64_t changes() const noexcept { return changes_; }
     [[nodiscard]] SimStats stats() const;
+    // Those before do not count any more: they belong to a phase that is over.
+    void forget_stalls() noexcept;
     [[nodiscard]] uint64_t next_seq() const noexcept { return next_seq_; }
     [[nodiscard]] uint64_t media_written_blocks() const noexcept { return media_; }
     [[nodiscard]] size_t band_count() const noexcept { return bands_.size(); }

@@ -15,8 +15,8 @@ from typing import Final
 
 from rich.console import Console
 
+from .. import outputs, pictures
 from ..errors import FtlError, ParameterError
-from ..pictures import pyplot
 from ..under_test.programs import ProgramError
 from ..under_test.spdk_tgt import SpdkTargetError
 from . import plot
@@ -72,16 +72,17 @@ def main(description: str, argv: list[str] | None = None) -> int:
         warm_s=QUICK_WARM_S if args.quick else WARM_S,
     )
     try:
+        if args.keep and args.json is None:
+            args.json = KEPT
+        outputs.check(args.json)
         if args.plot is not None:
-            pyplot()
+            pictures.check(args.plot)
         before = load(args.compare) if args.compare is not None else []
         plain = [section for section in sections if section.variant != SHARED]
         rows = _run(args, plain, programs, timing, console) if plain else []
         for section in sections:
             if section.variant == SHARED:
                 rows += _run_shared(args, section, timing, console)
-        if args.keep and args.json is None:
-            args.json = KEPT
         if args.json is not None:
             how = {
                 "date": time.strftime("%Y-%m-%d"),

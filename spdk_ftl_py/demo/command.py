@@ -8,6 +8,7 @@ import logging
 import sys
 from typing import Final
 
+from .. import outputs
 from ..errors import ParameterError
 from ..target.sizes import MEDIA_BYTES_MAX, parse_size
 from ..usage import parsed, some_seconds, text, whole
@@ -40,7 +41,9 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--json", metavar="FILE", type=text, help="also write the results to this file")
+    parser.add_argument(
+        "--json", metavar="FILE", type=text, help="also write the results to this file; - for standard output"
+    )
     parser.add_argument(
         "--size",
         type=parsed(_drive_bytes),
@@ -90,10 +93,10 @@ def run(args: argparse.Namespace) -> int:
     from .screen import Screen
 
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
-    screen = Screen(Console(force_terminal=False if args.plain else None))
+    on_output = args.json == outputs.STANDARD_OUTPUT
+    screen = Screen(Console(stderr=on_output, force_terminal=False if args.plain else None))
     report = Report()
-    if args.json:
-        report.write(args.json)  # reports an unwritable path now, not after a minute
+    outputs.check(args.json)
     options = Options(
         media_bytes=args.size, write_multiple=args.writes, time_s=args.time, seed=args.seed, keep=args.keep
     )

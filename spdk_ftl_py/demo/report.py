@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import platform
-from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
 from .. import _shim
-from ..errors import FtlError
+from ..outputs import write_json
 from .workload import Result
 
 LABELS = {
@@ -57,10 +55,7 @@ class Report:
 
     def write(self, path: str) -> None:
         """Raises FtlError if the file cannot be written."""
-        try:
-            Path(path).write_text(json.dumps(self.values, indent=2) + "\n")
-        except OSError as error:
-            raise FtlError(f"report {path}: {error.strerror}: give --json a path that can be written") from error
+        write_json(path, self.values)
 
 
 def _shown(value: Any) -> str:

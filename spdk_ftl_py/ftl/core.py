@@ -54,6 +54,7 @@ async def make_core(
             batch_blocks=geometry.batch_blocks,
             use_append=conf.use_append,
             shared_stream=geometry.shared_stream,
+            # Whatever the policy has: another one may come under I/O. docs/performance.md, "Memory of open bands".
             classes_max=max(2, geometry.classes_max),
             finish_zones=geometry.finish_zones,
             write_buffer_blocks=buffer_blocks or write_buffer_blocks(conf, geometry),

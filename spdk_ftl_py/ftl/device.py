@@ -483,6 +483,11 @@ class FtlDevice:
         """Classes of bands that a placement may have."""
         return self._manager.classes_max
 
+    @property
+    def placement(self) -> Placement:
+        """In use."""
+        return self._manager.placement
+
     def set_placement(self, placement: Placement) -> None:
         """Which class of bands blocks go to from now on. ValueError as BandManager.set_placement()."""
         self._manager.set_placement(placement)

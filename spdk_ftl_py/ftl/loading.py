@@ -262,9 +262,8 @@ async def _fill(core: _shim.FtlCore, found: Restored, report: Progress) -> None:
     for first in range(0, len(states), BANDS_STEP):
         part = slice(first, first + BANDS_STEP)
         core.load_bands(first, states[part], seqs[part], pointers[part])
-        if found.history is not None:
-            known = found.history
-            core.load_history(first, known.classes[part], known.opened_seqs[part], known.data_seqs[part])
+        known = found.history
+        core.load_history(first, known.classes[part], known.opened_seqs[part], known.data_seqs[part])
         await turns()
     for first in range(0, len(found.l2p), L2P_STEP):
         entries = found.l2p[first : first + L2P_STEP]

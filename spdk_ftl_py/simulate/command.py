@@ -3,29 +3,23 @@
 from __future__ import annotations
 
 import argparse
-import json
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, Final
 
+from .. import outputs, pictures
 from ..conf import RELOC_POLICIES, FtlConf
-from ..errors import FtlError
-from ..pictures import pyplot
 from ..text import shown
 from ..usage import parsed, path, refusing, whole
+from .bar import bar
 from .spec import BAND_BLOCKS_MAX, BANDS_MAX, PRECONDITIONS, ZONES_MAX, Spec, blocks_of
 from .sweep.command import EXAMPLES, add_sweep_options, run_sweep, sweep_wanted
 
 _DEFAULT: Final = Spec()
-ANY_BLOCKS: Final = 1 << 20
-"""Of a device that exists only to see whether an argument means something."""
 
 DESCRIPTION: Final = """\
 Simulate an FTL's garbage collection, and show its write amplification (WA): the blocks that reach media for each block
-that hosts write. The band manager, its policy and its limits are those of the daemon. The media are without data: 8 to
-12 bytes of memory for each block, and one to three million host writes a second.
+that hosts write. The band manager, its policy and its limits are those of the daemon. The media are without data: at
+most 8 bytes of memory for each block, or 12 with the ages of relocated blocks, and one to three million host writes a
+second.
 
 First each LBA is written once, in order. Then hosts write as --workload says. The WA shown is that of the second half
 of these writes; --plot shows whether it is steady. The same options and seed give the same result.
@@ -37,7 +31,7 @@ examples:
   spdk-ftl simulate --bands 225 --band-blocks 4096 --zones 4 --open-zones 14
                                                                bands of 4 zones, on a drive with 14 open zones
   spdk-ftl simulate --bands 4096 --band-blocks 262144 --writes 3x
-                                                               4 TiB, in 9 GiB of memory
+                                                               4 TiB, in 7.2 GiB of memory
   spdk-ftl simulate --writes 20x --json s.json --plot s.svg    for scripts, and as a picture
 {EXAMPLES}
 exit codes: 0 success, 1 failure (the reason is on stderr), 2 wrong usage, 130 interrupted
@@ -114,9 +108,9 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def _workload(given: str) -> str:
     # It needs numpy.
-    from .workloads.parse import parse
+    from .workloads.parse import check
 
-    parse(given, ANY_BLOCKS)
+    check(given)
     return given
 
 
@@ -130,7 +124,8 @@ def _policy(given: str) -> str:
 
 
 def _writes(given: str) -> str:
-    blocks_of(given, ANY_BLOCKS)
+    # Of the smallest device: simulate() knows whether it is too much of the real one.
+    blocks_of(given, 1)
     return given
 
 
@@ -157,48 +152,25 @@ def run_command(args: argparse.Namespace) -> int:
         return run_sweep(args, spec.to_dict())
     with refusing(args.parser):
         spec.check()
+    outputs.check(args.json)
     if args.plot is not None:
-        pyplot()
-    # Here, because the shim may be missing, which --help does not need.
+        pictures.check(args.plot)
+    # Here, because rich takes long, and the shim may be missing; --help needs neither.
+    from rich.console import Console
+
     from .engine import simulate
 
-    with refusing(args.parser), _progress() as tell:
+    with refusing(args.parser), bar(Console(stderr=True), "simulate", 1.0) as tell:
         result = simulate(spec, tell)
     if args.json is None or str(args.json) != "-":
         print("\n".join(lines_of(result)))
     if args.json is not None:
-        _write_json(args.json, result)
+        outputs.write_json(args.json, result)
     if args.plot is not None:
         from .plot import draw
 
         draw(result, args.plot)
     return 0
-
-
-def _write_json(file: Path, result: dict[str, Any]) -> None:
-    document = json.dumps(result, indent=2) + "\n"
-    if str(file) == "-":
-        sys.stdout.write(document)
-        return
-    try:
-        file.write_text(document, encoding="utf-8")
-    except OSError as error:
-        raise FtlError(f"--json {shown(str(file))}: {error.strerror}: give a file that can be written") from None
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[float], None]]:
-    """A bar on a terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield lambda part: None
-        return
-    with Progress(BarColumn(), TaskProgressColumn(), TimeRemainingColumn(), console=console, transient=True) as bar:
-        task = bar.add_task("simulate", total=1.0)
-        yield lambda part: bar.update(task, completed=part)
 
 
 def lines_of(result: dict[str, Any]) -> list[str]:

@@ -94,6 +94,7 @@ class _Simulation:
         for lbas in self._fill() if filled else ():
             self._write(lbas)
             self._progress(self._core.next_seq / (filled + total))
+        self._core.forget_stalls()
         before, resets_before = self._core.stats(), self._resets.copy()
         limits_before = dict(self._manager.limits_applied)
         moves_before = self._manager.moves_started
@@ -221,7 +222,6 @@ class _Simulation:
         steady_from = next(i for i, point in enumerate(points) if point.host >= host * (1 - STEADY_PART))
         steady_from = min(steady_from, len(points) - 2)
         steady = _amplification(points[steady_from], points[-1])
-        stalls = [b - a for a, b in zip(before.stalls, after.stalls, strict=True)]
         per_block_s = BLOCK_BYTES / (spec.media_mib_per_s * _MIB)
         share = spec.block_count / (spec.bands * spec.band_blocks)
         return {
@@ -261,8 +261,8 @@ class _Simulation:
                 "media_mib_per_s": spec.media_mib_per_s,
                 "host_iops": round(1 / (steady * per_block_s)),
                 "host_write_us": round(steady * per_block_s * 1e6, 2),
-                "wait_us_p99": round(_quantile(stalls, 0.99) * per_block_s * 1e6, 1),
-                "wait_us_p999": round(_quantile(stalls, 0.999) * per_block_s * 1e6, 1),
+                "wait_us_p99": round(_quantile(after.stalls, 0.99) * per_block_s * 1e6, 1),
+                "wait_us_p999": round(_quantile(after.stalls, 0.999) * per_block_s * 1e6, 1),
                 "wait_us_max": round(after.stall_blocks_max * per_block_s * 1e6, 1),
             },
             "elapsed_s": round(elapsed, 3),

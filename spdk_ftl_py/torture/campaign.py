@@ -80,6 +80,12 @@ class Campaign:
         """Bytes of the file that a crash has torn."""
         return self._journal.dropped if self._journal is not None else 0
 
+    @property
+    def complete(self) -> bool:
+        """run() would give no world."""
+        enough = self.crashes >= self.options.crashes or len(self.violating) >= VIOLATING_WORLDS_MAX
+        return enough or self.finished.issuperset(range(self.options.crashes))
+
     def run(self, workers: Workers, progress: Progress, told: Callable[[str], None]) -> None:
         """Raises FtlError. What is finished by then is in the report, and in the file."""
         began, before = time.monotonic(), self.crashes

@@ -19,14 +19,8 @@ def run_campaign(args: argparse.Namespace, options: Options, report: Report, scr
     campaign = Campaign(options, report, args.campaign, function=FUNCTION)
     try:
         _say_what_there_is(campaign, screen)
-        with (
-            chosen_workers(args.jobs, args.scheduler) as workers,
-            screen.phase("torture", options.crashes) as phase,
-        ):
-            phase.update(min(campaign.crashes, options.crashes))
-            campaign.run(workers, lambda crashes, note: phase.update(min(crashes, options.crashes), note), screen.say)
-            values = report.values
-            phase.note = f"{values['crashes']:,} crashes, {values['blocks_verified']:,} blocks verified"
+        if not campaign.complete:
+            _run(args, campaign, screen)
     except KeyboardInterrupt:
         screen.say(_interrupted(args, report.values))
         raise
@@ -40,12 +34,23 @@ def run_campaign(args: argparse.Namespace, options: Options, report: Report, scr
     return 0
 
 
+def _run(args: argparse.Namespace, campaign: Campaign, screen: Screen) -> None:
+    most = campaign.options.crashes
+    with chosen_workers(args.jobs, args.scheduler) as workers, screen.phase("torture", most) as phase:
+        phase.update(min(campaign.crashes, most))
+        campaign.run(workers, lambda crashes, note: phase.update(min(crashes, most), note), screen.say)
+        values = campaign.report.values
+        phase.note = f"{values['crashes']:,} crashes, {values['blocks_verified']:,} blocks verified"
+
+
 def _say_what_there_is(campaign: Campaign, screen: Screen) -> None:
     if campaign.dropped:
         screen.say(f"the campaign's file ends in a torn record, which was dropped ({campaign.dropped} bytes)")
     if campaign.finished:
         screen.say(f"{len(campaign.finished):,} worlds with {campaign.crashes:,} crashes are finished")
-    if campaign.lost:
+    if campaign.complete:
+        screen.say("the campaign is finished: no world is run")
+    elif campaign.lost:
         screen.say(f"{len(campaign.lost):,} worlds were given but not finished: given again")
 
 

@@ -7,6 +7,7 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any, Final
 
+from .. import outputs
 from ..conf import CLASSES_MAX, CORES_MAX
 from ..errors import FtlError
 from ..usage import path, text, whole
@@ -143,7 +144,9 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         metavar="FILE",
         help="write to this file what was run; start the same command again to go on, also with more crashes",
     )
-    parser.add_argument("--json", metavar="FILE", type=text, help="also write the results to this file")
+    parser.add_argument(
+        "--json", metavar="FILE", type=text, help="also write the results to this file; - for standard output"
+    )
     parser.add_argument("--plain", action="store_true", help="no progress bars (as when not on a terminal)")
     parser.set_defaults(run=run, parser=parser)
 
@@ -194,10 +197,10 @@ def run(args: argparse.Namespace) -> int:
         "cores": args.cores,
         "classes": args.classes,
     }
-    screen = Screen(Console(force_terminal=False if args.plain else None))
+    on_output = args.json == outputs.STANDARD_OUTPUT
+    screen = Screen(Console(stderr=on_output, force_terminal=False if args.plain else None))
     report = Report(seed=args.seed, options=settings)
-    if args.json:
-        report.write(args.json)  # reports an unwritable path now, not after a minute
+    outputs.check(args.json)
     options = Options(
         seed=args.seed,
         crashes=crashes,

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import platform
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
 from .. import _shim
-from ..errors import FtlError
+from ..outputs import write_json
 
 Progress = Callable[[int, str], None]
 """Takes the number of crashes so far, and a note."""
@@ -96,7 +94,4 @@ class Report:
 
     def write(self, path: str) -> None:
         """Raises FtlError if the file cannot be written."""
-        try:
-            Path(path).write_text(json.dumps(self.values, indent=2) + "\n")
-        except OSError as error:
-            raise FtlError(f"report {path}: {error.strerror}: give --json a path that can be written") from error
+        write_json(path, self.values)

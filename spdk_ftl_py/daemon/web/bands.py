@@ -74,6 +74,9 @@ class BandsView:
             "next_seq": ftl.next_band_seq,
             "states": REPORTED_STATES,
             "shared_stream": geometry.shared_stream,
+            # stream is a class; the first ones are of data of hosts, the others of relocated data.
+            "classes": ftl.placement.classes,
+            "user_classes": ftl.placement.user_classes,
             "columns": COLUMNS,
             # Zone of band b in punit p: first_zone + b * punits + p, unless that zone was replaced.
             "punits": geometry.punits,

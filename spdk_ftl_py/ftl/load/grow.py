@@ -75,7 +75,7 @@ async def plan_growth(port: BlockPort, found: Restored, grow: Grow, settings: Ma
         crcs=None if found.crcs is None else _longer(found.crcs, new.block_count, 0),
         zones_to_reset=[start for start in found.zones_to_reset if start not in before_superblock],
         zones_to_take=taken,
-        history=None if found.history is None else found.history.longer(new.band_count, found.next_seq),
+        history=found.history.longer(new.band_count, found.next_seq),
     )
 
 

@@ -61,6 +61,16 @@ def unpacked(words: NDArray[np.uint32], next_seq: int) -> History | None:
     return History(classes, seqs[0], seqs[1])
 
 
+def estimated(band_seqs: NDArray[np.uint64], next_seq: int, next_band_seq: int) -> History:
+    """For a checkpoint of an older release, which knows only in which order bands were opened: as if hosts had written
+    as much into the time of each band. Nothing says who wrote a band. They count as class 1, so that no policy takes
+    copies that it has not placed for short-lived writes of hosts."""
+    each = next_seq / max(1, next_band_seq)
+    opened = band_seqs.astype(np.float64) * each
+    opened_seqs, data_seqs = (np.clip(seqs, 1, next_seq).astype(np.uint64) for seqs in (opened, opened + each / 2))
+    return History(np.ones(len(band_seqs), np.uint8), opened_seqs, data_seqs)
+
+
 def guessed(
     band_seqs: NDArray[np.int64], sums: NDArray[np.float64], counts: NDArray[np.int64], highest: NDArray[np.uint64]
 ) -> History:

@@ -31,7 +31,7 @@ from ..media.zone import FULL, OFFLINE, UNUSABLE_STATES, Zone
 from . import checkpoint as checkpoints
 from .checkpoint import Checkpoint
 from .held import HeldSource
-from .history import unpacked
+from .history import estimated, unpacked
 from .merge import ITEM_BLOCKS, Merge
 from .restored import LoadedBand, Restored, open_zones, used_spares
 from .zone_walk import ZoneContent, ZoneReader
@@ -143,6 +143,10 @@ def _from_checkpoint(
             state = FAULTED
         bands.append(LoadedBand(state, checkpoint.band_seqs[number], pointers))
     to_finish, to_empty = open_zones(geometry, zones, bands, held)
+    next_seq, next_band_seq = counter(superblock, "next_seq"), counter(superblock, "next_band_seq")
+    history = unpacked(checkpoint.history, next_seq)
+    if history is None:
+        history = estimated(np.array(checkpoint.band_seqs, np.uint64), next_seq, next_band_seq)
     return Restored(
         superblock=superblock,
         superblock_zone=superblock_zone,
@@ -152,9 +156,9 @@ def _from_checkpoint(
         bands=bands,
         l2p=checkpoint.l2p,
         crcs=checkpoint.crcs if conf.verify_reads else None,
-        next_seq=counter(superblock, "next_seq"),
-        next_band_seq=counter(superblock, "next_band_seq"),
-        history=unpacked(checkpoint.history, counter(superblock, "next_seq")),
+        next_seq=next_seq,
+        next_band_seq=next_band_seq,
+        history=history,
         zones_to_finish=to_finish,
         zones_to_empty=to_empty,
         zones_to_reset=[zones[index].start for index in checkpoint.zones] + used_spares(geometry, zones),

@@ -47,6 +47,7 @@ class Restored:
     """The CRC of each LBA's block on media, cut (layout.cut_crcs()); None if reads are not verified."""
     next_seq: int
     next_band_seq: int
+    history: History
     zones_to_finish: list[int]
     """Start addresses of open zones in bands that the FTL no longer writes."""
     zones_to_empty: list[int]
@@ -62,8 +63,6 @@ class Restored:
     recovered: list[Recovered] = field(default_factory=list)
     """Held writes that are newer than everything on media, in ascending seq. ``l2p`` does not contain them."""
 
-    history: History | None = None
-    """None: not known."""
     superblock_beside: Beside = Beside.INACTIVE
     """The superblock zone without the newest superblock."""
     bands_to_reset: list[int] = field(default_factory=list)

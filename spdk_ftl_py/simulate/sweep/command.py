@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import argparse
-import json
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, Final
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
 
+from ... import outputs, pictures
 from ...errors import FtlError
-from ...pictures import pyplot
 from ...usage import parsed, path, refusing
 from ...workers.options import add_worker_options, chosen_workers
+from ..bar import bar
 from . import plot, point, results
 from .grid import Grid, axis, grid
 from .needs import check_traces
 from .results import ERROR, Row
 from .sweep import Sweep
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 SHOWN_MAX: Final = 100
 """Rows of the table on the screen."""
@@ -75,30 +75,38 @@ def run_sweep(arguments: argparse.Namespace, base: Mapping[str, Any], *, functio
         check_traces(points)
     if arguments.out is not None:
         results.check(arguments.out)
-    if arguments.plot:
-        pyplot()
-    screen = _Screen()
+    outputs.check(arguments.json)
+    if arguments.plot is not None:
+        pictures.check(arguments.plot)
+    # rich takes long, and --help does not need it.
+    from rich.console import Console
+
+    console = Console(stderr=True)
+
+    def say(text: str) -> None:
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+
     sweep = Sweep(points, arguments.out, resume=arguments.resume, function=function)
     try:
         if sweep.dropped:
-            screen.say(f"the journal ends in a torn record, which was dropped ({sweep.dropped} bytes)")
+            say(f"the journal ends in a torn record, which was dropped ({sweep.dropped} bytes)")
         if sweep.restored:
-            screen.say(f"{sweep.restored} of {len(points)} points are finished")
+            say(f"{sweep.restored} of {len(points)} points are finished")
         if sweep.restored < len(points):
-            _simulate(arguments, sweep, screen)
+            _simulate(arguments, sweep, console, say)
         rows = sweep.rows()
         if arguments.out is not None:
             results.write(rows, arguments.out)
     except KeyboardInterrupt:
         go_on = "--resume goes on" if arguments.out is not None else "without --out nothing is kept"
-        screen.say(f"interrupted after {sweep.done} of {len(points)} points: {go_on}")
+        say(f"interrupted after {sweep.done} of {len(points)} points: {go_on}")
         raise
     finally:
         sweep.close()
     if str(arguments.json) != "-":
         _show(rows, points)
     if arguments.json:
-        _write_json(sweep.to_dict(), arguments.json)
+        outputs.write_json(arguments.json, sweep.to_dict())
     if arguments.plot and len(sweep.failed) < len(points):
         plot.draw(rows, points.varying, arguments.plot)
     if sweep.failed:
@@ -138,23 +146,11 @@ def _check_usage(arguments: argparse.Namespace) -> None:
         arguments.parser.error("--resume needs the --out of the sweep that it goes on with")
 
 
-def _simulate(arguments: argparse.Namespace, sweep: Sweep, screen: _Screen) -> None:
-    workers_chosen = chosen_workers(arguments.jobs, arguments.scheduler, sweep.code)
-    with workers_chosen as workers, screen.bar(len(sweep.grid)) as bar:
-        bar.update(sweep.restored)
-        sweep.run(workers, bar.update, screen.say)
-
-
-def _write_json(values: dict[str, Any], file: Path) -> None:
-    """-: to standard output."""
-    text = json.dumps(values, indent=2) + "\n"
-    if str(file) == "-":
-        sys.stdout.write(text)
-        return
-    try:
-        file.write_text(text)
-    except OSError as error:
-        raise FtlError(f"--json {file}: {error.strerror}: give a file that can be written") from error
+def _simulate(arguments: argparse.Namespace, sweep: Sweep, console: Console, say: Callable[[str], None]) -> None:
+    chosen = chosen_workers(arguments.jobs, arguments.scheduler, sweep.code)
+    with chosen as workers, bar(console, "sweep", len(sweep.grid)) as tell:
+        tell(sweep.restored)
+        sweep.run(workers, tell, say)
 
 
 def _show(rows: Sequence[Row], points: Grid) -> None:
@@ -174,32 +170,3 @@ def _show(rows: Sequence[Row], points: Grid) -> None:
     console.print(table)
     if len(rows) > SHOWN_MAX:
         console.print(f"and {len(rows) - SHOWN_MAX} more: --out has all of them", highlight=False)
-
-
-class _Bar:
-    def __init__(self, progress: Any, total: int) -> None:
-        self._progress = progress
-        self._task = progress.add_task("sweep", total=total)
-
-    def update(self, done: int) -> None:
-        self._progress.update(self._task, completed=done)
-
-
-class _Screen:
-    """Standard error: a bar if it is a terminal, and lines above."""
-
-    def __init__(self) -> None:
-        from rich.console import Console
-
-        self.console = Console(stderr=True)
-
-    def say(self, text: str) -> None:
-        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
-
-    @contextmanager
-    def bar(self, total: int) -> Iterator[_Bar]:
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
-
-        columns = ("sweep", BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), "left:", TimeRemainingColumn())
-        with Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal) as progress:
-            yield _Bar(progress, total)

@@ -58,6 +58,12 @@ def parse(spec: str, block_count: int) -> Workload:
     return Synthetic(spec, _Parser(spec).whole(block_count))
 
 
+def check(spec: str) -> None:
+    """Before the device's size is known: raises what parse() raises for every device. A part of a device may still be
+    too small to have a block."""
+    parse(spec, BLOCK_COUNT_MAX)
+
+
 def trace_of(spec: str) -> Path | None:
     """The file of a trace; None for other workloads. Raises ParameterError."""
     kind, colon, rest = spec.partition(":")

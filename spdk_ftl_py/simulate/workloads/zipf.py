@@ -42,11 +42,6 @@ class Zipf:
             missing -= len(tried)
         return got[0] if len(got) == 1 else np.concatenate(got)
 
-    def probabilities(self) -> NDArray[np.float64]:
-        """Of all ranks, for tests."""
-        weights = np.arange(1, self.count + 1, dtype=np.float64) ** -self.theta
-        return np.asarray(weights / weights.sum())
-
     def _tried(self, rng: np.random.Generator, size: int) -> NDArray[np.uint64]:
         area = rng.random(size)
         area *= self._low - self._high

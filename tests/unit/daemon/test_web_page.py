@@ -3,6 +3,7 @@ the page in a browser."""
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import json
 import re
@@ -21,6 +22,7 @@ from spdk_ftl_py.daemon.web.history import COLUMNS, History
 from spdk_ftl_py.daemon.web.page import POLICY, WebPage
 from spdk_ftl_py.errors import BusyError
 from spdk_ftl_py.ftl.media.band import CLOSED, FREE, MENDING, OPEN, REPORTED_STATES, Band
+from spdk_ftl_py.ftl.policy.interface import Placement
 from spdk_ftl_py.runtime.reactor import ReactorLoop
 from unit.daemon.registry_rig import HOSTNQN, Daemon, World, connected, create, write
 from unit.ftl.ftl_rig import ftl_rig
@@ -53,8 +55,9 @@ def a_view(count: int = 4, **more: Any) -> tuple[BandsView, Any]:
     bands = bands_of([Band(i, **{**zone, "zones": [2 + i]}) for i in range(count)])  # type: ignore[arg-type]
     geometry = SimpleNamespace(band_blocks=100, punits=1, shared_stream=False)
     ftl: Any = SimpleNamespace(
-        bands=bands, geometry=geometry, zone_map=bands.zone_map, uuid="u", incarnation=3, next_band_seq=9, **more
-    )
+        bands=bands, geometry=geometry, zone_map=bands.zone_map, uuid="u", incarnation=3, next_band_seq=9,
+        placement=Placement(), **more,
+    )  # fmt: skip
     return BandsView(ftl), ftl
 
 
@@ -85,6 +88,16 @@ def test_a_cursor_of_another_life_gets_all_bands(cursor: str) -> None:
     header, columns = unpacked(view.answer(ftl, cursor))
     assert header["whole"]
     assert len(columns["band"]) == 4
+
+
+def test_the_page_knows_which_classes_are_those_of_hosts() -> None:
+    view, ftl = a_view()
+    header, _ = unpacked(view.answer(ftl, ""))
+    assert (header["classes"], header["user_classes"]) == (2, 1)
+    # Another policy places blocks.
+    ftl.placement = dataclasses.replace(ftl.placement, classes=6, user_classes=2)
+    header, _ = unpacked(view.answer(ftl, header["cursor"]))
+    assert (header["classes"], header["user_classes"]) == (6, 2)
 
 
 def test_a_free_band_with_a_failed_zone_is_mending() -> None:

@@ -113,6 +113,30 @@ def test_a_paced_move_advances_with_the_hosts_writes() -> None:
     assert core.stats().reloc_moved_blocks == 1024
 
 
+def test_stalls_are_those_of_the_phase_that_has_begun() -> None:
+    core = _shim.SimCore(block_count=64, band_count=16, band_blocks=16)
+    numbers = np.arange(64, dtype=np.uint64)
+    at = band = 0
+    while at < len(numbers):
+        at += core.run(numbers[at:])[0]
+        for _, number in core.take_events():
+            core.open_band(number, band, band)
+            band += 1
+    core.open_band(1, band, band)
+    core.start_move(0)
+    core.set_pace(0, None)
+    core.run(numbers[:1])
+    core.set_pace(100, None)
+    assert core.run(numbers[60:])[0] == 4
+    stats = core.stats()
+    assert stats.stall_blocks_max == stats.reloc_moved_blocks > 0
+    assert sum(stats.stalls) == stats.user_written_blocks == 68
+    core.forget_stalls()
+    assert core.run(numbers[60:])[0] == 4
+    stats = core.stats()
+    assert (stats.stall_blocks_max, sum(stats.stalls), stats.stalls[0]) == (0, 4, 4)
+
+
 def test_classes_go_to_bands_of_their_own_and_ages_choose_them() -> None:
     core = core_of()
     core.set_placement(

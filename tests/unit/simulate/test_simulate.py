@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from spdk_ftl_py.cli import main as cli
 from spdk_ftl_py.errors import FtlError, ParameterError
+from spdk_ftl_py.simulate import command, engine
 from spdk_ftl_py.simulate.command import lines_of
 from spdk_ftl_py.simulate.engine import model, simulate
 from spdk_ftl_py.simulate.spec import Spec, blocks_of
+from spdk_ftl_py.simulate.sweep.sweep import Sweep
 
 SMALL = Spec(bands=64, band_blocks=256, writes="2x")
 
@@ -60,6 +66,28 @@ def test_numbers_of_a_result_belong_together() -> None:
 def test_writes_in_sequence_relocate_nothing() -> None:
     result = simulate(dataclasses.replace(SMALL, workload="seq"))
     assert result["write_amplification"] < 1.01
+
+
+def test_the_longest_wait_is_one_of_the_writes_that_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    def busy(simulation: Any) -> Iterator[NDArray[np.uint64]]:
+        count = simulation._spec.block_count
+        yield np.arange(count, dtype=np.uint64)
+        yield np.random.default_rng(1).integers(0, count, 2 * count).astype(np.uint64)
+
+    monkeypatch.setattr(engine._Simulation, "_fill", busy)
+    latency = simulate(dataclasses.replace(SMALL, writes="4"))["latency"]
+    # Of four writes, the 99.9th percentile is the longest, rounded up.
+    assert latency["wait_us_max"] <= latency["wait_us_p999"] <= 2 * latency["wait_us_max"] + 4
+    whole = simulate(dataclasses.replace(SMALL, writes="2x"))["latency"]
+    assert whole["wait_us_max"] > latency["wait_us_max"]
+
+
+def test_it_takes_the_memory_that_the_pages_name() -> None:
+    result = simulate(dataclasses.replace(SMALL, reserved=20, writes="1"))
+    blocks = SMALL.bands * SMALL.band_blocks
+    # 4 TiB are 2^30 blocks.
+    assert result["memory_bytes"] / blocks == pytest.approx(7.2, rel=1e-4)
+    assert "4 TiB, in 7.2 GiB" in command.EPILOG
 
 
 def test_a_shared_stream_costs_writes_where_some_blocks_are_hot() -> None:
@@ -121,6 +149,27 @@ def test_writes_are_multiples_or_blocks() -> None:
             blocks_of(nonsense, 100)
 
 
+def test_workload_and_writes_are_judged_by_the_simulated_device(capsys: pytest.CaptureFixture[str]) -> None:
+    # A hundred blocks of a device of 4 TiB; of a small one less than half a block.
+    tiny = "part:0-0.0000001:uniform"
+    arguments = ["simulate", "--workload", tiny]
+    parser = argparse.ArgumentParser()
+    command.register(parser.add_subparsers())
+    assert parser.parse_args(arguments).workload == tiny
+    with pytest.raises(SystemExit) as ended:
+        cli.main([*ARGUMENTS, "--workload", tiny])
+    assert ended.value.code == 2
+    assert "there is no block in it" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        parser.parse_args(["simulate", "--workload", "part:0.5-0.5:uniform"])
+    assert "there is no block in it" in capsys.readouterr().err
+    # As many writes as a device of one block may get.
+    assert parser.parse_args(["simulate", "--writes", "999999999x"]).writes == "999999999x"
+    with pytest.raises(SystemExit):
+        cli.main([*ARGUMENTS, "--bands", "4096", "--band-blocks", "1000000", "--writes", "999999999x"])
+    assert "10x or less often" in capsys.readouterr().err
+
+
 ARGUMENTS = ("simulate", "--bands", "64", "--band-blocks", "256", "--writes", "1x")
 
 
@@ -143,6 +192,23 @@ def test_the_command_says_what_it_could_not_do(tmp_path: Path, capsys: pytest.Ca
         cli.main(["simulate", "--bands", "10"])
     assert ended.value.code == 2
     assert "spare bands" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("sweep", [[], ["--sweep", "reserved=20,30"]])
+@pytest.mark.parametrize("option", ["--json", "--plot"])
+def test_a_file_that_can_not_be_written_is_told_before_anything_is_simulated(
+    option: str,
+    sweep: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if option == "--plot":
+        pytest.importorskip("matplotlib")
+    monkeypatch.setattr(engine, "simulate", None)
+    monkeypatch.setattr(Sweep, "run", None)
+    assert cli.main([*ARGUMENTS, *sweep, option, str(tmp_path / "no" / "s.svg")]) == 1
+    assert "give a file that can be written" in capsys.readouterr().err
 
 
 def test_the_command_draws(tmp_path: Path) -> None:

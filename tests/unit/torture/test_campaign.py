@@ -37,7 +37,10 @@ def play(
     report = Report()
     campaign = Campaign(options, report, path)
     try:
+        complete = campaign.complete
         campaign.run(workers, lambda crashes, note: None, lambda text: None)
+        assert campaign.complete
+        assert not complete or not workers.executed
     except Killed:
         assert end_expected
     except FtlError as error:
@@ -174,10 +177,13 @@ def test_the_command_runs_a_campaign_and_finds_the_finished_one(
     expected = run_world(Options(seed=3, chain=False), 0, 1)
     assert (first["crashes"], first["kinds"]) == (expected.crashes, dict(expected.kinds))
     capsys.readouterr()
-    assert cli.main(words) == 0
+    # It looks for no workers any more.
+    monkeypatch.setattr(campaign_command, "chosen_workers", None)
+    assert cli.main([*words, "--scheduler", "127.0.0.1:1"]) == 0
     again = json.loads((tmp_path / "t.json").read_text())
     assert again["digest"] == first["digest"]
-    assert "1 worlds with 1 crashes are finished" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "1 worlds with 1 crashes are finished\nthe campaign is finished: no world is run\n" in told
 
 
 def test_all_replay_commands_are_printed(

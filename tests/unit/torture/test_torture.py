@@ -369,7 +369,7 @@ def test_a_report_that_can_not_be_written_is_told_before_the_first_crash(
 ) -> None:
     assert cli.main(["torture", "--plain", "--json", str(tmp_path)]) == 1
     out, err = capsys.readouterr()
-    assert (out, f"report {tmp_path}: Is a directory" in err) == ("", True)
+    assert (out, f"--json {tmp_path}: Is a directory" in err) == ("", True)
 
 
 def test_what_the_checker_finds_is_a_violation(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ const SCALES = {
   age: [["#fdeed8", "#6b2f00"], ["#3a2c1c", "#ffc98a"]],
   resets: [["#e6f3ec", "#00452f"], ["#1f332b", "#8ff0cb"]],
 };
-const TITLES = { valid: "valid data", age: "age, in bands opened since", resets: "resets since load" };
+const TITLES = { valid: "valid data", age: "age, in bands opened since", resets: "resets" };
 const CELL_MAX = 34, CELL_MIN = 2;
 // Of the map, if the bands are large enough to choose: what the cards beside it take; less where all are in one column.
 const HEIGHT = 420, HEIGHT_NARROW = 300, NARROW = 520;
@@ -202,12 +202,18 @@ export class BandMap {
     const parts = [`Band ${i}: ${state}`, `zone${zones.length > 1 ? "s" : ""} ${named}`];
     if (state !== "free" && state !== "retired") {
       const share = this.capacity[i] ? ` (${percent(this.valid[i] / this.capacity[i])})` : "";
-      const stream = this.header.shared_stream ? "" : this.stream[i] ? ", relocated data" : ", data of hosts";
-      parts.push(`${whole(this.valid[i])} of ${whole(this.capacity[i])} blocks valid${share}${stream}`);
+      parts.push(`${whole(this.valid[i])} of ${whole(this.capacity[i])} blocks valid${share}${this.#whose(i)}`);
       parts.push(`seq ${whole(this.seq[i])}, age ${whole(Math.max(0, this.header.next_seq - this.seq[i]))}`);
     }
-    parts.push(`${whole(this.resets[i])} resets since load`);
+    parts.push(`${whole(this.resets[i])} resets`);
     return parts.join(" · ");
+  }
+
+  // As the placement in use has it: an earlier one may have had other classes.
+  #whose(i) {
+    if (this.header.shared_stream) return "";
+    const whose = this.stream[i] < this.header.user_classes ? "data of hosts" : "relocated data";
+    return `, ${whose}${this.header.classes > 2 ? ` (class ${this.stream[i]})` : ""}`;
   }
 
   #tell() {

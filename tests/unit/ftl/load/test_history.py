@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from spdk_ftl_py.ftl.load import history
+from spdk_ftl_py.ftl.load import checkpoint, history
 from spdk_ftl_py.ftl.media.band import BAND_ROW
 from unit.ftl.load.restore_rig import RestoreRig
 
@@ -25,6 +25,32 @@ def test_the_checkpoint_keeps_classes_and_ages() -> None:
     assert history.unpacked(np.zeros(3, np.uint32), next_seq) is None, "an older release wrote it"
     longer = known.longer(8, next_seq)
     assert longer.data_seqs[6:].tolist() == [next_seq] * 2
+
+
+async def test_bands_of_an_older_release_have_an_age_by_their_order(
+    rig: RestoreRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await rig.create()
+    await rig.traffic(900)
+    # As releases without history wrote it.
+    monkeypatch.setattr(checkpoint, "packed", lambda account, next_seq: np.zeros(len(account), np.uint32))
+    core, count = rig.device.core, rig.device.geometry.band_count
+    await rig.halt()
+    before, next_seq = core.band_rows(0, count).view(BAND_ROW).copy(), core.next_seq
+    await rig.load()
+    assert rig.device.restored["from_checkpoint"]
+    after = rig.device.core.band_rows(0, count).view(BAND_ROW)
+    same = (before["seq"] == after["seq"]) & (before["valid"] > 0) & (after["unwritten"] == 0)
+    assert same.sum() > 5
+    was, now = before[same]["opened_seq"].astype(np.int64), after[same]["opened_seq"].astype(np.int64)
+    assert np.median(np.abs(now - was)) * 8 <= next_seq
+    by_age = after[same][np.argsort(after[same]["seq"])]
+    assert (np.diff(by_age["opened_seq"].astype(np.int64)) > 0).all()
+    assert (by_age["opened_seq"] <= by_age["data_seq"]).all()
+    assert (by_age["data_seq"] <= next_seq).all()
+    # sepbit counts what class 0 lived.
+    assert {*by_age["stream"].tolist()} == {1}
+    assert history.estimated(np.array([0, (1 << 64) - 1], np.uint64), 1, 1).opened_seqs.tolist() == [1, 1]
 
 
 @pytest.mark.parametrize("clean", [True, False])

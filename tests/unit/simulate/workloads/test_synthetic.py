@@ -17,7 +17,7 @@ from spdk_ftl_py.errors import ParameterError
 from spdk_ftl_py.simulate.workloads import base
 from spdk_ftl_py.simulate.workloads.base import BATCH, BATCH_BLOCKS, READ, TRIM, WRITE, Requests
 from spdk_ftl_py.simulate.workloads.bijection import Bijection
-from spdk_ftl_py.simulate.workloads.parse import AROUND, SYNTHETIC, parse
+from spdk_ftl_py.simulate.workloads.parse import AROUND, SYNTHETIC, check, parse
 from spdk_ftl_py.simulate.workloads.zipf import Zipf
 
 BLOCKS = 10_000
@@ -41,6 +41,12 @@ def joined(spec: str, requests: int, *, seed: int = 1, block_count: int = BLOCKS
 
 def counts(requests: Requests, block_count: int = BLOCKS) -> NDArray[np.int64]:
     return np.bincount(requests.lba.astype(np.int64), minlength=block_count)
+
+
+def probabilities_of(zipf: Zipf) -> NDArray[np.float64]:
+    """Of all ranks."""
+    weights = np.arange(1, zipf.count + 1, dtype=np.float64) ** -zipf.theta
+    return np.asarray(weights / weights.sum())
 
 
 def chi_square(observed: NDArray[np.int64], probabilities: NDArray[np.float64]) -> float:
@@ -70,7 +76,7 @@ def test_zipf_is_exact(theta: float, count: int) -> None:
     assert len(observed) == count
     if count == 1:
         return
-    probabilities = zipf.probabilities()
+    probabilities = probabilities_of(zipf)
     # The test wants some of each.
     rare = probabilities * 200_000 < 5
     if rare.any():
@@ -142,16 +148,14 @@ def test_what_drifts_keeps_its_skew_and_changes_its_hottest_blocks() -> None:
     requests = joined("drift:1.2:10:0.2", 400_000)
     quarters = np.split(requests.lba[:400_000].astype(np.int64), 4)
     early, late = (np.bincount(quarter, minlength=BLOCKS) for quarter in (quarters[0], quarters[3]))
-    probabilities = Zipf(1.2, BLOCKS).probabilities()
+    probabilities = probabilities_of(Zipf(1.2, BLOCKS))
     for observed in (early, late):
         assert observed.max() / observed.sum() == pytest.approx(probabilities[0], rel=0.1)
     assert np.argmax(early) != np.argmax(late)
     # What is cold stays cold: four fifths of the LBAs, whoever is hot.
     place = Bijection(BLOCKS)(np.arange(BLOCKS, dtype=np.uint64)).astype(np.int64)
     cold = place[BLOCKS // 5 :]
-    assert early[cold].sum() / early.sum() == pytest.approx(
-        Zipf(1.2, BLOCKS).probabilities()[BLOCKS // 5 :].sum(), rel=0.1
-    )
+    assert early[cold].sum() / early.sum() == pytest.approx(probabilities[BLOCKS // 5 :].sum(), rel=0.1)
 
 
 def test_the_drift_changes_places_exactly_as_often_as_it_should() -> None:
@@ -231,6 +235,18 @@ SPECS = st.recursive(
     ),
     max_leaves=4,
 )
+
+
+@settings(max_examples=25, deadline=None)
+@given(spec=SPECS)
+def test_a_text_that_means_something_for_some_device_is_accepted(spec: str) -> None:
+    try:
+        parse(spec, 1 << 20)
+    except ParameterError as error:
+        # Others are just as impossible on a larger one.
+        assert "there is no block in it" in error.message  # noqa: PT017
+    else:
+        check(spec)
 
 
 @settings(max_examples=25, deadline=None)
