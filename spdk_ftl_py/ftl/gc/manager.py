@@ -53,6 +53,9 @@ of the event loop."""
 CLASSES_PART: Final = 16
 """Bands that are kept free so that each of several classes has its own are at most this part of the spare bands: with
 few spare bands, separation gains less than the space costs."""
+CAREFUL_BANDS: Final = 64
+"""While so many bands are opened after a crash, or after zones ended before they were full, the manager does not count
+on the rest of bands that are being written, and keeps a band more free: the same may happen again."""
 CHANGES_MAX: Final = 1024
 """Bands whose account is taken in one turn of the event loop: some 4 ms if the state of each has changed."""
 RESETS_MAX: Final = 256
@@ -81,6 +84,7 @@ class BandManager:
         on_replaced: Callable[[str], None] = lambda why: None,
         on_decided: Callable[[], None] = lambda: None,
         next_band_seq: int = 1,
+        crashed: bool = False,
         turns: Turns = LOOP_TURNS,
     ) -> None:
         self.bands = bands
@@ -115,6 +119,7 @@ class BandManager:
         self._saving = 0
         """Bands that are to be free besides, so that a move that levels wear can begin."""
         self._wanting: set[int] = set()
+        self._careful_until = next_band_seq + CAREFUL_BANDS if crashed else 0
         self._on_stuck = on_stuck
         self._on_broken = on_broken
         self._on_replaced = on_replaced
@@ -230,6 +235,10 @@ class BandManager:
         if self._shared or stream in self._streams:
             self._wanting.add(_shim.STREAM_USER if self._shared else stream)
         self.wake()
+
+    def zone_ended(self) -> None:
+        """A zone that was being written ended before it was full, or failed: others may, too."""
+        self._careful_until = self.next_band_seq + CAREFUL_BANDS
 
     def want_all(self) -> None:
         """Events were lost: every stream without a queued band may have asked for one."""
@@ -383,12 +392,17 @@ class BandManager:
         left = self._reloc_room() - int(self.bands.capacity[number])
         if self.free_bands - 1 >= RESERVED_BANDS and left >= self._committed():
             return True
+        # In blocks, the reserve is often less than in whole bands.
+        if not self._shared and not self._careful and not self._room_is_tight(int(self.bands.capacity[number])):
+            return True
         if self._has_room(*side):
             return False
         if self._shared:
             return self.bands.count(RESETTING, MOVING) > 0
-        # If there are only trim records, they go to relocation's band.
-        return self.bands.count(RESETTING) > 0 and self._core.stats().write_buffer_used > 0
+        # If there are only trim records, they go to relocation's band. So does user data if moves in progress, and one
+        # more, need this band.
+        waits = self.bands.count(RESETTING) > 0 and self._core.stats().write_buffer_used > 0
+        return waits and left >= self._committed() + self._buffer_blocks
 
     def _start_moves(self) -> None:
         self._saving = 0
@@ -405,7 +419,8 @@ class BandManager:
             # Moves that level wear come on top of those that gain space.
             moving = self.bands.count(MOVING) - worn
             coming = self.free_bands + self.bands.count(RESETTING) + self._resets_due
-            wanted = self.limits.start_bands + 1 + self._for_classes(*self._reloc) + self._saving - coming
+            more = self._for_classes(*self._reloc) + self._saving + int(self._careful)
+            wanted = self.limits.start_bands + 1 + more - coming
             if wanted > 0:
                 wanted = max(wanted, in_line)
             if starved and not moving:
@@ -516,7 +531,7 @@ class BandManager:
             self._place()
 
     def _moves_in_line(self) -> int:
-        return MOVES_IN_LINE if self.level - self._saving < self.limits.start_bands else 1
+        return MOVES_IN_LINE if self.level - self._saving - int(self._careful) < self.limits.start_bands else 1
 
     def _set_share(self) -> None:
         applied = self.limits.apply(self.free_bands)
@@ -527,14 +542,18 @@ class BandManager:
         freeing = self.bands.count(MOVING, RESETTING) > 0
         # A limit makes way for relocation. If nothing can be relocated, it would only stop user writes for nothing.
         if freeing and not self._draining:
-            pace = Pace(user_share=0) if self._room_is_tight() else self._fitting_pace()
+            # A reset that waits for user data has it written to relocation's band if there is no other: then nothing
+            # more is accepted, so that this is at most one write buffer, however many resets are in progress.
+            coming = 0 if self._careful or self._starved() else self.bands.resetting_capacity()
+            tight = self._room_is_tight(coming=coming)
+            pace = Pace(user_share=0) if tight else self._fitting_pace()
         if pace != self._pace:
             self._core.set_pace(pace.user_share, pace.reloc_per_thousand)
             self._pace = pace
 
     def _fitting_pace(self) -> Pace:
         sizes = self.moves.in_line(self.bands)
-        pace = self.policy.pace(self.limits, self.level - self._saving, sizes)
+        pace = self.policy.pace(self.limits, self.level - self._saving - int(self._careful), sizes)
         # Data in danger, even if it is behind in line, and writes that stand still do not wait for more writes.
         if self._starved() or self.moves.endangered(self.bands) or self.bands.any_endangered():
             return Pace(pace.user_share)
@@ -580,6 +599,11 @@ class BandManager:
         if self._one_each:
             return 0
         return min(self.bands.queued_count(*streams) + self._homeless + 1, self._for_classes_most)
+
+    @property
+    def _careful(self) -> bool:
+        """The rest of a band that is being written is no room to count on."""
+        return self.next_band_seq < self._careful_until
 
     @property
     def _homeless(self) -> int:
@@ -669,15 +693,15 @@ class BandManager:
             return self._core.stats().write_buffer_used
         return self._buffer_blocks
 
-    def _room_is_tight(self, less: int = 0) -> bool:
-        """Whether user writes must get no further band, so that another move can begin after those in progress. less:
-        blocks that relocation is about to lose."""
+    def _room_is_tight(self, less: int = 0, coming: int = 0) -> bool:
+        """Whether user writes must get no further band, so that moves in progress and resets can end, and another move
+        can begin then. less: blocks that relocation is about to lose. coming: that it will have for that other move."""
         moves = self.moves.in_line(self.bands)
         # The last move in line is that other one, unless it only levels wear.
         other = len(moves) > 1 and not self.moves.worn(self.bands)[-1]
         last = moves[-1].left + self._selector.least_gain if other else 0
-        needed = self._committed() + max(0, self._band_blocks - last) + self._buffer_blocks
-        return self._reloc_room() - less < needed
+        spare = self._reloc_room() - less - self._committed() - self._buffer_blocks
+        return spare < 0 or spare + coming < self._band_blocks - last
 
     def _has_room(self, *streams: int) -> bool:
         return self.bands.room(*streams) > 0

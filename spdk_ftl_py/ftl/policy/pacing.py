@@ -13,6 +13,9 @@ from .limits import UNLIMITED, Limits
 OPEN_PART: Final = 0.5
 """Of a band that is being written or moved, the part that counts as free on average. It is taken off again, so that the
 level is as large as the number of free bands is on average."""
+AIM: Final = 0.8
+"""Of a band: so far below `start` relocation keeps the level. Free space beyond what promises and the event loop need
+costs write amplification, and this is enough (docs/ftl.md, "The level")."""
 FACTOR_MIN: Final = 0.25
 """A move that has begun goes on at this part of the natural pace at least, however many bands are free."""
 FACTOR_MAX: Final = 4.0
@@ -67,7 +70,7 @@ def decide(limits: Limits, at: float, moves: Iterable[MoveSize]) -> Pace:
     share = limits.share_at(at)
     if not moves or gain <= 0 or share * (valid + gain) <= 100 * gain:
         return Pace(share)
-    factor = 1 + (limits.start_bands - at) / max(1, limits.start_bands - limits.low_bands)
+    factor = 1 + (limits.start_bands - AIM - at) / max(1, limits.start_bands - limits.low_bands)
     natural = valid / gain * min(max(factor, FACTOR_MIN), FACTOR_MAX)
     return Pace(share, _rounded(min(max(1, round(1000 * natural)), PACE_MAX)))
 

@@ -117,9 +117,11 @@ async def test_relocation_without_a_band_takes_the_users_next_one() -> None:
     manager.stop()
 
 
-@pytest.mark.parametrize(("rest", "left"), [(500, 300), (100, 300), (500, 600)])
-async def test_the_user_gets_none_of_the_last_two_free_bands(rest: int, left: int) -> None:
-    """However little is left to copy: what Python knows of the rest of relocation's band may be old."""
+@pytest.mark.parametrize(("rest", "left", "his"), [(500, 300, True), (100, 300, False), (500, 600, False)])
+async def test_the_user_gets_all_that_relocation_needs_neither_now_nor_for_its_next_move(
+    rest: int, left: int, his: bool
+) -> None:
+    """Counted in blocks: if little is left to copy, one free band and the rest of relocation's are enough for it."""
     manager, core = manager_of(
         [
             band(0, MOVING, valid=left, written=BLOCKS),
@@ -131,7 +133,7 @@ async def test_the_user_gets_none_of_the_last_two_free_bands(rest: int, left: in
     )
     manager.start()
     taken = [stream for stream, _, _ in core.opened]
-    assert _shim.STREAM_USER not in taken
+    assert (_shim.STREAM_USER in taken) == his
     manager.stop()
 
 
