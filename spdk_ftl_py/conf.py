@@ -34,6 +34,9 @@ RESERVED_BANDS: Final = 2
 START_BANDS: Final = 3
 """Default threshold of start, the least that descending thresholds allow: every band kept free beyond need is spare
 space that does not lower write amplification. docs/ftl.md, "Conf", says why this is enough."""
+FEW_BANDS: Final = 8
+"""If no more bands than this can be free on a full device, start is one more: a crash, or a base that finishes zones,
+costs the rests of open bands, which are much of so little space."""
 START_BLOCKS: Final = 1024
 """If bands are smaller than this, so many blocks more: the event loop needs time to give the next band."""
 START_FRACTION: Final = 4
@@ -430,9 +433,17 @@ def classes_allowed(bands: BandNumbers, most: int, start_bands: int) -> int:
 
 def default_thresholds(room: int, band_blocks: int) -> dict[str, int]:
     """As few bands as possible, if at most ``room`` can be free on a full device: 3/2/1/0, and more of very small
-    bands."""
-    start = max(START_BANDS, min(START_BANDS + START_BLOCKS // band_blocks, room // START_FRACTION))
+    bands. 4/3/2/1 if space is short."""
+    small = START_BLOCKS // band_blocks
+    if is_small(room):
+        return _descending(min(START_BANDS + 1 + small, room // START_FRACTION), room)
+    start = max(START_BANDS, min(START_BANDS + small, room // START_FRACTION))
     return {LIMIT_CRIT: 0, LIMIT_HIGH: 1, LIMIT_LOW: start - 1, LIMIT_START: start}
+
+
+def is_small(room: int) -> bool:
+    """Whether at most so few bands can be free on a full device that more of them are kept free."""
+    return room <= FEW_BANDS
 
 
 def default_thresholds_of(bands: BandNumbers) -> dict[str, int]:
@@ -441,12 +452,16 @@ def default_thresholds_of(bands: BandNumbers) -> dict[str, int]:
 
 def former_default_thresholds(room: int) -> dict[str, int]:
     """What default_thresholds() gave in earlier versions. Superblocks store it: the seed's 5/10/20/40, scaled down."""
-    start = max(0, min(_FORMER_THRESHOLDS[LIMIT_START], room // 4))
+    return _descending(min(_FORMER_THRESHOLDS[LIMIT_START], room // START_FRACTION), room)
+
+
+def _descending(start: int, room: int) -> dict[str, int]:
+    """Thresholds in the seed's proportions, from the one of start."""
     # Each must be above the previous one; crit is 1 rather than 0 if that fits below room.
     floor = 1 if room > len(LIMIT_NAMES) else 0
     thresholds: dict[str, int] = {}
     for name in LIMIT_NAMES:
-        floor = max(floor, start * _FORMER_THRESHOLDS[name] // _FORMER_THRESHOLDS[LIMIT_START])
+        floor = max(floor, max(0, start) * _FORMER_THRESHOLDS[name] // _FORMER_THRESHOLDS[LIMIT_START])
         thresholds[name] = floor
         floor += 1
     return thresholds

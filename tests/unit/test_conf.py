@@ -235,7 +235,9 @@ def test_default_thresholds_keep_as_few_bands_free_as_possible_and_some_more_of_
     def thresholds(room: int, band_blocks: int) -> list[int]:
         return [default_thresholds(room, band_blocks)[name] for name in LIMIT_NAMES]
 
-    assert [thresholds(room, 6058) for room in (3, 10, 43, 10_000)] == [[0, 1, 2, 3]] * 4
+    assert thresholds(3, 6058) == [0, 1, 2, 3]
+    assert [thresholds(room, 6058) for room in (5, 8)] == [[1, 2, 3, 4]] * 2, "space is short"
+    assert [thresholds(room, 6058) for room in (9, 43, 10_000)] == [[0, 1, 2, 3]] * 3
     assert thresholds(202, 1009) == [0, 1, 3, 4]
     assert thresholds(3000, 60) == [0, 1, 19, 20]
     assert thresholds(20, 60) == [0, 1, 4, 5]

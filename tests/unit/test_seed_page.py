@@ -10,7 +10,7 @@ import pytest
 
 from spdk_ftl_py import schema
 from spdk_ftl_py.cli.main import build_parser
-from spdk_ftl_py.conf import DEFAULT_SHARES, DEFAULT_THRESHOLDS, LIMIT_NAMES, FtlConf
+from spdk_ftl_py.conf import DEFAULT_SHARES, LIMIT_NAMES, FtlConf, former_default_thresholds
 from spdk_ftl_py.errors import ConfError
 from spdk_ftl_py.ignored_settings import IGNORED
 from spdk_ftl_py.usage import commands_of
@@ -82,7 +82,7 @@ def test_every_setting_of_2020_is_named_and_is_one_here_or_said_not_to_be(settin
         limits = {f"limit_{name}{suffix}" for name in LIMIT_NAMES for suffix in ("", "_threshold")}
         assert limits <= given
         assert value.keys() == set(LIMIT_NAMES)
-        assert [DEFAULT_THRESHOLDS[name] for name in LIMIT_NAMES] == [5, 10, 20, 40]
+        assert [former_default_thresholds(1000)[name] for name in LIMIT_NAMES] == [5, 10, 20, 40]
         assert [DEFAULT_SHARES[name] for name in LIMIT_NAMES] == [0, 5, 40, 100]
         return
     assert value == default

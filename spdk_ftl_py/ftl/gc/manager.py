@@ -15,13 +15,13 @@ from collections.abc import Callable
 from typing import Final
 
 from ... import _shim
-from ...conf import RESERVED_BANDS, FtlConf, least_gain_blocks
+from ...conf import RESERVED_BANDS, FtlConf, is_small, least_gain_blocks
 from ..media.band import CLOSED, MOVING, OPEN, QUEUED, RESETTING, Band, Bands
 from ..media.geometry import Geometry
 from ..policy.guard import Guard
 from ..policy.interface import Placement
 from ..policy.limits import NO_LIMIT, UNLIMITED, Applied, Limits
-from ..policy.pacing import Pace, level
+from ..policy.pacing import AIM, Pace, level
 from .moves import Moves
 from .reloc import Selector, reclaimed, surroundings, table
 from .seam import LOOP_TURNS, Core, Handle, Turns
@@ -54,8 +54,8 @@ CLASSES_PART: Final = 16
 """Bands that are kept free so that each of several classes has its own are at most this part of the spare bands: with
 few spare bands, separation gains less than the space costs."""
 CAREFUL_BANDS: Final = 64
-"""While so many bands are opened after a crash, or after zones ended before they were full, the manager does not count
-on the rest of bands that are being written, and keeps a band more free: the same may happen again."""
+"""While so many bands are opened after a crash, or after zones ended before they were full, the reserve is counted in
+whole bands: the same may happen again, and takes the rests of bands that are being written."""
 CHANGES_MAX: Final = 1024
 """Bands whose account is taken in one turn of the event loop: some 4 ms if the state of each has changed."""
 RESETS_MAX: Final = 256
@@ -88,7 +88,7 @@ class BandManager:
         turns: Turns = LOOP_TURNS,
     ) -> None:
         self.bands = bands
-        self.limits = Limits(conf)
+        self.limits = self._limits(geometry, conf)
         self.next_band_seq = next_band_seq
         self.applied = Applied(NO_LIMIT, UNLIMITED)
         self.limits_applied: dict[str, int] = {}
@@ -119,6 +119,7 @@ class BandManager:
         self._saving = 0
         """Bands that are to be free besides, so that a move that levels wear can begin."""
         self._wanting: set[int] = set()
+        self._small = self._is_small(geometry)
         self._careful_until = next_band_seq + CAREFUL_BANDS if crashed else 0
         self._on_stuck = on_stuck
         self._on_broken = on_broken
@@ -138,6 +139,14 @@ class BandManager:
         self._changes = 0
         """Of the core's bands, as of the last account."""
         self._woken: Handle | None = None
+
+    @staticmethod
+    def _is_small(geometry: Geometry) -> bool:
+        return is_small(geometry.spare_bands - geometry.open_bands)
+
+    @classmethod
+    def _limits(cls, geometry: Geometry, conf: FtlConf) -> Limits:
+        return Limits(conf, aim=0 if cls._is_small(geometry) else AIM)
 
     # --- what the device calls
 
@@ -163,7 +172,7 @@ class BandManager:
         policy: another one, from new_policy(); one is needed if needs_new_policy()."""
         self._conf = conf
         self._surroundings = surroundings(self._geometry, conf)
-        self.limits = Limits(conf)
+        self.limits = self._limits(self._geometry, conf)
         self._selector = Selector(conf, self._punits, policy or self.policy)
         self._selector.least_gain = least_gain_blocks(self._punits, len(self._reloc))
         self.policy.on_replaced = self._replaced
@@ -392,17 +401,16 @@ class BandManager:
         left = self._reloc_room() - int(self.bands.capacity[number])
         if self.free_bands - 1 >= RESERVED_BANDS and left >= self._committed():
             return True
-        # In blocks, the reserve is often less than in whole bands.
-        if not self._shared and not self._careful and not self._room_is_tight(int(self.bands.capacity[number])):
+        if not self._in_whole_bands and not self._room_is_tight(int(self.bands.capacity[number])):
             return True
         if self._has_room(*side):
             return False
         if self._shared:
             return self.bands.count(RESETTING, MOVING) > 0
-        # If there are only trim records, they go to relocation's band. So does user data if moves in progress, and one
-        # more, need this band.
+        # If there are only trim records, they go to relocation's band. So does user data if moves in progress, and the
+        # one after them, may need this band.
         waits = self.bands.count(RESETTING) > 0 and self._core.stats().write_buffer_used > 0
-        return waits and left >= self._committed() + self._buffer_blocks
+        return waits and (self._in_whole_bands or left >= self._committed() + self._buffer_blocks)
 
     def _start_moves(self) -> None:
         self._saving = 0
@@ -419,8 +427,7 @@ class BandManager:
             # Moves that level wear come on top of those that gain space.
             moving = self.bands.count(MOVING) - worn
             coming = self.free_bands + self.bands.count(RESETTING) + self._resets_due
-            more = self._for_classes(*self._reloc) + self._saving + int(self._careful)
-            wanted = self.limits.start_bands + 1 + more - coming
+            wanted = self.limits.start_bands + 1 + self._for_classes(*self._reloc) + self._saving - coming
             if wanted > 0:
                 wanted = max(wanted, in_line)
             if starved and not moving:
@@ -531,7 +538,7 @@ class BandManager:
             self._place()
 
     def _moves_in_line(self) -> int:
-        return MOVES_IN_LINE if self.level - self._saving - int(self._careful) < self.limits.start_bands else 1
+        return MOVES_IN_LINE if self.level - self._saving < self.limits.start_bands else 1
 
     def _set_share(self) -> None:
         applied = self.limits.apply(self.free_bands)
@@ -544,7 +551,7 @@ class BandManager:
         if freeing and not self._draining:
             # A reset that waits for user data has it written to relocation's band if there is no other: then nothing
             # more is accepted, so that this is at most one write buffer, however many resets are in progress.
-            coming = 0 if self._careful or self._starved() else self.bands.resetting_capacity()
+            coming = 0 if self._in_whole_bands or self._starved() else self.bands.resetting_capacity()
             tight = self._room_is_tight(coming=coming)
             pace = Pace(user_share=0) if tight else self._fitting_pace()
         if pace != self._pace:
@@ -553,7 +560,7 @@ class BandManager:
 
     def _fitting_pace(self) -> Pace:
         sizes = self.moves.in_line(self.bands)
-        pace = self.policy.pace(self.limits, self.level - self._saving - int(self._careful), sizes)
+        pace = self.policy.pace(self.limits, self.level - self._saving, sizes)
         # Data in danger, even if it is behind in line, and writes that stand still do not wait for more writes.
         if self._starved() or self.moves.endangered(self.bands) or self.bands.any_endangered():
             return Pace(pace.user_share)
@@ -601,9 +608,10 @@ class BandManager:
         return min(self.bands.queued_count(*streams) + self._homeless + 1, self._for_classes_most)
 
     @property
-    def _careful(self) -> bool:
-        """The rest of a band that is being written is no room to count on."""
-        return self.next_band_seq < self._careful_until
+    def _in_whole_bands(self) -> bool:
+        """The reserve is two whole bands. It is less if it is counted in blocks, but then the rests of bands that are
+        being written are part of it."""
+        return self._shared or self._small or self.next_band_seq < self._careful_until
 
     @property
     def _homeless(self) -> int:

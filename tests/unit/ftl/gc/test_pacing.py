@@ -6,7 +6,7 @@ import pytest
 
 from spdk_ftl_py.conf import FtlConf, Limit
 from spdk_ftl_py.ftl.policy.limits import Limits
-from spdk_ftl_py.ftl.policy.pacing import AIM, MoveSize, Pace, decide, level
+from spdk_ftl_py.ftl.policy.pacing import MoveSize, Pace, decide, level
 
 LIMITS = Limits(
     FtlConf(limits={"crit": Limit(0, 5), "high": Limit(5, 10), "low": Limit(40, 20), "start": Limit(100, 40)})
@@ -28,12 +28,8 @@ def test_a_share_never_exceeds_that_of_the_limit_in_force() -> None:
         assert LIMITS.share_at(at) <= LIMITS.apply(-int(-at // 1)).user_share
 
 
-def test_just_below_the_start_threshold_relocation_keeps_its_natural_pace() -> None:
-    assert decide(LIMITS, 40 - AIM, [MOVE]) == Pace(98, 3000)
-    pace = decide(LIMITS, 40, [MOVE])
-    assert pace.user_share == 100
-    assert pace.reloc_per_thousand is not None
-    assert 2000 < pace.reloc_per_thousand < 3000
+def test_at_the_start_threshold_relocation_keeps_its_natural_pace_and_the_user_is_not_limited() -> None:
+    assert decide(LIMITS, 40, [MOVE]) == Pace(100, 3000)
 
 
 def test_the_pace_rises_while_the_level_falls_and_ends_where_the_share_is_what_keeps_the_level() -> None:
