@@ -31,9 +31,12 @@ DEFAULT_SHARES: Final[Mapping[str, int]] = {LIMIT_CRIT: 0, LIMIT_HIGH: 5, LIMIT_
 RESERVED_BANDS: Final = 2
 """Free bands that user writes never take: one for relocation, one for what a zone reset has to wait for."""
 
-START_BANDS: Final = 4
-"""Default threshold of start: every band kept free beyond need is spare space that does not lower write amplification.
-docs/ftl.md, "Conf", says why this is enough."""
+START_BANDS: Final = 3
+"""Default threshold of start, the least that descending thresholds allow: every band kept free beyond need is spare
+space that does not lower write amplification. docs/ftl.md, "Conf", says why this is enough."""
+FEW_BANDS: Final = 8
+"""If no more bands than this can be free on a full device, start is one more: a crash, or a base that finishes zones,
+costs the rests of open bands, which are much of so little space."""
 START_BLOCKS: Final = 1024
 """If bands are smaller than this, so many blocks more: the event loop needs time to give the next band."""
 START_FRACTION: Final = 4
@@ -429,9 +432,18 @@ def classes_allowed(bands: BandNumbers, most: int, start_bands: int) -> int:
 
 
 def default_thresholds(room: int, band_blocks: int) -> dict[str, int]:
-    """As few bands as possible, if at most ``room`` can be free on a full device: 4/3/2/1, and more of very small
-    bands."""
-    return _descending(min(START_BANDS + START_BLOCKS // band_blocks, room // START_FRACTION), room)
+    """As few bands as possible, if at most ``room`` can be free on a full device: 3/2/1/0, and more of very small
+    bands. 4/3/2/1 if space is short."""
+    small = START_BLOCKS // band_blocks
+    if is_small(room):
+        return _descending(min(START_BANDS + 1 + small, room // START_FRACTION), room)
+    start = max(START_BANDS, min(START_BANDS + small, room // START_FRACTION))
+    return {LIMIT_CRIT: 0, LIMIT_HIGH: 1, LIMIT_LOW: start - 1, LIMIT_START: start}
+
+
+def is_small(room: int) -> bool:
+    """Whether at most so few bands can be free on a full device that more of them are kept free."""
+    return room <= FEW_BANDS
 
 
 def default_thresholds_of(bands: BandNumbers) -> dict[str, int]:

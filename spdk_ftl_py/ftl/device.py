@@ -70,6 +70,7 @@ class FtlDevice:
         scrub: object = None,
         policy: Guard | None = None,
         wear: object = None,
+        crashed: bool = False,
     ) -> None:
         """buffer_blocks: of the core, if it has more than conf and geometry say. lost_before: blocks that a load found
         lost. no_data: of the core; the device keeps nothing, so it writes no superblock. scrub, wear: from the
@@ -123,6 +124,7 @@ class FtlDevice:
             on_replaced=self._policy_replaced,
             on_decided=self.wear.look,
             next_band_seq=next_band_seq,
+            crashed=crashed,
         )
         self.zone_watch = ZoneWatch(name, geometry, port, core, self._bands, self._manager.pump)
         self.scrub = Scrub(
@@ -367,8 +369,10 @@ class FtlDevice:
         if kind == _shim.EventKind.BAND_NEXT_NEEDED:
             self._manager.band_wanted(event.stream)
         elif kind == _shim.EventKind.ZONE_FAULT:
+            self._manager.zone_ended()
             self._errors.zone_failed(self.name, self._bands[event.band], event.punit, event.status)
         elif kind == _shim.EventKind.ZONE_FINISHED:
+            self._manager.zone_ended()
             zone = self._bands[event.band].zones[event.punit]
             log.info("%s: the base finished zone %s of band %d", self.name, zone, event.band)
         elif kind == _shim.EventKind.BAND_RESET_DONE:

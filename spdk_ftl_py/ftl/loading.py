@@ -217,6 +217,7 @@ async def _loaded(
         scrub=found.superblock.content.get("scrub") or {},
         policy=policy,
         wear=found.superblock.content.get("wear"),
+        crashed=not found.superblock.clean,
     )
     await _empty_bands(port, found.geometry, found.bands_to_reset)
     await take_zones(port, found)

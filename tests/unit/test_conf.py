@@ -236,10 +236,11 @@ def test_default_thresholds_keep_as_few_bands_free_as_possible_and_some_more_of_
         return [default_thresholds(room, band_blocks)[name] for name in LIMIT_NAMES]
 
     assert thresholds(3, 6058) == [0, 1, 2, 3]
-    assert [thresholds(room, 6058) for room in (10, 43, 10_000)] == [[1, 2, 3, 4]] * 3
-    assert thresholds(202, 1009) == [1, 2, 3, 5]
-    assert thresholds(3000, 60) == [2, 5, 10, 21]
-    assert thresholds(20, 60) == [1, 2, 3, 5]
+    assert [thresholds(room, 6058) for room in (5, 8)] == [[1, 2, 3, 4]] * 2, "space is short"
+    assert [thresholds(room, 6058) for room in (9, 43, 10_000)] == [[0, 1, 2, 3]] * 3
+    assert thresholds(202, 1009) == [0, 1, 3, 4]
+    assert thresholds(3000, 60) == [0, 1, 19, 20]
+    assert thresholds(20, 60) == [0, 1, 4, 5]
 
 
 @given(room=st.integers(3, 10_000))
@@ -278,7 +279,7 @@ def test_default_thresholds_descend_and_fit_for_any_room(room: int, band_blocks:
 
 def test_explicit_thresholds_are_kept_and_defaults_give_way() -> None:
     conf = FtlConf().with_limits(high=Limit(5, 6)).check_geometry(Numbers())
-    assert {name: limit.thld for name, limit in conf.limits.items()} == {"crit": 1, "high": 6, "low": 7, "start": 8}
+    assert {name: limit.thld for name, limit in conf.limits.items()} == {"crit": 0, "high": 6, "low": 7, "start": 8}
 
 
 def test_an_explicit_threshold_no_full_device_can_exceed_is_refused() -> None:

@@ -15,13 +15,13 @@ from collections.abc import Callable
 from typing import Final
 
 from ... import _shim
-from ...conf import RESERVED_BANDS, FtlConf, least_gain_blocks
+from ...conf import RESERVED_BANDS, FtlConf, is_small, least_gain_blocks
 from ..media.band import CLOSED, MOVING, OPEN, QUEUED, RESETTING, Band, Bands
 from ..media.geometry import Geometry
 from ..policy.guard import Guard
 from ..policy.interface import Placement
 from ..policy.limits import NO_LIMIT, UNLIMITED, Applied, Limits
-from ..policy.pacing import Pace, level
+from ..policy.pacing import AIM, Pace, level
 from .moves import Moves
 from .reloc import Selector, reclaimed, surroundings, table
 from .seam import LOOP_TURNS, Core, Handle, Turns
@@ -53,6 +53,9 @@ of the event loop."""
 CLASSES_PART: Final = 16
 """Bands that are kept free so that each of several classes has its own are at most this part of the spare bands: with
 few spare bands, separation gains less than the space costs."""
+CAREFUL_BANDS: Final = 64
+"""While so many bands are opened after a crash, or after zones ended before they were full, the reserve is counted in
+whole bands: the same may happen again, and takes the rests of bands that are being written."""
 CHANGES_MAX: Final = 1024
 """Bands whose account is taken in one turn of the event loop: some 4 ms if the state of each has changed."""
 RESETS_MAX: Final = 256
@@ -81,10 +84,11 @@ class BandManager:
         on_replaced: Callable[[str], None] = lambda why: None,
         on_decided: Callable[[], None] = lambda: None,
         next_band_seq: int = 1,
+        crashed: bool = False,
         turns: Turns = LOOP_TURNS,
     ) -> None:
         self.bands = bands
-        self.limits = Limits(conf)
+        self.limits = self._limits(geometry, conf)
         self.next_band_seq = next_band_seq
         self.applied = Applied(NO_LIMIT, UNLIMITED)
         self.limits_applied: dict[str, int] = {}
@@ -115,6 +119,8 @@ class BandManager:
         self._saving = 0
         """Bands that are to be free besides, so that a move that levels wear can begin."""
         self._wanting: set[int] = set()
+        self._small = self._is_small(geometry)
+        self._careful_until = next_band_seq + CAREFUL_BANDS if crashed else 0
         self._on_stuck = on_stuck
         self._on_broken = on_broken
         self._on_replaced = on_replaced
@@ -133,6 +139,14 @@ class BandManager:
         self._changes = 0
         """Of the core's bands, as of the last account."""
         self._woken: Handle | None = None
+
+    @staticmethod
+    def _is_small(geometry: Geometry) -> bool:
+        return is_small(geometry.spare_bands - geometry.open_bands)
+
+    @classmethod
+    def _limits(cls, geometry: Geometry, conf: FtlConf) -> Limits:
+        return Limits(conf, aim=0 if cls._is_small(geometry) else AIM)
 
     # --- what the device calls
 
@@ -158,7 +172,7 @@ class BandManager:
         policy: another one, from new_policy(); one is needed if needs_new_policy()."""
         self._conf = conf
         self._surroundings = surroundings(self._geometry, conf)
-        self.limits = Limits(conf)
+        self.limits = self._limits(self._geometry, conf)
         self._selector = Selector(conf, self._punits, policy or self.policy)
         self._selector.least_gain = least_gain_blocks(self._punits, len(self._reloc))
         self.policy.on_replaced = self._replaced
@@ -230,6 +244,10 @@ class BandManager:
         if self._shared or stream in self._streams:
             self._wanting.add(_shim.STREAM_USER if self._shared else stream)
         self.wake()
+
+    def zone_ended(self) -> None:
+        """A zone that was being written ended before it was full, or failed: others may, too."""
+        self._careful_until = self.next_band_seq + CAREFUL_BANDS
 
     def want_all(self) -> None:
         """Events were lost: every stream without a queued band may have asked for one."""
@@ -383,12 +401,16 @@ class BandManager:
         left = self._reloc_room() - int(self.bands.capacity[number])
         if self.free_bands - 1 >= RESERVED_BANDS and left >= self._committed():
             return True
+        if not self._in_whole_bands and not self._room_is_tight(int(self.bands.capacity[number])):
+            return True
         if self._has_room(*side):
             return False
         if self._shared:
             return self.bands.count(RESETTING, MOVING) > 0
-        # If there are only trim records, they go to relocation's band.
-        return self.bands.count(RESETTING) > 0 and self._core.stats().write_buffer_used > 0
+        # If there are only trim records, they go to relocation's band. So does user data if moves in progress, and the
+        # one after them, may need this band.
+        waits = self.bands.count(RESETTING) > 0 and self._core.stats().write_buffer_used > 0
+        return waits and (self._in_whole_bands or left >= self._committed() + self._buffer_blocks)
 
     def _start_moves(self) -> None:
         self._saving = 0
@@ -527,7 +549,11 @@ class BandManager:
         freeing = self.bands.count(MOVING, RESETTING) > 0
         # A limit makes way for relocation. If nothing can be relocated, it would only stop user writes for nothing.
         if freeing and not self._draining:
-            pace = Pace(user_share=0) if self._room_is_tight() else self._fitting_pace()
+            # A reset that waits for user data has it written to relocation's band if there is no other: then nothing
+            # more is accepted, so that this is at most one write buffer, however many resets are in progress.
+            coming = 0 if self._in_whole_bands or self._starved() else self.bands.resetting_capacity()
+            tight = self._room_is_tight(coming=coming)
+            pace = Pace(user_share=0) if tight else self._fitting_pace()
         if pace != self._pace:
             self._core.set_pace(pace.user_share, pace.reloc_per_thousand)
             self._pace = pace
@@ -580,6 +606,12 @@ class BandManager:
         if self._one_each:
             return 0
         return min(self.bands.queued_count(*streams) + self._homeless + 1, self._for_classes_most)
+
+    @property
+    def _in_whole_bands(self) -> bool:
+        """The reserve is two whole bands. It is less if it is counted in blocks, but then the rests of bands that are
+        being written are part of it."""
+        return self._shared or self._small or self.next_band_seq < self._careful_until
 
     @property
     def _homeless(self) -> int:
@@ -669,15 +701,15 @@ class BandManager:
             return self._core.stats().write_buffer_used
         return self._buffer_blocks
 
-    def _room_is_tight(self, less: int = 0) -> bool:
-        """Whether user writes must get no further band, so that another move can begin after those in progress. less:
-        blocks that relocation is about to lose."""
+    def _room_is_tight(self, less: int = 0, coming: int = 0) -> bool:
+        """Whether user writes must get no further band, so that moves in progress and resets can end, and another move
+        can begin then. less: blocks that relocation is about to lose. coming: that it will have for that other move."""
         moves = self.moves.in_line(self.bands)
         # The last move in line is that other one, unless it only levels wear.
         other = len(moves) > 1 and not self.moves.worn(self.bands)[-1]
         last = moves[-1].left + self._selector.least_gain if other else 0
-        needed = self._committed() + max(0, self._band_blocks - last) + self._buffer_blocks
-        return self._reloc_room() - less < needed
+        spare = self._reloc_room() - less - self._committed() - self._buffer_blocks
+        return spare < 0 or spare + coming < self._band_blocks - last
 
     def _has_room(self, *streams: int) -> bool:
         return self.bands.room(*streams) > 0

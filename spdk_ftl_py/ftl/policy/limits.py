@@ -27,7 +27,8 @@ class Limits:
     """Built from a conf that check_geometry() has filled in. It keeps no state: the same number of free bands gives the
     same answer."""
 
-    def __init__(self, conf: FtlConf) -> None:
+    def __init__(self, conf: FtlConf, *, aim: float = 0) -> None:
+        """aim: of a band; so far below `start` relocation keeps the level of free space."""
         self._table: list[tuple[str, int, int]] = []
         for name in LIMIT_NAMES:
             limit = conf.limits[name]
@@ -36,6 +37,7 @@ class Limits:
             self._table.append((name, limit.thld, limit.limit))
         self.start_bands = self._table[-1][1]
         """Relocation runs if at most this many bands are free."""
+        self.aim_bands = self.start_bands - aim
         self.urgent_bands = self._table[LIMIT_NAMES.index(LIMIT_START) - 1][1]
         """If at most this many bands are free, any gain justifies a relocation."""
         self.low_bands = self._table[LIMIT_NAMES.index(LIMIT_LOW)][1]

@@ -13,6 +13,9 @@ from .limits import UNLIMITED, Limits
 OPEN_PART: Final = 0.5
 """Of a band that is being written or moved, the part that counts as free on average. It is taken off again, so that the
 level is as large as the number of free bands is on average."""
+AIM: Final = 0.8
+"""Of a band: so far below `start` relocation keeps the level, unless space is short. Free space beyond what promises
+and the event loop need costs write amplification, and this is enough (docs/ftl.md, "Pacing")."""
 FACTOR_MIN: Final = 0.25
 """A move that has begun goes on at this part of the natural pace at least, however many bands are free."""
 FACTOR_MAX: Final = 4.0
@@ -58,16 +61,16 @@ def level(*, free: int, room: int, moves: Iterable[MoveSize], band_blocks: int, 
 
 
 def decide(limits: Limits, at: float, moves: Iterable[MoveSize]) -> Pace:
-    """While there is space, relocation follows the user: it moves as much as keeps the level, more below `start`, less
-    above. If the base is too slow for that, the level falls, and with it the user's share. As soon as that is what
-    relocation needs to keep the level, relocation is not held back any more."""
+    """While there is space, relocation follows the user: it moves as much as keeps the level, more below
+    limits.aim_bands, less above. If the base is too slow for that, the level falls, and with it the user's share. As
+    soon as that is what relocation needs to keep the level, relocation is not held back any more."""
     moves = list(moves)
     valid = sum(move.valid for move in moves)
     gain = sum(move.capacity - move.valid for move in moves)
     share = limits.share_at(at)
     if not moves or gain <= 0 or share * (valid + gain) <= 100 * gain:
         return Pace(share)
-    factor = 1 + (limits.start_bands - at) / max(1, limits.start_bands - limits.low_bands)
+    factor = 1 + (limits.aim_bands - at) / max(1, limits.start_bands - limits.low_bands)
     natural = valid / gain * min(max(factor, FACTOR_MIN), FACTOR_MAX)
     return Pace(share, _rounded(min(max(1, round(1000 * natural)), PACE_MAX)))
 

@@ -14,8 +14,9 @@ from spdk_ftl_py import _shim
 from spdk_ftl_py.conf import FtlConf, Limit
 from spdk_ftl_py.ftl.gc import manager as manager_module
 from spdk_ftl_py.ftl.gc.manager import BandManager
-from spdk_ftl_py.ftl.media.band import CLOSED, FREE, MOVING, OPEN, QUEUED, Band
+from spdk_ftl_py.ftl.media.band import CLOSED, FREE, MOVING, OPEN, QUEUED, RESETTING, Band
 from spdk_ftl_py.ftl.policy.interface import AgeClasses, Placement
+from spdk_ftl_py.ftl.policy.pacing import Pace
 from spdk_ftl_py.runtime.waiting import until
 
 from .band_rig import bands_of, rows_of
@@ -34,6 +35,8 @@ class ToldCore:
         self.takings = 0
         self.opened: list[tuple[int, int, int]] = []
         self.moved: list[int] = []
+        self.share = 100
+        self.write_buffer_used = 0
 
     def changed_bands(self, most: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
         self.takings += 1
@@ -64,16 +67,17 @@ class ToldCore:
         return []
 
     def set_pace(self, user_percent: int, reloc_per_thousand: int | None = None) -> None:
-        pass
+        self.share = user_percent
 
     def start_move(self, band: int) -> None:
         self.moved.append(band)
 
     def stats(self) -> Any:
-        return SimpleNamespace(write_buffer_used=0, media_written_blocks=0, zone_resets=0, busy_answers=0)
+        used = self.write_buffer_used
+        return SimpleNamespace(write_buffer_used=used, media_written_blocks=0, zone_resets=0, busy_answers=0)
 
 
-def manager_of(bands: list[Band]) -> tuple[BandManager, ToldCore]:
+def manager_of(bands: list[Band], *, crashed: bool = False) -> tuple[BandManager, ToldCore]:
     core = ToldCore(bands)
     geometry: Any = SimpleNamespace(
         band_blocks=BLOCKS,
@@ -87,7 +91,14 @@ def manager_of(bands: list[Band]) -> tuple[BandManager, ToldCore]:
     )
     told: Any = core
     manager = BandManager(
-        told, geometry, CONF, bands_of(bands), buffer_blocks=64, on_stuck=lambda reason: None, next_band_seq=50
+        told,
+        geometry,
+        CONF,
+        bands_of(bands),
+        buffer_blocks=64,
+        on_stuck=lambda reason: None,
+        next_band_seq=50,
+        crashed=crashed,
     )
     return manager, core
 
@@ -117,22 +128,96 @@ async def test_relocation_without_a_band_takes_the_users_next_one() -> None:
     manager.stop()
 
 
-@pytest.mark.parametrize(("rest", "left"), [(500, 300), (100, 300), (500, 600)])
-async def test_the_user_gets_none_of_the_last_two_free_bands(rest: int, left: int) -> None:
-    """However little is left to copy: what Python knows of the rest of relocation's band may be old."""
+def with_two_free_bands(count: int, *, rest: int, left: int) -> list[Band]:
+    """rest: of relocation's band. left: to copy."""
+    return [
+        band(0, MOVING, valid=left, written=BLOCKS),
+        band(1, OPEN, valid=10, written=BLOCKS - rest, stream=_shim.STREAM_RELOC),
+        band(2, FREE),
+        band(3, FREE),
+        *(band(index, CLOSED, valid=900, written=BLOCKS) for index in range(4, count)),
+    ]
+
+
+def gets_one(manager: BandManager, core: ToldCore) -> bool:
+    """Whether the user gets a band."""
+    manager.start()
+    manager.stop()
+    return _shim.STREAM_USER in [stream for stream, _, _ in core.opened]
+
+
+@pytest.mark.parametrize(("rest", "left", "his"), [(500, 300, True), (100, 300, False), (500, 600, False)])
+async def test_the_user_gets_what_relocation_needs_neither_now_nor_for_its_next_move(
+    rest: int, left: int, his: bool
+) -> None:
+    """Counted in blocks: if little is left to copy, one free band and the rest of relocation's are enough for it."""
+    manager, core = manager_of(with_two_free_bands(40, rest=rest, left=left))
+    assert gets_one(manager, core) == his
+
+
+@pytest.mark.parametrize("why", ["few bands", "a crash", "a zone that ended"])
+async def test_the_user_gets_none_of_the_last_two_free_bands_if_their_rests_may_be_lost(why: str) -> None:
+    bands = with_two_free_bands(9 if why == "few bands" else 40, rest=500, left=300)
+    manager, core = manager_of(bands, crashed=why == "a crash")
+    if why == "a zone that ended":
+        manager.zone_ended()
+    assert not gets_one(manager, core)
+    if why != "few bands":
+        # That was long ago.
+        manager, core = manager_of(bands, crashed=why == "a crash")
+        if why == "a zone that ended":
+            manager.zone_ended()
+        manager.next_band_seq += manager_module.CAREFUL_BANDS
+        assert gets_one(manager, core)
+
+
+@pytest.mark.parametrize(
+    ("room", "free", "share"),
+    [(0, 1, 0), (500, 1, 100), (500, 0, 0)],
+    ids=["nothing else to write to", "his band has room", "moves lack room"],
+)
+async def test_while_resets_are_in_progress_hosts_go_on_unless_their_data_has_to_go_to_relocations_band(
+    room: int, free: int, share: int
+) -> None:
+    """Each reset waits for what was accepted before, so each of them could take a write buffer from relocation's room.
+    A threaded reactor was left without any, with several resets in progress."""
     manager, core = manager_of(
         [
-            band(0, MOVING, valid=left, written=BLOCKS),
-            band(1, OPEN, valid=10, written=BLOCKS - rest, stream=_shim.STREAM_RELOC),
-            band(2, FREE),
-            band(3, FREE),
-            *(band(index, CLOSED, valid=900, written=BLOCKS) for index in range(4, 9)),
+            band(0, OPEN, valid=9, written=BLOCKS - room),
+            band(1, OPEN, valid=9, written=700, stream=_shim.STREAM_RELOC),
+            band(2, MOVING, valid=600, written=BLOCKS),
+            *(band(index, RESETTING, written=BLOCKS) for index in (3, 4)),
+            *(band(index, FREE) for index in range(5, 5 + free)),
+            *(band(index, CLOSED, valid=BLOCKS, written=BLOCKS) for index in range(5 + free, 40)),
         ]
     )
-    manager.start()
-    taken = [stream for stream, _, _ in core.opened]
-    assert _shim.STREAM_USER not in taken
+    manager._started = True
+    manager.policy.policy.pace = lambda limits, level, moves: Pace()  # type: ignore[method-assign]
+    if not room:
+        manager.band_wanted(_shim.STREAM_USER)
+    manager.pump()
     manager.stop()
+    assert core.share == share
+
+
+@pytest.mark.parametrize(("rest", "his"), [(700, True), (650, False)])
+async def test_a_reset_that_waits_for_the_users_data_gets_no_band_that_moves_need(rest: int, his: bool) -> None:
+    manager, core = manager_of(
+        [
+            band(0, OPEN, valid=9, written=BLOCKS),
+            band(1, OPEN, valid=9, written=BLOCKS - rest, stream=_shim.STREAM_RELOC),
+            band(2, MOVING, valid=600, written=BLOCKS),
+            band(3, RESETTING, written=BLOCKS),
+            band(4, FREE),
+            *(band(index, CLOSED, valid=BLOCKS, written=BLOCKS) for index in range(5, 40)),
+        ]
+    )
+    core.write_buffer_used = 64
+    manager._started = True
+    manager.band_wanted(_shim.STREAM_USER)
+    manager.pump()
+    manager.stop()
+    assert core.opened == ([(_shim.STREAM_USER, 4, 50)] if his else [])
 
 
 async def test_the_users_next_band_is_his_as_long_as_there_is_another_or_nothing_is_being_moved() -> None:
