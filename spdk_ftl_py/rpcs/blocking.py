@@ -116,19 +116,19 @@ class DaemonRpcs(ExportRpcs):
             the FTL's value) (1 to 99)
         use_append: Use zone appends instead of writes (default with uuid: the FTL's value)
         limit_crit: Percentage of writes that may be user writes when at most limit_crit_threshold bands are free
-            (default: 1) (0 to 100)
-        limit_crit_threshold: Number of free bands at which limit crit begins (default: 1; 0 on very small devices) (0
-            to 4294967295)
+            (default: 0) (0 to 100)
+        limit_crit_threshold: Number of free bands at which limit crit begins (default: 0; this and the next three are 1
+            more if at most 8 bands can be free on a full device) (0 to 4294967295)
         limit_high: Percentage of writes that may be user writes when at most limit_high_threshold bands are free
             (default: 5) (0 to 100)
-        limit_high_threshold: Number of free bands at which limit high begins (default: 2) (0 to 4294967295)
+        limit_high_threshold: Number of free bands at which limit high begins (default: 1) (0 to 4294967295)
         limit_low: Percentage of writes that may be user writes when at most limit_low_threshold bands are free
             (default: 40) (0 to 100)
-        limit_low_threshold: Number of free bands at which limit low begins (default: 3; more with very small bands) (0
+        limit_low_threshold: Number of free bands at which limit low begins (default: 2; more with very small bands) (0
             to 4294967295)
         limit_start: Percentage of writes that may be user writes when at most limit_start_threshold bands are free
             (default: 100) (0 to 100)
-        limit_start_threshold: Number of free bands at which defrag starts (default: 4; more with very small bands) (0
+        limit_start_threshold: Number of free bands at which defrag starts (default: 3; more with very small bands) (0
             to 4294967295)
         conf: Further FTL configuration
         zone_capacity: Emulate zones with a capacity of this many blocks on a conventional base bdev, as
