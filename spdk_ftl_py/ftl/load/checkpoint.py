@@ -34,7 +34,7 @@ from ..media.layout import (
     new_record,
 )
 from ..media.superblock import Superblock
-from ..media.zone import EMPTY, OFFLINE, Zone
+from ..media.zone import ACTIVE_STATES, EMPTY, OFFLINE, Zone
 from .history import packed
 
 log = logging.getLogger(__name__)
@@ -111,7 +111,10 @@ async def write(
     try:
         zones = await port.zones()
         writer = _Writer(port, geometry, uuid, generation, core, with_crcs)
-        return await writer.run(zones, frozenset(refused), progress or (lambda step, part: None))
+        try:
+            return await writer.run(zones, frozenset(refused), progress or (lambda step, part: None))
+        finally:
+            await writer.finish()
     except NotUsableError as error:
         log.info("%s: halted without L2P checkpoint: %s", port.name, error.message)
     except FlushDoubtError:
@@ -134,6 +137,8 @@ class _Writer:
         self._core = core
         self._with_crcs = with_crcs
         self._written = 0
+        self._to_finish: int | None = None
+        """A zone that is partly written, and may not stay active."""
 
     async def run(self, zones: Sequence[Zone], refused: frozenset[int], report: Progress) -> dict[str, Any]:
         turns = Turns()
@@ -151,6 +156,12 @@ class _Writer:
         zones_most = -(-blocks_most // self._geometry.zone_capacity)
         if zones_most > ZONES_MAX:
             raise NotUsableError(f"it may need {zones_most} zones, but the superblock can name {ZONES_MAX} at most")
+        most_active = self._port.device.max_active_zones
+        active = sum(zone.state in ACTIVE_STATES for zone in zones)
+        if most_active and active >= most_active:
+            raise NotUsableError(f"{active} zones are active, and no more can be")
+        # The superblock may have to begin its other zone.
+        scarce = most_active and active + 2 > most_active
         offset = self._geometry.zone_capacity
         for records in self._records(pointers, account):
             # LBAs that were never written have no records, but there may be very many of them.
@@ -163,14 +174,23 @@ class _Writer:
                         raise NotUsableError("no free band has room")
                     free.append(zone)
                     offset = 0
+                    self._to_finish = zone if scarce else None
                 count = min(step, len(records) - done, self._geometry.zone_capacity - offset)
                 await self._write(self._geometry.zone_start(free[-1]) + offset, records[done : done + count])
                 done += count
                 offset += count
+                if offset == self._geometry.zone_capacity:
+                    self._to_finish = None
                 report("checkpoint", min(1.0, self._written / blocks_most))
         await self._port.flush()
         report("checkpoint", 1.0)
         return {"zones": free, "blocks": self._written, "crcs": self._with_crcs}
+
+    async def finish(self) -> None:
+        """Call it in the end, whatever has become of the checkpoint."""
+        if self._to_finish is not None:
+            start, self._to_finish = self._geometry.zone_start(self._to_finish), None
+            await self._port.zone_action(_shim.ZoneAction.FINISH, start)
 
     def _blocks_most(self) -> int:
         lengths = {
