@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 from uuid import UUID
 
 from ..conf import given_settings
-from .server import Method
+
+if TYPE_CHECKING:
+    # Not for torture and checks, which would import a whole HTTP server with it.
+    from .server import Method
 
 _UUIDS: Final = ("uuid", "new_uuid")
 
