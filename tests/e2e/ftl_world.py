@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from spdk_ftl_py.client import DaemonClient
 from support.processes import Daemon, EmbeddedTarget, SpdkRpc, daemon_process, spdk_rpc, target_process
 
 RELEASE = "26.5"
@@ -49,7 +50,8 @@ class FtlWorld:
         }
 
     def devices(self) -> dict[str, dict[str, Any]]:
-        return {device["name"]: device for device in self.rpc("ftl_get_devices")}
+        """Asked without a process: tests poll it. test_create.py asks with each spdk-rpc."""
+        return {device["name"]: device for device in DaemonClient(self.daemon.socket).call("ftl_get_devices")}
 
     def wait_for_state(self, name: str, state: str) -> dict[str, Any]:
         """Another process gets there by itself; nothing announces it."""
