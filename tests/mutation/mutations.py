@@ -503,9 +503,9 @@ MUTATIONS = (
     Mutation(
         "cancel_ignored",
         "a core executes what waits in it for a host that has lost its connection, and has sent it again",
-        ("--chain", "--cache", "non-vss"),
+        ("--chain",),
         setting=HOSTS_WAIT,
-        world=11,
+        world=2,
     ),
     Mutation(
         "durability_not_crossed",
