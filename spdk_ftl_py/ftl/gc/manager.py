@@ -115,6 +115,9 @@ class BandManager:
         # Classes of bands. Each is a stream of the shim.
         self._user: tuple[int, ...] = (_shim.STREAM_USER,)
         self._reloc: tuple[int, ...] = self._user if self._shared else (_shim.STREAM_RELOC,)
+        self._streams: tuple[int, ...] = self._user if self._shared else (*self._user, *self._reloc)
+        self._one_each = True
+        """Each side has one class."""
         self.levelling = Levelling(bands, next_band_seq, self._worn)
         self._saving = 0
         """Bands that are to be free besides, so that a move that levels wear can begin."""
@@ -204,6 +207,8 @@ class BandManager:
         if (tuple(user), tuple(reloc)) == (self._user, self._reloc):
             return
         self._user, self._reloc = tuple(user), tuple(reloc)
+        self._streams = (*self._user, *self._reloc)
+        self._one_each = len(self._user) == len(self._reloc) == 1
         self._selector.least_gain = least_gain_blocks(self._punits, len(reloc))
         # Bands that are being written may be of another class now. Classes that need a band ask again.
         for band in self.bands.in_state(OPEN, QUEUED):
@@ -580,15 +585,6 @@ class BandManager:
             band_blocks=self._band_blocks,
             open_bands=self._open_bands,
         )
-
-    @property
-    def _streams(self) -> tuple[int, ...]:
-        return self._user if self._shared else (*self._user, *self._reloc)
-
-    @property
-    def _one_each(self) -> bool:
-        """Each side has one class."""
-        return len(self._user) == len(self._reloc) == 1
 
     @property
     def _open_bands(self) -> int:

@@ -35,36 +35,43 @@ class Moves:
 
     def __init__(self) -> None:
         self._moves: dict[int, Move] = {}
-        self._line: tuple[int, list[MoveSize]] = (-1, [])
-        """What in_line() has calculated, and Bands.changes then."""
+        self._line: list[MoveSize] = []
+        self._worn: list[bool] = []
+        self._found_at = -1
+        """Bands.changes when these were found."""
 
     def began(
         self, bands: Bands, number: int, merit: float, *, next_band_seq: int, urgent: bool, worn: bool = False
     ) -> None:
         """The band was chosen for its merit, or (worn) to level wear; call it before the state of the band changes."""
-        self._moves = {each: move for each, move in self._moves.items() if bands[each].state == MOVING}
+        moving = bands.moving()
+        self._moves = {each: move for each, move in self._moves.items() if each in moving}
         band = bands[number]
         why = WORN if worn else ENDANGERED if band.endangered else URGENT if urgent else THRESHOLD
         age = max(1, next_band_seq - band.seq)
         self._moves[number] = Move(number, why, band.valid, band.invalid, age, merit)
-        self._line = (-1, [])
+        self._found_at = -1
 
     def in_line(self, bands: Bands) -> list[MoveSize]:
         """In the order in which they began."""
-        if self._line[0] != bands.changes:
-            moving = bands.moving()
-            line = [
-                MoveSize(move.valid, int(bands.valid[number]), int(bands.capacity_to_come[number]))
-                for number, move in self._moves.items()
-                if number in moving
-            ]
-            self._line = (bands.changes, line)
-        return self._line[1]
+        self._find(bands)
+        return self._line
 
     def worn(self, bands: Bands) -> list[bool]:
         """Of each move in line, whether it levels wear."""
+        self._find(bands)
+        return self._worn
+
+    def _find(self, bands: Bands) -> None:
+        if self._found_at == bands.changes:
+            return
         moving = bands.moving()
-        return [move.why == WORN for number, move in self._moves.items() if number in moving]
+        moves = [move for number, move in self._moves.items() if number in moving]
+        self._line = [
+            MoveSize(move.valid, int(bands.valid[move.band]), int(bands.capacity_to_come[move.band])) for move in moves
+        ]
+        self._worn = [move.why == WORN for move in moves]
+        self._found_at = bands.changes
 
     def endangered(self, bands: Bands) -> bool:
         """Whether a band is moved because its data is in danger."""

@@ -8,8 +8,6 @@ Invariants, whatever the policy (docs/ftl.md):
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -36,13 +34,9 @@ def table(bands: Bands, next_seq: int) -> BandTable:
     age = next_seq - bands.opened_seq
     data_age = next_seq - bands.data_seq
     return BandTable(
-        valid=_read_only(bands.valid),
-        capacity=_read_only(bands.capacity),
         age=np.maximum(age, 1, out=age),
         data_age=np.maximum(data_age, 1, out=data_age),
-        band_class=_read_only(bands.streams),
-        resets=_read_only(bands.resets),
-        closed=_read_only(bands.closed),
+        **bands.to_look_at,
     )
 
 
@@ -50,12 +44,6 @@ def reclaimed(bands: Bands, number: int, next_seq: int) -> Reclaimed:
     age = max(1, next_seq - int(bands.opened_seq[number]))
     valid, capacity = int(bands.valid[number]), int(bands.capacity[number])
     return Reclaimed(number, int(bands.streams[number]), age, valid, capacity)
-
-
-def _read_only(array: NDArray[Any]) -> NDArray[Any]:
-    view: NDArray[Any] = array.view()
-    view.flags.writeable = False
-    return view
 
 
 class Selector:
@@ -82,13 +70,16 @@ class Selector:
         Looks at all bands: less than 1 ms for 65,536, which is little compared to the move itself.
         """
         allowed = bands.closed & (bands.valid > 0) & (bands.valid <= room - self.least_gain)
-        endangered = allowed & bands.endangered
-        if endangered_only:
-            allowed = endangered.copy()
-        if endangered.any():
-            endangered &= bands.valid <= room - self.least_gain - bands.whole_capacity
-        if endangered.any():
-            return self._best(bands, endangered, next_seq)
+        if bands.any_endangered():
+            endangered = allowed & bands.endangered
+            if endangered_only:
+                allowed = endangered.copy()
+            if endangered.any():
+                endangered &= bands.valid <= room - self.least_gain - bands.whole_capacity
+            if endangered.any():
+                return self._best(bands, endangered, next_seq)
+        elif endangered_only:
+            return None
         # In place, as in the shipped policies: with many bands, new memory takes longer than the calculation.
         if len(self._gain) != len(bands):
             self._gain, self._least = np.empty(len(bands), np.int64), np.empty(len(bands), np.int64)

@@ -19,6 +19,8 @@ BANDS_PER_MOVE: Final = 50
 """At most one in so many bands that are opened is written with data that is moved to level wear: 2 % of all writes."""
 UNSAVED_MIN: Final = 256
 """On a device with fewer zones a crash can cost so many resets. Its superblock zones are small, too."""
+ASK_BANDS: Final = 8
+"""The policy is asked once while so many bands are opened: it looks at all bands."""
 SAVING_BANDS: Final = 10
 """Of BANDS_PER_MOVE: while so many are opened, relocation keeps more space free, so that such a move can begin."""
 REST: Final = 2
@@ -31,8 +33,7 @@ class Levelling:
     """Names the band that is moved although that gains little or nothing. Whether there is room for it is the band
     manager's business.
 
-    worn(): the policy's choice, or None. It looks at all bands, and is asked once for each band that is opened, unless
-    nothing was earned yet.
+    worn(): the policy's choice, or None. It is not asked before anything was earned.
     """
 
     def __init__(self, bands: Bands, next_band_seq: int, worn: Callable[[], int | None]) -> None:
@@ -41,13 +42,13 @@ class Levelling:
         self._worn = worn
         self._spent = next_band_seq
         """The bands opened since then earn the next move."""
-        self._asked = next_band_seq
+        self._asked = next_band_seq - ASK_BANDS
         self._victim: int | None = None
 
     def victim(self, next_band_seq: int) -> int | None:
         if next_band_seq - self._spent < BANDS_PER_MOVE:
             return None
-        if self._asked != next_band_seq:
+        if next_band_seq - self._asked >= ASK_BANDS:
             self._asked = next_band_seq
             self._victim = self._worn()
         number = self._victim

@@ -7,9 +7,10 @@ updates these with each change. So only a choice among all bands takes longer wi
 from __future__ import annotations
 
 import heapq
+import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +38,10 @@ SHIM_STATES: Final = tuple(state.name.lower() for state in _shim.BandState)
 """By the shim's number."""
 BAND_ROW: Final = np.dtype(_shim.band_row_layout())
 """What FtlCore.changed_bands() and band_rows() return."""
+_SIZES: Final = {8: "Q", 4: "I", 1: "B"}
+_ROW: Final = struct.Struct("<" + "".join(_SIZES[BAND_ROW[name].itemsize] for name in BAND_ROW.names or ()))
+"""The same, for a few of them."""
+assert _ROW.size == BAND_ROW.itemsize
 
 _STATES: Final = (*SHIM_STATES, RETIRED, "unknown")
 REPORTED_STATES: Final = (*_STATES, MENDING)
@@ -99,6 +104,39 @@ class Band:
         return max(0, self.capacity - self.written)
 
 
+def _read_only(array: NDArray[Any]) -> NDArray[Any]:
+    view: NDArray[Any] = array.view()
+    view.flags.writeable = False
+    return view
+
+
+class _Items(NamedTuple):
+    """The arrays of Bands, as memory: one item of a numpy array takes several times as long."""
+
+    valid: memoryview
+    seq: memoryview
+    opened_seq: memoryview
+    data_seq: memoryview
+    capacity: memoryview
+    faulted: memoryview
+    broken: memoryview
+    closed: memoryview
+    resets: memoryview
+    state: memoryview
+    stream: memoryview
+    written: memoryview
+    unwritten: memoryview
+    ready: memoryview
+
+
+class _Written(NamedTuple):
+    """Bands of some streams that are queued or open, and the data blocks that can still be written to them."""
+
+    numbers: list[int]
+    queued: int
+    room: int
+
+
 class Bands:
     """All bands. refresh() takes the changes from the shim; a band is unknown until the shim has reported it."""
 
@@ -150,8 +188,23 @@ class Bands:
         """Where relocate is set."""
         self.changes = 0
         """Increases with every change of a band: what was calculated from bands holds until then."""
-        self._rooms: dict[tuple[int, ...], int] = {}
-        """By stream, what room() has calculated since the last change."""
+        self._written_by: dict[tuple[int, ...], _Written] = {}
+        """By streams, what was found since the last change."""
+        self._found_at = 0
+        """Bands.changes then."""
+        arrays: tuple[NDArray[Any], ...] = (
+            self.valid, self.seq, self.opened_seq, self.data_seq, self.capacity, self.faulted, self.broken, self.closed,
+            self.resets, self._state, self._stream, self._written, self._unwritten, self._ready,
+        )  # fmt: skip
+        self._one = _Items(*(array.data for array in arrays))
+        self.to_look_at: dict[str, NDArray[Any]] = {
+            "valid": _read_only(self.valid),
+            "capacity": _read_only(self.capacity),
+            "band_class": _read_only(self._stream),
+            "resets": _read_only(self.resets),
+            "closed": _read_only(self.closed),
+        }
+        """The arrays as policies see them (BandTable)."""
         self.count_resets()
         for number in zone_map.incomplete:
             self._measure(number)
@@ -190,7 +243,7 @@ class Bands:
         account = rows.view(BAND_ROW)
         self._changed()
         if len(account) <= _FEW_ROWS:
-            for row in account.tolist():
+            for row in _ROW.iter_unpack(rows.data):
                 self._refresh_one(*row)
             return len(account)
         numbers = account["band"].astype(np.intp)
@@ -229,17 +282,18 @@ class Bands:
         unwritten: int,
     ) -> None:
         """What refresh() does, for one row: numpy pays off only for many."""
-        before = int(self._state[number])
+        one = self._one
+        before = one.state[number]
         state = _RETIRED if before == _RETIRED else state
-        turned = state != before or seq != self.seq[number] or faulted_punits != 0
-        turned = turned or (bool(self.closed[number]) and (valid == 0) != (self.valid[number] == 0))
-        self.valid[number] = valid
-        self.seq[number] = seq
-        self.opened_seq[number] = opened_seq
-        self.data_seq[number] = data_seq
-        self._stream[number] = stream
-        self._written[number] = written
-        self._unwritten[number] = unwritten != 0
+        turned = state != before or seq != one.seq[number] or faulted_punits != 0
+        turned = turned or (bool(one.closed[number]) and (valid == 0) != (one.valid[number] == 0))
+        one.valid[number] = valid
+        one.seq[number] = seq
+        one.opened_seq[number] = opened_seq
+        one.data_seq[number] = data_seq
+        one.stream[number] = stream
+        one.written[number] = written
+        one.unwritten[number] = unwritten != 0
         if faulted_punits:
             self._add_bad(number, {punit for punit in range(self._geometry.punits) if faulted_punits >> punit & 1})
         if turned:
@@ -247,7 +301,6 @@ class Bands:
 
     def _changed(self) -> None:
         self.changes += 1
-        self._rooms.clear()
 
     def _add_bad(self, number: int, punits: set[int]) -> None:
         known = self._bad_punits.setdefault(number, set())
@@ -258,9 +311,9 @@ class Bands:
     def ordered(self, number: int, state: str, *, stream: int | None = None) -> None:
         """An order for this band was given; the shim will report the same state."""
         if stream is not None:
-            self._stream[number] = stream
-            self._written[number] = 0
-            self._unwritten[number] = True
+            self._one.stream[number] = stream
+            self._one.written[number] = 0
+            self._one.unwritten[number] = True
         self._file(number, _CODE[state])
 
     def count_resets(self) -> None:
@@ -278,8 +331,7 @@ class Bands:
             self._rest(number)
 
     def _count_resets(self, number: int) -> None:
-        zones = [zone for zone in self.zone_map.of_band(number) if zone is not None]
-        self.resets[number] = self.wear.counts[zones].max(initial=0)
+        self._one.resets[number] = self.wear.most(zone for zone in self.zone_map.of_band(number) if zone is not None)
 
     def want_empty(self, number: int) -> None:
         """The base recommends a reset of one of its zones: the band is moved, whatever that gains, until its reset."""
@@ -325,17 +377,19 @@ class Bands:
         self._file(number, int(self._state[number]))
 
     def _unfile(self, number: int) -> None:
-        if self._ready[number]:
-            self._ready[number] = False
+        one = self._one
+        if one.ready[number]:
+            one.ready[number] = False
             self._ready_count -= 1
-            self.free_capacity -= int(self.capacity[number])
+            self.free_capacity -= one.capacity[number]
         self._to_mend.pop(number, None)
 
     def _file(self, number: int, state: int) -> None:
         """Puts the band where its state belongs."""
         self._changed()
         self._unfile(number)
-        before = int(self._state[number])
+        one = self._one
+        before = one.state[number]
         if before != state:
             self._counts[before] -= 1
             self._counts[state] += 1
@@ -346,23 +400,23 @@ class Bands:
             if before == _RESETTING and state == _FREE:
                 self.wear.add(zone for zone in self.zone_map.of_band(number) if zone is not None)
                 self._count_resets(number)
-            self._state[number] = state
-            self.faulted[number] = state == _FAULTED
-            self.closed[number] = state in (_CLOSED, _FAULTED)
+            one.state[number] = state
+            one.faulted[number] = state == _FAULTED
+            one.closed[number] = state in (_CLOSED, _FAULTED)
         if state == _FREE and number in self._to_empty:
             self.relocate[number] = False
             self._to_empty.discard(number)
-        if state == _FREE and self.broken[number]:
+        if state == _FREE and one.broken[number]:
             self._to_mend[number] = None
         elif state == _FREE:
-            self._ready[number] = True
+            one.ready[number] = True
             self._ready_count += 1
-            self.free_capacity += int(self.capacity[number])
+            self.free_capacity += one.capacity[number]
             self._rest(number)
-        if not self.closed[number] or self.valid[number] != 0:
+        if not one.closed[number] or one.valid[number] != 0:
             self._emptied.pop(number, None)
             self._emptied_unwritten.pop(number, None)
-        elif self._unwritten[number]:
+        elif one.unwritten[number]:
             self._emptied.pop(number, None)
             self._emptied_unwritten.setdefault(number)
         else:
@@ -371,7 +425,7 @@ class Bands:
             self._emptied.setdefault(number)
 
     def _rest(self, number: int) -> None:
-        heapq.heappush(self._resting, (int(self.resets[number]), int(self.seq[number]), number))
+        heapq.heappush(self._resting, (self._one.resets[number], self._one.seq[number], number))
 
     # --- all bands
 
@@ -400,10 +454,10 @@ class Bands:
 
     def resetting_capacity(self) -> int:
         """Data blocks of the bands that are being reset."""
-        return sum(int(self.capacity[number]) for number in self._few[_RESETTING])
+        return sum(self._one.capacity[number] for number in self._few[_RESETTING])
 
     def count(self, *states: str) -> int:
-        return sum(self._counts[_CODE[state]] for state in states)
+        return sum([self._counts[_CODE[state]] for state in states])
 
     def counts(self) -> dict[str, int]:
         """Number of bands by reported state (Band.reported_state), without empty states."""
@@ -420,7 +474,8 @@ class Bands:
         """The ready band that was reset least; of several the one that rested longest."""
         while self._resting:
             resets, seq, number = self._resting[0]
-            if self._ready[number] and self.seq[number] == seq and self.resets[number] == resets:
+            one = self._one
+            if one.ready[number] and one.seq[number] == seq and one.resets[number] == resets:
                 return number
             heapq.heappop(self._resting)
         return None
@@ -466,18 +521,27 @@ class Bands:
 
     def being_written(self, *streams: int) -> list[int]:
         """Queued or open bands of these streams (classes)."""
-        return [number for code in (_QUEUED, _OPEN) for number in self._few[code] if self._stream[number] in streams]
+        return self._find_written(streams).numbers
 
     def queued_count(self, *streams: int) -> int:
-        return sum(1 for number in self._few[_QUEUED] if self._stream[number] in streams)
+        return self._find_written(streams).queued
 
     def room(self, *streams: int) -> int:
         """Data blocks that can still be written to the streams' bands, as a lower bound."""
-        room = self._rooms.get(streams)
-        if room is None:
-            room = sum(max(0, int(self.capacity[i] - self._written[i])) for i in self.being_written(*streams))
-            self._rooms[streams] = room
-        return room
+        return self._find_written(streams).room
+
+    def _find_written(self, streams: tuple[int, ...]) -> _Written:
+        if self._found_at != self.changes:
+            self._written_by.clear()
+            self._found_at = self.changes
+        found = self._written_by.get(streams)
+        if found is None:
+            one = self._one
+            queued = [number for number in self._few[_QUEUED] if one.stream[number] in streams]
+            numbers = queued + [number for number in self._few[_OPEN] if one.stream[number] in streams]
+            room = sum([max(0, one.capacity[number] - one.written[number]) for number in numbers])
+            found = self._written_by[streams] = _Written(numbers, len(queued), room)
+        return found
 
     def broken_numbers(self) -> list[int]:
         return sorted(number for number, bad in self._bad_punits.items() if bad)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 log = logging.getLogger(__name__)
 
 _COUNT: Final = np.dtype("<u4")
-_SATURATED: Final = np.iinfo(_COUNT).max
+_SATURATED: Final = int(np.iinfo(_COUNT).max)
 
 
 class ZoneWear:
@@ -30,6 +30,8 @@ class ZoneWear:
         counts start at 0, because the counts are no reason to refuse an FTL."""
         self.counts = np.zeros(zone_count, _COUNT)
         """Read-only for others."""
+        # One item of a numpy array takes several times as long.
+        self._one = self.counts.data
         self.unsaved = 0
         """Resets since the last to_dict()."""
         found = _parse(stored, zone_count)
@@ -37,10 +39,13 @@ class ZoneWear:
 
     def add(self, zones: Iterable[int]) -> None:
         """Each of these zones was reset once."""
-        numbers = np.fromiter(zones, np.intp)
-        if len(numbers):
-            self.counts[numbers] += self.counts[numbers] != _SATURATED
-            self.unsaved += len(numbers)
+        for zone in zones:
+            self._one[zone] = min(self._one[zone] + 1, _SATURATED)
+            self.unsaved += 1
+
+    def most(self, zones: Iterable[int]) -> int:
+        """The count of the most worn one of these zones; 0 if there are none."""
+        return max([self._one[zone] for zone in zones], default=0)
 
     def add_counted(self, resets: Mapping[int, int]) -> None:
         """Each of these zones was reset so many times."""

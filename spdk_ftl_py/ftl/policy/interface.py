@@ -134,6 +134,6 @@ class Policy:
 
     def worn(self, bands: BandTable) -> int | None:
         """The number of a closed band that is moved only because it was reset too rarely; None: wear is even enough.
-        Asked for once for each band that is opened at most. By default the band that lags furthest behind."""
+        Asked for now and then. By default the band that lags furthest behind."""
         age = cold_age(self.surroundings.block_count)
         return most_lagging(bands.resets, bands.age, bands.closed, cold_age=age)
