@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import signal
 from collections.abc import Iterator
@@ -48,18 +47,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     others = [item for item in items if isinstance(item, pytest.Function) and _seed(item) > 0]
     config.hook.pytest_deselected(items=others)
     items[:] = [item for item in items if item not in others]
-
-
-def pytest_runtest_logstart() -> None:
-    """Thousands of tests are objects that stay: Python's collector need not look at all of them again and again. Before
-    the first test, and behind one that has had reasons of its own to end this (support/turn_meter.py)."""
-    if not gc.get_freeze_count():
-        gc.collect()
-        gc.freeze()
-
-
-def pytest_unconfigure() -> None:
-    gc.unfreeze()
 
 
 def _seed(item: pytest.Function) -> int:
