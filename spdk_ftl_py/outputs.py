@@ -7,6 +7,7 @@ import json
 import os
 import stat
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,6 +25,18 @@ def check(path: Path | str | None, *, option: str = "--json") -> None:
         _try(Path(path))
     except OSError as error:
         raise _not_writable(option, path, error) from error
+
+
+def check_distinct(files: Mapping[str, Path | str | None]) -> None:
+    """Before any of them is opened: nothing that is written may overwrite something else. By what they are, as
+    "--json"; None: not given. Raises FtlError."""
+    known: dict[str, str] = {}
+    for what, path in files.items():
+        if path is None or str(path) == STANDARD_OUTPUT:
+            continue
+        other = known.setdefault(os.path.realpath(path), what)
+        if other != what:
+            raise FtlError(f"{what} {shown(str(path))}: {other} is the same file: give another one")
 
 
 def _try(path: Path) -> None:

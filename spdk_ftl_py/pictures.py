@@ -49,7 +49,9 @@ def save(figure: Any, path: Path) -> None:
     except OSError as error:
         why = error.strerror or str(error)
         raise FtlError(f"plot {shown(str(path))}: {why}: give a file that can be written") from None
-    except ValueError as error:
-        raise FtlError(f"plot {shown(str(path))}: {error}: use the suffix .svg") from None
+    except (ValueError, RuntimeError) as error:
+        # Some formats need other programs.
+        why = " ".join(str(error).split())
+        raise FtlError(f"plot {shown(str(path))}: {why}: use the suffix .svg") from None
     finally:
         pyplot().close(figure)

@@ -152,6 +152,7 @@ def run_command(args: argparse.Namespace) -> int:
         return run_sweep(args, spec.to_dict())
     with refusing(args.parser):
         spec.check()
+    outputs.check_distinct({"--json": args.json, "--plot": args.plot})
     outputs.check(args.json)
     if args.plot is not None:
         pictures.check(args.plot)

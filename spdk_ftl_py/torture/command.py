@@ -200,6 +200,7 @@ def run(args: argparse.Namespace) -> int:
     on_output = args.json == outputs.STANDARD_OUTPUT
     screen = Screen(Console(stderr=on_output, force_terminal=False if args.plain else None))
     report = Report(seed=args.seed, options=settings)
+    outputs.check_distinct({"--campaign": args.campaign, "--json": args.json})
     outputs.check(args.json)
     options = Options(
         seed=args.seed,

@@ -231,6 +231,8 @@ class DaskWorkers:
             raise self._gone() from error
         self._threads = {address: count for address, count in self._threads.items() if address in threads}
         self._refused = {address: why for address, why in self._refused.items() if address in threads}
+        if threads and self._refused.keys() >= threads.keys():
+            raise self._none_has_the_same()
         if self._had_some and not self._threads:
             self._events.put(Told(f"{self._address} has no workers any more: waiting for some"))
         self._had_some = bool(self._threads)
@@ -270,9 +272,20 @@ class DaskWorkers:
 
     def _refuse(self, address: str, why: str) -> None:
         self._threads.pop(address, None)
+        if address in self._refused:
+            return
         self._refused[address] = why
         text = f"worker {address} is refused, because it has something else ({why})"
         self._events.put(Told(f"{text}: install {self._what} there, and start the worker again"))
+
+    def _none_has_the_same(self) -> FtlError:
+        """Nobody can go on, and those that are started again are compared with what there was at the start."""
+        address, why = next(iter(self._refused.items()))
+        return FtlError(
+            f"no worker of {self._address} has the same code: {address}: {why}: install {self._what} on all "
+            "workers, and start them again",
+            errno=errno.ESTALE,
+        )
 
     def _wait_for_workers(self) -> None:
         until = time.monotonic() + FIRST_WORKER_S
@@ -280,13 +293,6 @@ class DaskWorkers:
             self._look()
             if self._threads:
                 return
-            if self._refused:
-                address, why = next(iter(self._refused.items()))
-                raise FtlError(
-                    f"no worker of {self._address} has the same code: {address}: {why}: install {self._what} on all "
-                    "workers, and start them again",
-                    errno=errno.ESTALE,
-                )
             if time.monotonic() > until:
                 raise FtlError(
                     f"{self._address} has no workers: start some (dask worker {self._address})", errno=errno.ENODEV

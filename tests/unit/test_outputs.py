@@ -59,3 +59,10 @@ def test_a_plot_has_a_format_that_can_be_drawn(tmp_path: Path) -> None:
     with pytest.raises(FtlError, match=r"no format \.txt: use the suffix \.svg"):
         pictures.check(tmp_path / "p.txt")
     assert not list(tmp_path.iterdir())
+
+
+def test_two_results_in_one_file_are_refused_whatever_its_names_are(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "journal")
+    outputs.check_distinct({"--json": "-", "--plot": "-", "--out": tmp_path / "a", "--campaign": None})
+    with pytest.raises(FtlError, match=r"--json .*link: the journal of --out is the same file: give another one"):
+        outputs.check_distinct({"the journal of --out": tmp_path / "journal", "--json": str(tmp_path / "link")})

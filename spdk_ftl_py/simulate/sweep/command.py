@@ -15,7 +15,7 @@ from . import plot, point, results
 from .grid import Grid, axis, grid
 from .needs import check_traces
 from .results import ERROR, Row
-from .sweep import Sweep
+from .sweep import Sweep, journal_of
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -73,6 +73,10 @@ def run_sweep(arguments: argparse.Namespace, base: Mapping[str, Any], *, functio
     with refusing(arguments.parser, "--sweep"):
         points = grid(arguments.sweep, base, _types(arguments.parser, base))
         check_traces(points)
+    journal = None if arguments.out is None else journal_of(arguments.out)
+    outputs.check_distinct({
+        "--out": arguments.out, "the journal of --out": journal, "--json": arguments.json, "--plot": arguments.plot,
+    })  # fmt: skip
     if arguments.out is not None:
         results.check(arguments.out)
     outputs.check(arguments.json)

@@ -21,6 +21,11 @@ from .results import Row
 _FORMAT: Final = 2
 
 
+def journal_of(path: Path) -> Path:
+    """Where a sweep with these results keeps its journal."""
+    return path.with_name(f"{path.name}.journal")
+
+
 class Sweep:
     """path: where the results will be; PATH.journal says which points are finished, and stays there.
 
@@ -45,7 +50,7 @@ class Sweep:
         header = {"sweep": _FORMAT, "function": function, "grid": grid.to_dict(), "code": code, "traces": traces}
         if path is None:
             return
-        place = path.with_name(f"{path.name}.journal")
+        place = journal_of(path)
         self._check_that_nothing_is_lost(path, place, resume=resume)
         self._journal = Journal(place, "sweep")
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import operator
 import os
 import signal
@@ -23,7 +24,7 @@ from spdk_ftl_py.workers.giving import DEATHS_MAX
 from spdk_ftl_py.workers.identity import identity
 from spdk_ftl_py.workers.local import LocalWorkers
 from spdk_ftl_py.workers.spread import Hooks, spread
-from spdk_ftl_py.workers.work import Answer, Ended, Request, Task, Told, Workers
+from spdk_ftl_py.workers.work import Answer, Ended, Request, Task, Workers
 from spdk_ftl_py.workers.worker_process import WorkerProcess
 from support.quick_work import SQUARE
 
@@ -278,9 +279,16 @@ def test_workers_without_a_policy_or_with_another_trace_get_nothing(dask: Any, t
         until(lambda: told.extend(workers.events(1)) or any(isinstance(event, Ended) for event in told))
         assert told[-1].lost.startswith(f"file {trace} ")
         assert not told[-1].died
-        assert "the same policies and the same traces there, and start the worker again" in "".join(
-            event.text for event in workers.events(1) if isinstance(event, Told)
-        )
+        # All of them have another one by now, and any that is started would be compared with the first one.
+        chunks = itertools.count(2)
+
+        def another() -> bool:
+            workers.submit(Request(next(chunks), SQUARE, [Task(0, 1)], code))
+            workers.events(0.2)
+            return workers.capacity() < 0
+
+        with pytest.raises(FtlError, match=r"no worker of .* has the same code"):
+            until(another)
     finally:
         workers.close()
 
