@@ -347,7 +347,10 @@ async def find(port: BlockPort, zones: list[Zone], uuid: UUID | None = None) -> 
     holds: list[bool] = [False, False]
     for which, index in enumerate(SUPERBLOCK_ZONES):
         zone = zones[index]
-        if zone.state in (EMPTY, OFFLINE) or zone.written == 0:
+        if zone.state == OFFLINE:
+            silent.append(zone)
+            continue
+        if zone.state == EMPTY or zone.written == 0:
             continue
         superblock, damage = await _newest(port, zone)
         holds[which] = superblock is not None

@@ -83,6 +83,24 @@ async def test_zones_that_are_read_only_at_the_load_cost_nothing(
 
 
 @pytest.mark.rig(zones=46, seed=6)
+async def test_the_newest_superblock_may_have_been_in_a_zone_that_is_offline(rig: RestoreRig) -> None:
+    """An older one may not know of a zone that was replaced or swapped since: its data would be reset with it."""
+    await rig.create()
+    await rig.traffic(200)
+    await rig.flush()
+    while rig.base.zone_states()[1][1] == "empty":
+        await rig.device.write_superblock(clean=False)
+    await rig.crash()
+    assert rig.base.zone_states()[0][1] == "full"
+    rig.base.set_zone_state(1, "offline")
+    with pytest.raises(FtlError, match=r"zone 1.*the newest superblock is damaged"):
+        await rig.load()
+    rig.base.set_zone_state(1, "read_only")
+    await rig.load()
+    await rig.check("from a zone that is read-only")
+    await rig.end()
+
+
 @pytest.mark.parametrize("how", ["halt", "crash"])
 async def test_a_zone_that_is_offline_at_the_load_is_damage_and_can_be_gone_without(how: str, rig: RestoreRig) -> None:
     drive = rig.base
