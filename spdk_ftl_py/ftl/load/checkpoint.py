@@ -108,13 +108,11 @@ async def write(
     CRCs. refused: bands that must not be written. Raises MediaError only if the base is gone, or if a flush leaves in
     doubt what the base's cache has lost (FlushDoubtError).
     """
+    place = None
+    writer = _Writer(port, geometry, uuid, generation, core, with_crcs)
     try:
         zones = await port.zones()
-        writer = _Writer(port, geometry, uuid, generation, core, with_crcs)
-        try:
-            return await writer.run(zones, frozenset(refused), progress or (lambda step, part: None))
-        finally:
-            await writer.finish()
+        place = await writer.run(zones, frozenset(refused), progress or (lambda step, part: None))
     except NotUsableError as error:
         log.info("%s: halted without L2P checkpoint: %s", port.name, error.message)
     except FlushDoubtError:
@@ -123,7 +121,14 @@ async def write(
         if _shim.base_gone(getattr(error, "status", 0)):
             raise
         log.warning("%s: halted without L2P checkpoint: %s", port.name, error.message)
-    return None
+    try:
+        await writer.finish()
+    except MediaError as error:
+        if _shim.base_gone(error.status):
+            raise
+        # The superblock may do without.
+        log.warning("%s: the zone of the L2P checkpoint stays active: %s", port.name, error.message)
+    return place
 
 
 class _Writer:
@@ -172,14 +177,16 @@ class _Writer:
                     zone = next(room, None)
                     if zone is None:
                         raise NotUsableError("no free band has room")
+                    await self.finish()
                     free.append(zone)
                     offset = 0
-                    self._to_finish = zone if scarce else None
+                    self._to_finish = zone if scarce or self._geometry.finish_zones else None
                 count = min(step, len(records) - done, self._geometry.zone_capacity - offset)
                 await self._write(self._geometry.zone_start(free[-1]) + offset, records[done : done + count])
                 done += count
                 offset += count
-                if offset == self._geometry.zone_capacity:
+                # The capacity of this zone may be greater than the common one.
+                if offset == self._geometry.zone_capacity and not self._geometry.finish_zones:
                     self._to_finish = None
                 report("checkpoint", min(1.0, self._written / blocks_most))
         await self._port.flush()
@@ -187,7 +194,7 @@ class _Writer:
         return {"zones": free, "blocks": self._written, "crcs": self._with_crcs}
 
     async def finish(self) -> None:
-        """Call it in the end, whatever has become of the checkpoint."""
+        """Call it in the end, whatever has become of the checkpoint. Raises MediaError."""
         if self._to_finish is not None:
             start, self._to_finish = self._geometry.zone_start(self._to_finish), None
             await self._port.zone_action(_shim.ZoneAction.FINISH, start)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from spdk_ftl_py import _shim
-from spdk_ftl_py.errors import FtlError, MediaError
+from spdk_ftl_py.errors import FlushDoubtError, FtlError, MediaError
 from spdk_ftl_py.ftl import loading
 from spdk_ftl_py.ftl.device import FtlDevice
 from spdk_ftl_py.ftl.load import checkpoint
@@ -390,6 +390,36 @@ async def test_it_does_not_keep_the_superblock_from_its_other_zone(
     assert begun == ({0, 1} if full else {0})
     assert from_checkpoint == (4 if full else 0)
     await rig.end()
+
+
+async def test_its_zone_is_no_reason_to_hide_a_flush_in_doubt(rig: RestoreRig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or to do without it."""
+    await rig.create()
+    await rig.traffic(50)
+    device = rig.device
+    await device._drain()
+    await device._close_core()
+    port = BlockPort(rig.reactor, rig.base, name="base")
+    answers: list[Any] = [FlushDoubtError("in doubt", status=0x06), {"zones": [5]}]
+
+    async def run(writer: Any, *args: Any) -> Any:
+        writer._to_finish = 5
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    async def refused(action: Any, start: int) -> None:
+        raise MediaError("refused", status=0x06)
+
+    monkeypatch.setattr(checkpoint._Writer, "run", run)
+    monkeypatch.setattr(port, "zone_action", refused)
+    arguments: Any = (port, device.geometry, device.uuid, 1, device.core)
+    with pytest.raises(FlushDoubtError):
+        await checkpoint.write(*arguments, with_crcs=False)
+    assert await checkpoint.write(*arguments, with_crcs=False) == {"zones": [5]}
+    await port.close()
+    await rig.crash()
 
 
 async def test_whoever_waits_for_a_halt_sees_it_being_written(rig: RestoreRig) -> None:
