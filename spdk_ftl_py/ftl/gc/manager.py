@@ -478,17 +478,23 @@ class BandManager:
         data gets a band of its own: cold data in the same band as other data would be copied again and again with that.
         So the move begins when relocation's band is nearly full, and the rest of that band is given up. With several
         classes of relocated blocks, cold data has its class."""
+        # A second move must be possible beside it.
+        if self._shared or self._conf.max_active_relocs < 2:
+            return False
         victim = self.levelling.victim(self.next_band_seq)
-        if victim is None or self._shared or self.bands.any_endangered() or any(self.moves.worn(self.bands)):
+        if victim is None or self.bands.any_endangered() or any(self.moves.worn(self.bands)):
             return False
         target = self.bands.last_free()
         if target is None or not self.levelling.may_rest(target):
             return False
         only = len(self._reloc) == 1
+        open_bands = [band for band in self.bands.in_state(OPEN) if only and band.stream in self._reloc]
+        if len(open_bands) > 1:
+            # Of classes that there were. Relocation fills them first.
+            return False
         self._saving = int(only and self.levelling.may_save(self.next_band_seq))
         moves = self.moves.in_line(self.bands)
         left = sum(move.left for move in moves)
-        open_bands = [band for band in self.bands.in_state(OPEN) if only and band.stream in self._reloc]
         # As they will be when the moves in line have ended.
         rest = (sum(band.room for band in open_bands) - left) % self._band_blocks if only else 0
         room = self._reloc_room() - rest - left + sum(move.capacity for move in moves) - self._buffered()
@@ -504,10 +510,11 @@ class BandManager:
         self.wake()
         return True
 
-    def _least_valid(self, victim: int) -> int:
+    def _least_valid(self, victim: int | None = None) -> int:
         """Of the closed bands without this one, and without empty ones."""
         others = self.bands.closed & (self.bands.valid > 0)
-        others[victim] = False
+        if victim is not None:
+            others[victim] = False
         return int(self.bands.valid.min(where=others, initial=self.bands.whole_capacity))
 
     def _give_up_rest(self, stream: int, open_bands: list[Band]) -> None:
@@ -700,12 +707,16 @@ class BandManager:
     def _room_is_tight(self, less: int = 0, coming: int = 0) -> bool:
         """Whether user writes must get no further band, so that moves in progress and resets can end, and another move
         can begin then. less: blocks that relocation is about to lose. coming: that it will have for that other move."""
-        moves = self.moves.in_line(self.bands)
-        # The last move in line is that other one, unless it only levels wear.
-        other = len(moves) > 1 and not self.moves.worn(self.bands)[-1]
-        last = moves[-1].left + self._selector.least_gain if other else 0
+        moves, worn = self.moves.in_line(self.bands), self.moves.worn(self.bands)
+        other = self._band_blocks
+        if len(moves) > 1 and not worn[-1]:
+            # The last move in line is that other one.
+            other -= moves[-1].left + self._selector.least_gain
+        elif any(worn):
+            # What was left for it when this move began.
+            other = min(other, self._least_valid() + self._selector.least_gain)
         spare = self._reloc_room() - less - self._committed() - self._buffer_blocks
-        return spare < 0 or spare + coming < self._band_blocks - last
+        return spare < 0 or spare + coming < other
 
     def _has_room(self, *streams: int) -> bool:
         return self.bands.room(*streams) > 0

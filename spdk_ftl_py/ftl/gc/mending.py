@@ -68,14 +68,12 @@ class Mending:
         if found is not None:
             number, punit, spare = found
             self._bands.keep_closed(number, punit)
-            swap = self._swap(self._bands[number], punit, spare)
-            self._mending = asyncio.get_running_loop().create_task(swap, name=f"{self._name} swap")
+            # At once: in the next turn one of the zones may have failed.
+            self._spares.swap(number, punit, spare, functools.partial(self._core.replace_zone, number, punit))
+            self._bands.rezoned(number)
+            opening = self._open_again([self._bands[number]], superblocks=2)
+            self._mending = asyncio.get_running_loop().create_task(opening, name=f"{self._name} swap")
             await self.ended()
-
-    async def _swap(self, band: Band, punit: int, spare: int) -> None:
-        self._spares.swap(band.index, punit, spare, functools.partial(self._core.replace_zone, band.index, punit))
-        self._bands.rezoned(band.index)
-        await self._open_again([band], superblocks=2)
 
     async def ended(self) -> None:
         while self._mending is not None and not self._mending.done():

@@ -49,8 +49,8 @@ class SpareZones:
 
     def swap(self, number: int, punit: int, spare: int, tell_core: Callable[[int], object]) -> None:
         """Both zones are empty: the band is free, and spare zones are not written."""
-        tell_core(self._geometry.zone_start(spare))
         old = self._zone_map.swap(number, punit, spare)
+        tell_core(self._geometry.zone_start(spare))
         log.info("%s: zone %d of band %d was swapped for spare zone %d", self._name, old, number, spare)
 
     async def replace(self, band: Band, punit: int, tell_core: Callable[[int | None], object]) -> None:

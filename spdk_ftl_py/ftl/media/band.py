@@ -327,6 +327,7 @@ class Bands:
                 self._count_resets(number)
         else:
             self.resets[:] = self.wear.counts[zones].max(axis=1, initial=0)
+        self._resting.clear()
         for number in np.flatnonzero(self._ready).tolist():
             self._rest(number)
 

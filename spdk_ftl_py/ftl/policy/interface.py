@@ -51,7 +51,7 @@ class BandTable:
     band_class: NDArray[np.uint8]
     """The class that the band was opened for."""
     resets: NDArray[np.uint32]
-    """How often the band was reset since the FTL was created or loaded."""
+    """How often the band was reset since the FTL was created."""
     closed: NDArray[np.bool_]
     """Only these can be moved."""
 

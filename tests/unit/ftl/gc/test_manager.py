@@ -14,7 +14,7 @@ from spdk_ftl_py import _shim
 from spdk_ftl_py.conf import FtlConf, Limit
 from spdk_ftl_py.ftl.gc import manager as manager_module
 from spdk_ftl_py.ftl.gc.manager import BandManager
-from spdk_ftl_py.ftl.media.band import CLOSED, FREE, MOVING, OPEN, QUEUED, RESETTING, Band
+from spdk_ftl_py.ftl.media.band import CLOSED, CLOSING, FREE, MOVING, OPEN, QUEUED, RESETTING, Band
 from spdk_ftl_py.ftl.policy.interface import AgeClasses, Placement
 from spdk_ftl_py.ftl.policy.pacing import Pace
 from spdk_ftl_py.runtime.waiting import until
@@ -68,6 +68,9 @@ class ToldCore:
 
     def set_pace(self, user_percent: int, reloc_per_thousand: int | None = None) -> None:
         self.share = user_percent
+
+    def close_zone(self, band: int, punit: int) -> None:
+        self.bands[band] = dataclasses.replace(self.bands[band], state=CLOSING, written=BLOCKS)
 
     def start_move(self, band: int) -> None:
         self.moved.append(band)
@@ -234,6 +237,38 @@ async def test_the_users_next_band_is_his_as_long_as_there_is_another_or_nothing
         assert core.bands[2].state == QUEUED
         assert core.bands[2].stream == _shim.STREAM_USER
         manager.stop()
+
+
+@pytest.mark.parametrize(("written", "moves"), [((900,), 3), ((100, 450, 200), 3), ((900,), 1)])
+async def test_a_move_that_levels_wear_leaves_room_for_all_others(written: tuple[int, ...], moves: int) -> None:
+    """Several open bands of relocation are those of classes that there were."""
+    count = len(written)
+    manager, core = manager_of(
+        [
+            *(band(i, OPEN, written=each, stream=_shim.STREAM_RELOC) for i, each in enumerate(written)),
+            band(count, OPEN, written=600),
+            *(band(index, FREE) for index in range(count + 1, count + 3)),
+            band(count + 3, CLOSED, valid=BLOCKS, written=BLOCKS),
+            *(band(index, CLOSED, valid=600, written=BLOCKS) for index in range(count + 4, 40)),
+        ]
+    )
+    manager._conf = dataclasses.replace(CONF, max_active_relocs=moves)
+    manager.levelling.victim = lambda next_band_seq: count + 3  # type: ignore[method-assign]
+    manager.levelling.may_rest = lambda number: True  # type: ignore[method-assign]
+    manager.policy.policy.pace = lambda limits, level, moves: Pace()  # type: ignore[method-assign]
+    manager._started = True
+    begins = count == 1 and moves > 1
+    assert manager._level_wear() == begins
+    assert core.moved == ([count + 3] if begins else [])
+    # Its band is given up for it.
+    assert [each.state for each in core.bands[:count]] == ([CLOSING] if begins else [OPEN] * count)
+    if begins:
+        manager.bands.refresh(rows_of(core.bands))
+        manager.bands.ordered(count + 3, MOVING)
+        manager._set_share()
+        assert core.share == 100
+        assert manager._reloc_room() >= manager._committed() + 600 + manager._selector.least_gain + 64
+    manager.stop()
 
 
 SIX = Placement(

@@ -305,6 +305,32 @@ def test_no_promise_is_broken_while_wear_is_levelled_under_faults_and_crashes(mo
 
 
 @pytest.mark.rig(zones=67, open_zones=7, num_punits=2, conf=FtlConf(lba_rsvd=30))
+async def test_a_spare_zone_that_fails_as_it_is_taken_is_one_of_the_band(
+    rig: FtlRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spare_zones, "SWAP_LAG", 1)
+    device = rig.device
+    device.wear.unsaved_max = NEVER
+    await rig.overwrite(3)
+    device.wear.take()
+    rotating = asyncio.ensure_future(device._mending.rotate())
+    # In the same turn of the event loop.
+    asyncio.get_running_loop().call_soon(lambda: 66 in device.zone_map.spares and device.zone_map.lose_spare(66))
+    await rotating
+    assert device.zone_map.place(66) is not None
+    assert not device._mending.under_way
+    await rig.verify()
+
+
+def test_bands_rest_once_however_often_resets_are_counted() -> None:
+    bands = bands_of([Band(index, [2 + index], 40, FREE, seq=index) for index in range(9)])
+    for _ in range(5):
+        bands.wear.add_counted({0: 1})
+        bands.count_resets()
+    assert sorted(number for _, _, number in bands._resting) == list(range(9))
+
+
+@pytest.mark.rig(zones=67, open_zones=7, num_punits=2, conf=FtlConf(lba_rsvd=30))
 async def test_spare_zones_take_turns_with_worn_ones(rig: FtlRig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(spare_zones, "SWAP_LAG", 3)
     rig.device.wear.unsaved_max = 40
