@@ -93,7 +93,7 @@ def test_wrong_options_are_refused_before_anything_starts(arguments: list[str], 
 def test_a_report_that_can_not_be_written_is_told_before_anything_starts(temporary: Path) -> None:
     done = demo(temporary, "--json", str(temporary))
     assert (done.returncode, done.stdout) == (1, "")
-    assert f"report {temporary}: Is a directory" in done.stderr
+    assert f"--json {temporary}: Is a directory: give a file that can be written" in done.stderr
     assert not list(temporary.iterdir())
 
 
