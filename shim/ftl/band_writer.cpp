@@ -540,8 +540,8 @@ bool BandWriter::reloc_due(uint32_t number) const noexcept {
     const bool one = state_.placement.is_one(Side::reloc);
     const bool last = state_.reloc_reads == 0 && !state_.moves_rest && (one || state_.moves_reading == 0);
     // Nor for the next move: the band of this one is free only when these blocks are elsewhere.
-    const bool awaited = !one && !state_.moves_rest &&
-                         (state_.moves_read >> buffer.meta[buffer.fifos[number].head].mover & 1) != 0;
+    const bool awaited =
+        !one && !state_.moves_rest && (state_.moves_read >> buffer.meta[buffer.fifos[number].head].mover & 1) != 0;
     return last || awaited || (buffer.free.count() == 0 && has_most(buffer.fifos, number));
 }
 
