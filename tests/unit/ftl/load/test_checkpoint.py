@@ -415,11 +415,13 @@ async def test_its_zone_is_no_reason_to_hide_a_flush_in_doubt(rig: RestoreRig, m
     monkeypatch.setattr(checkpoint._Writer, "run", run)
     monkeypatch.setattr(port, "zone_action", refused)
     arguments: Any = (port, device.geometry, device.uuid, 1, device.core)
-    with pytest.raises(FlushDoubtError):
-        await checkpoint.write(*arguments, with_crcs=False)
-    assert await checkpoint.write(*arguments, with_crcs=False) == {"zones": [5]}
-    await port.close()
-    await rig.crash()
+    try:
+        with pytest.raises(FlushDoubtError):
+            await checkpoint.write(*arguments, with_crcs=False)
+        assert await checkpoint.write(*arguments, with_crcs=False) == {"zones": [5]}
+    finally:
+        await port.close()
+        await rig.crash()
 
 
 async def test_whoever_waits_for_a_halt_sees_it_being_written(rig: RestoreRig) -> None:
