@@ -1644,6 +1644,92 @@ class SimCore:
     def memory_bytes(self) -> int:
         """What its arrays of blocks take."""
 
+class RestoredL2p:
+    """The L2P while a load restores it: for each LBA the newest version found so far, and its seq. See docs/restore.md,
+    "The newest version". Entries are ADDRESS_INVALID, an address, or TRIM_FLAG | or LOST_FLAG | the address of a
+    header. Rows are those of layout.ENTRY, as bytes of shape (n, 24). For one thread at a time."""
+
+    def __init__(
+        self, block_count: int, base_block_count: int, *, with_crcs: bool = False, with_seqs: bool = True
+    ) -> None:
+        """The number of the base's blocks determines how many bytes an entry takes. MemoryError."""
+
+    def add(
+        self, rows: NDArray[np.uint8], addresses: NDArray[np.uint64], *, all_doubtful: bool
+    ) -> tuple[NDArray[np.uint32], int, float]:
+        """Takes what a zone says about its blocks. Returns the numbers of the rows that it left out, because they have
+        to be verified: those of held LBAs, with all_doubtful all that are not older than what is known. Also returns
+        how many rows have an LBA of the device, and the sum of the seqs of these."""
+
+    def merge(self, rows: NDArray[np.uint8], addresses: NDArray[np.uint64]) -> None:
+        """Takes rows that were verified."""
+
+    def hold(self, firsts: NDArray[np.uint64], counts: NDArray[np.uint64]) -> None:
+        """LBAs for which a held write may be newer than media, or as new. IndexError beyond the last LBA."""
+
+    def apply_records(
+        self,
+        firsts: NDArray[np.uint64],
+        counts: NDArray[np.uint64],
+        seqs: NDArray[np.uint64],
+        entries: NDArray[np.uint64],
+    ) -> None:
+        """Each record counts for the LBAs of its range that have nothing newer. IndexError beyond the last LBA."""
+
+    def supersede(
+        self, firsts: NDArray[np.uint64], counts: NDArray[np.uint64], seqs: NDArray[np.uint64]
+    ) -> NDArray[np.uint64]:
+        """Drops the entries of LBAs that have only something older. Returns how many these are in each range."""
+
+    def copies(self) -> NDArray[np.uint8]:
+        """Blocks that had the seq of what was known already, as bytes of layout.COPY."""
+
+    def entries_of(self, lbas: NDArray[np.uint64]) -> NDArray[np.uint64]:
+        """IndexError beyond the last LBA."""
+
+    def seqs_of(self, lbas: NDArray[np.uint64]) -> NDArray[np.uint64]:
+        """0: nothing is known, or the seqs were dropped. IndexError beyond the last LBA."""
+
+    def put(
+        self,
+        lbas: NDArray[np.uint64],
+        entries: NDArray[np.uint64],
+        *,
+        seqs: NDArray[np.uint64] | None = None,
+        crcs: NDArray[np.uint16] | None = None,
+    ) -> None:
+        """IndexError beyond the last LBA."""
+
+    def put_range(self, first: int, entries: NDArray[np.uint64]) -> None: ...
+    def put_crcs(self, first: int, crcs: NDArray[np.uint16]) -> None: ...
+    def l2p(self, first: int, count: int) -> NDArray[np.uint64]: ...
+    def crcs(self, first: int, count: int) -> NDArray[np.uint16]: ...
+    def zone_use(self, zone_size: int, zone_count: int) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+        """By zone: LBAs with data there, and with a record there. IndexError for an entry behind the last zone."""
+
+    def hand_over(self, core: FtlCore, first: int, count: int) -> int:
+        """Passes entries to a core, as load_l2p(). Returns how many are not ADDRESS_INVALID."""
+
+    def release_below(self, lba: int) -> None:
+        """Gives memory back: entries below lba may be ADDRESS_INVALID from now on."""
+
+    def grown(self, block_count: int, base_block_count: int) -> RestoredL2p:
+        """The same entries on a larger device, without seqs."""
+
+    def drop_seqs(self) -> None:
+        """Gives their memory back."""
+
+    @property
+    def block_count(self) -> int: ...
+    @property
+    def has_crcs(self) -> bool: ...
+
+def uncovered_parts(
+    firsts: NDArray[np.uint64], counts: NDArray[np.uint64], end: int
+) -> tuple[NDArray[np.uint64], NDArray[np.uint64], NDArray[np.uint64]]:
+    """The parts of ranges of LBAs that no range before them covers: the number of the range, and first and count of
+    each part. Ranges are cut at end."""
+
 class FtlCore(BlockDevice):
     """The FTL's data path: a BlockDevice with random 4 KiB writes over a zoned one. See docs/architecture.md, "Orders
     and events"."""

@@ -17,6 +17,7 @@ void bind_tls(nanobind::module_ &m);           // TlsSession
 void bind_core_config(nanobind::module_ &m);   // CoreConfig, NvCacheConfig
 void bind_core_account(nanobind::module_ &m);  // BandInfo, CoreStats, NvCacheStats, ScrubStatus
 void bind_core(nanobind::module_ &m);          // FtlCore
+void bind_restored_l2p(nanobind::module_ &m);  // RestoredL2p, uncovered_parts
 void bind_gate(nanobind::module_ &m);          // Gate
 void bind_crossing(nanobind::module_ &m);      // Crossing
 void bind_load(nanobind::module_ &m);          // LoadGenerator

@@ -16,6 +16,7 @@ NB_MODULE(_shim, m) {
     ftl::bind_core_config(m);
     ftl::bind_core_account(m);
     ftl::bind_core(m);
+    ftl::bind_restored_l2p(m);
     ftl::bind_gate(m);
     ftl::bind_crossing(m);
     ftl::bind_load(m);

@@ -38,6 +38,8 @@ public:
             table()[lba] = cut_crc;
         }
     }
+    // CRCs below this LBA may be lost: their memory goes back to the kernel, in whole (huge) pages.
+    void release_below(uint64_t lba) noexcept { memory_.release_below(lba * kBytes); }
 
 private:
     [[nodiscard]] uint16_t *table() const noexcept { return reinterpret_cast<uint16_t *>(memory_.data()); }

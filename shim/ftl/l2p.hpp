@@ -69,6 +69,10 @@ public:
         __builtin_prefetch(memory_.data() + lba * (wide_ ? sizeof(uint64_t) : sizeof(uint32_t)), 1);
     }
     [[nodiscard]] uint64_t block_count() const noexcept { return block_count_; }
+    // Entries below this LBA may become never-written: their memory goes back to the kernel, in whole (huge) pages.
+    void release_below(uint64_t lba) noexcept {
+        memory_.release_below(lba * (wide_ ? sizeof(uint64_t) : sizeof(uint32_t)));
+    }
 
 private:
     static constexpr unsigned kNarrowShift = 30;

@@ -189,7 +189,12 @@ class _Check:
         await self._check_superblocks()
         await self._check_checkpoint()
         self._derived = restored.l2p
-        self._truth = self._derived if self._checkpoint is None else self._checkpoint.l2p
+        self._truth = self._derived
+        self._crcs: NDArray[np.uint16] | None = None
+        if self._checkpoint is not None:
+            table = self._checkpoint.table
+            self._truth = table.l2p(0, table.block_count)
+            self._crcs = table.crcs(0, table.block_count) if table.has_crcs else None
         kinds = _kinds(self._truth)
         self._result.mapped_blocks = int(np.count_nonzero(kinds == _DATA))
         self._result.lost_blocks = int(np.count_nonzero(kinds == _LOST))
@@ -325,8 +330,8 @@ class _Check:
         in_force = known & (self._truth[lba] == addresses)
         self._seen[lba[in_force]] = True
         self._truth_seqs[lba[in_force]] = table["seq"][in_force]
-        if self._checkpoint is not None and self._checkpoint.crcs is not None:
-            other = in_force & good & (self._checkpoint.crcs[lba] != cut_crcs(table["crc"]))
+        if self._crcs is not None:
+            other = in_force & good & (self._crcs[lba] != cut_crcs(table["crc"]))
             for i in map(int, np.flatnonzero(other)):
                 self._result.add(f"LBA {int(lba[i])}: the L2P checkpoint has another CRC than its block")
         derived = known & (self._derived[lba] == addresses)

@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import Any, Final
 from uuid import UUID
 
-import numpy as np
-
 from .. import _shim
 from ..conf import FtlConf, write_buffer_blocks
 from ..errors import FtlError, MediaError, NotFoundError, ParameterError
@@ -266,12 +264,12 @@ async def _fill(core: _shim.FtlCore, found: Restored, report: Progress) -> None:
         known = found.history
         core.load_history(first, known.classes[part], known.opened_seqs[part], known.data_seqs[part])
         await turns()
-    for first in range(0, len(found.l2p), L2P_STEP):
-        entries = found.l2p[first : first + L2P_STEP]
-        if (entries != np.uint64(_shim.ADDRESS_INVALID)).any():
-            crcs = None if found.crcs is None else found.crcs[first : first + L2P_STEP]
-            core.load_l2p(first, entries, crcs)
-        report("l2p", min(1.0, (first + L2P_STEP) / len(found.l2p)))
+    block_count = found.table.block_count
+    for first in range(0, block_count, L2P_STEP):
+        end = min(block_count, first + L2P_STEP)
+        found.mapped_blocks += found.table.hand_over(core, first, end - first)
+        found.table.release_below(end)
+        report("l2p", end / block_count)
         await turns()
 
 

@@ -271,13 +271,6 @@ MUTATIONS = (
     Mutation(
         "older_seq_wins",
         "a load takes the block with the smallest seq",
-        edits=(
-            (
-                "ftl/load/merge.py",
-                "np.lexsort((address, dispensable[blocks.band[chosen]], ~seq, lba))",
-                "np.lexsort((address, dispensable[blocks.band[chosen]], seq, lba))",
-            ),
-        ),
         world=0,
     ),
     Mutation(
@@ -335,7 +328,7 @@ MUTATIONS = (
     Mutation(
         "trim_records_not_read",
         "a load ignores trim records",
-        edits=(("ftl/load/merge.py", 'newest = seqs[part] <= record["seq"]', "newest = seqs[part] < 0"),),
+        edits=(("ftl/load/merge.py", "records = _records(self._current)", "records = _records([])"),),
         world=0,
     ),
     Mutation(
@@ -494,8 +487,8 @@ MUTATIONS = (
         edits=(
             (
                 "ftl/load/checkpoint.py",
-                "            into = self._crcs\n",
-                "            into = np.zeros_like(self._crcs)\n",
+                "            self._table.put_crcs(first, entries)\n",
+                "            pass\n",
             ),
         ),
         world=0,

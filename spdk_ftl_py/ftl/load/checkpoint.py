@@ -77,9 +77,8 @@ class Checkpoint:
     faulted: list[bool]
     history: NDArray[np.uint32]
     """As history.unpacked() takes it."""
-    l2p: NDArray[np.uint64]
-    crcs: NDArray[np.uint16] | None
-    """The CRC of each LBA's block, cut (layout.cut_crcs()); None if the device did not verify reads."""
+    table: _shim.RestoredL2p
+    """Without seqs. With the CRC of each LBA's block, cut (layout.cut_crcs()), if the device verified reads."""
     zones: list[int]
     """Numbers of the zones that it is in."""
 
@@ -366,8 +365,9 @@ class _Reader:
         self._known_zone[list(in_bands - set(self._zones))] = True
         self._bands = np.zeros(geometry.band_count, CHECKPOINT_BAND)
         self._pointers = np.full(geometry.band_count * geometry.punits, _NO_ZONE, _POINTER)
-        self._l2p = np.full(geometry.block_count, _INVALID, np.uint64)
-        self._crcs = np.zeros(geometry.block_count, np.uint16) if with_crcs else None
+        self._table = _shim.RestoredL2p(
+            geometry.block_count, port.device.block_count, with_crcs=with_crcs, with_seqs=False
+        )
         self._has_crc = np.zeros(-(-geometry.block_count // _per_block(SECTION_CRCS)) if with_crcs else 0, bool)
         self._seen = {SECTION_BANDS: 0, SECTION_POINTERS: 0}
 
@@ -396,8 +396,7 @@ class _Reader:
             band_seqs=self._bands["seq"].tolist(),
             faulted=(self._bands["faulted"] != 0).tolist(),
             history=self._bands["history"],
-            l2p=self._l2p,
-            crcs=self._crcs,
+            table=self._table,
             zones=self._zones,
         )
 
@@ -429,26 +428,29 @@ class _Reader:
             raise NotUsableError(f"it has a wrong or incomplete block of section {section}")
         count = int(records["count"].astype(np.int64).sum())
         entries = np.ascontiguousarray(records["data"]).reshape(-1).view(dtype)[:count]
-        into: NDArray[Any] = self._l2p
+        length = {SECTION_BANDS: len(self._bands), SECTION_POINTERS: len(self._pointers)}.get(
+            section, self._geometry.block_count
+        )
         if section == SECTION_CRCS:
             per_block = _per_block(section)
-            whole = first % per_block == 0 and ((first + count) % per_block == 0 or first + count == len(self._l2p))
-            if self._crcs is None or not whole:
+            whole = first % per_block == 0 and ((first + count) % per_block == 0 or first + count == length)
+            if not self._table.has_crcs or not whole:
                 raise NotUsableError("it has unexpected CRCs, or lacks some")
-            into = self._crcs
-            self._has_crc[first // per_block : -(-(first + count) // per_block)] = True
-        elif section in self._seen:
-            into = {SECTION_BANDS: self._bands, SECTION_POINTERS: self._pointers}[section]
-        if first + count > len(into) or len(entries) != count:
+        if first + count > length or len(entries) != count:
             raise NotUsableError(f"a block exceeds the end of section {section}")
         if section in self._seen:
             self._seen[section] += count
-        if section == SECTION_L2P:
+            into = {SECTION_BANDS: self._bands, SECTION_POINTERS: self._pointers}[section]
+            into[first : first + count] = entries
+        elif section == SECTION_CRCS:
+            self._has_crc[first // per_block : -(-(first + count) // per_block)] = True
+            self._table.put_crcs(first, entries)
+        elif section == SECTION_L2P:
             self._check_entries(entries, np.uint32(_NARROW_PAYLOAD), 30)
-            entries = _widen(entries)
-        elif section == SECTION_L2P_WIDE:
+            self._table.put_range(first, _widen(entries))
+        else:
             self._check_entries(entries, ~_TAG_MASK, 62)
-        into[first : first + count] = entries
+            self._table.put_range(first, entries)
 
     def _check_entries(self, entries: NDArray[Any], payload: Any, tag_shift: int) -> None:
         number = entries.dtype.type
@@ -465,9 +467,10 @@ class _Reader:
             raise NotUsableError("an entry points to a zone that is not in a band")
 
     def _check_whole(self, zones: Sequence[Zone], sequential: bool) -> None:
-        if self._crcs is not None:
-            lbas = np.flatnonzero(_has_block(self._l2p))
-            if not self._has_crc[lbas // _per_block(SECTION_CRCS)].all():
+        per_block = _per_block(SECTION_CRCS)
+        for block in np.flatnonzero(~self._has_crc).tolist():
+            count = min(per_block, self._geometry.block_count - block * per_block)
+            if _has_block(self._table.l2p(block * per_block, count)).any():
                 raise NotUsableError("it lacks CRCs")
         self._check_zones(zones, sequential)
 

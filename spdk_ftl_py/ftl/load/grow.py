@@ -9,9 +9,6 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-import numpy as np
-from numpy.typing import NDArray
-
 from ... import _shim
 from ...errors import ExistsError
 from ...runtime.turns import aside
@@ -26,6 +23,8 @@ from .restored import LoadedBand, Restored
 log = logging.getLogger(__name__)
 
 ZONES_TOLD_MAX: Final = 4
+ITEM_BLOCKS: Final = 64
+"""Entries that are copied in about 1 us."""
 
 
 async def _nobodys(first_block: int) -> str | None:
@@ -66,22 +65,17 @@ async def plan_growth(port: BlockPort, found: Restored, grow: Grow, settings: Ma
     free = LoadedBand(FREE, 0, [0] * new.punits)
     taken = [zones[index].start for index in growth.taken if zones[index].state != EMPTY]
     before_superblock = set(taken)
+    growing = functools.partial(found.table.grown, new.block_count, port.device.block_count)
     return dataclasses.replace(
         found,
         geometry=new,
         conf=conf,
         bands=[*found.bands, *[free] * (new.band_count - old.band_count)],
-        l2p=_longer(found.l2p, new.block_count, _shim.ADDRESS_INVALID),
-        crcs=None if found.crcs is None else _longer(found.crcs, new.block_count, 0),
+        table=await aside(old.block_count // ITEM_BLOCKS, growing),
         zones_to_reset=[start for start in found.zones_to_reset if start not in before_superblock],
         zones_to_take=taken,
         history=found.history.longer(new.band_count, found.next_seq),
     )
-
-
-def _longer(table: NDArray[Any], length: int, value: int) -> NDArray[Any]:
-    rest = np.full(length - len(table), value, table.dtype)
-    return np.concatenate([table, rest])
 
 
 async def _check_nobodys(port: BlockPort, new: list[Zone], grow: Grow, first_block: int) -> None:

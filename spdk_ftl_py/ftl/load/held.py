@@ -10,6 +10,7 @@ from typing import Any, Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from ... import _shim
 from ..media.geometry import BLOCK_BYTES, Geometry
 from ..media.superblock import Superblock
 
@@ -63,56 +64,70 @@ class RecoveredRecord:
 
 Recovered = RecoveredBlock | RecoveredRecord
 
+_ITEM: Final = np.dtype(
+    [("lba", "<u8"), ("seq", "<u8"), ("block_count", "<u8"), ("is_record", "?"), ("source", "<u4"), ("row", "<u4")]
+)
+
 
 class HeldIndex:
     """The newest held seq of each LBA, and which held writes are newer than media."""
 
     def __init__(self, sources: Sequence[HeldWrites], block_count: int) -> None:
-        self._sources = [each for each in sources if len(each.blocks) or len(each.records)]
+        self._sources = sources
         self.damage = [text for each in sources for text in each.damage]
         self.highest_seq = max((each.highest_seq for each in sources), default=0)
-        # One seq for all LBAs if nothing is held, which takes no memory.
-        self._seqs = np.zeros(block_count if self._sources else 1, np.uint64)
-        for held in self._sources:
-            np.maximum.at(self._seqs, held.blocks["lba"].astype(np.int64), held.blocks["seq"])
-            for record in held.records:
-                part = self._part(record)
-                np.maximum(part, record["seq"], out=part)
+        items = [_items(number, held, is_record) for number, held in enumerate(sources) for is_record in (False, True)]
+        every = np.concatenate([np.empty(0, _ITEM), *items])
+        # The newest first. A block that is damaged in one source may be intact in another: blocks before records.
+        self._items = every[np.lexsort((every["is_record"], ~every["seq"]))]
+        item, first, count = _shim.uncovered_parts(
+            np.ascontiguousarray(self._items["lba"]), np.ascontiguousarray(self._items["block_count"]), block_count
+        )
+        order = np.argsort(first)
+        self._item, self._first, self._count = item[order], first[order], count[order]
+        self._seq: NDArray[np.uint64] = np.ascontiguousarray(self._items["seq"][self._item.astype(np.intp)])
 
     def __bool__(self) -> bool:
-        return bool(self._sources)
+        return bool(len(self._items))
 
-    def _part(self, record: Any) -> NDArray[np.uint64]:
-        first = int(record["lba"])
-        return self._seqs[first : first + int(record["block_count"])]
+    def mark(self, l2p: _shim.RestoredL2p) -> None:
+        """Marks the held LBAs."""
+        if self:
+            l2p.hold(self._first, self._count)
 
-    def seqs(self, lba: NDArray[Any]) -> NDArray[np.uint64]:
-        """The held seqs of these LBAs."""
-        if not self._sources:
+    def seqs(self, lba: NDArray[np.uint64]) -> NDArray[np.uint64]:
+        """The held seqs of these LBAs; 0 where nothing is held."""
+        if not self:
             return np.zeros(len(lba), np.uint64)
-        return self._seqs[lba.astype(np.int64)]
+        part = np.searchsorted(self._first, lba, side="right").astype(np.intp) - 1
+        inside = (part >= 0) & (lba - self._first[part] < self._count[part])
+        return np.where(inside, self._seq[part], np.uint64(0))
 
-    def supersede(self, entries: NDArray[np.uint64], seqs: NDArray[np.uint64], nothing: int) -> list[Recovered]:
-        """Puts ``nothing`` in place of entries for which a held write is newer. Returns these held writes in ascending
-        seq. ``seqs`` are those of the entries."""
-        if not self._sources:
+    def supersede(self, l2p: _shim.RestoredL2p) -> list[Recovered]:
+        """Drops the entries for which a held write is newer. Returns these held writes in ascending seq."""
+        if not self:
             return []
-        newer = self._seqs > seqs
-        entries[newer] = np.uint64(nothing)
+        newer = l2p.supersede(self._first, self._count, self._seq) > 0
         found: dict[tuple[int, int], Recovered] = {}
-        for held in self._sources:
-            blocks = held.blocks
-            lba = blocks["lba"].astype(np.int64)
-            for i in map(int, np.flatnonzero(newer[lba] & (self._seqs[lba] == blocks["seq"]))):
-                key = int(blocks["seq"][i]), int(lba[i])
-                found.setdefault(key, RecoveredBlock(key[1], key[0], int(blocks["crc"][i]), held.data[i]))
-        # After the blocks of all sources: a block that is damaged in one source may be intact in another.
-        for held in self._sources:
-            for record in held.records:
-                first, count, seq = int(record["lba"]), int(record["block_count"]), int(record["seq"])
-                if not (newer[first : first + count] & (self._part(record) == record["seq"])).any():
-                    continue
-                if (seq, first) not in found and seq in held.damaged:
-                    self.damage.append(held.damaged[seq])
-                found.setdefault((seq, first), RecoveredRecord(first, count, seq, int(record["flags"])))
+        # In the order of items: blocks before records of the same seq.
+        for number in np.unique(self._item[newer]).tolist():
+            item = self._items[number]
+            held, row = self._sources[int(item["source"])], int(item["row"])
+            lba, seq = int(item["lba"]), int(item["seq"])
+            if not item["is_record"]:
+                found.setdefault((seq, lba), RecoveredBlock(lba, seq, int(held.blocks["crc"][row]), held.data[row]))
+                continue
+            if (seq, lba) not in found and seq in held.damaged:
+                self.damage.append(held.damaged[seq])
+            record = RecoveredRecord(lba, int(item["block_count"]), seq, int(held.records["flags"][row]))
+            found.setdefault((seq, lba), record)
         return [found[key] for key in sorted(found)]
+
+
+def _items(source: int, held: HeldWrites, is_record: bool) -> NDArray[Any]:
+    rows = held.records if is_record else held.blocks
+    items = np.zeros(len(rows), _ITEM)
+    items["lba"], items["seq"] = rows["lba"], rows["seq"]
+    items["block_count"] = rows["block_count"] if is_record else 1
+    items["is_record"], items["source"], items["row"] = is_record, source, np.arange(len(rows))
+    return items

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
+import asyncio
+import errno
 import functools
 import itertools
 import logging
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -20,8 +20,8 @@ from ...runtime.progress import Progress
 from ...runtime.turns import aside
 from ..media.band import CLOSED, FAULTED, FREE
 from ..media.blockdev import side_by_side
-from ..media.geometry import Geometry
-from ..media.layout import ENTRY_FLAG_LOST, cut_crcs
+from ..media.geometry import SUMMARY_ENTRIES, Geometry
+from ..media.layout import ENTRY, ENTRY_FLAG_LOST, cut_crcs, parse_summary_block
 from ..media.superblock import Superblock
 from ..media.superblock_content import counter
 from ..media.zone import Zone
@@ -40,76 +40,135 @@ the load cannot see. Their band seqs must not be used again."""
 ITEM_BLOCKS: Final = 16
 """Table entries that take about 1 us."""
 
+_COPY: Final = np.dtype([("lba", "<u8"), ("seq", "<u8"), ("address", "<u8"), ("crc", "<u4"), ("in_table", "<u4")])
+"""As RestoredL2p.copies()."""
+_BROKEN: Final = np.dtype(
+    [("lba", "<u8"), ("seq", "<u8"), ("address", "<u8"), ("band", "<i8"), ("cut", "?"), ("held", "?")]
+)
+"""A block that was verified, and does not match its CRC. cut: it may have been cut off. held: a held write is as new,
+or newer."""
+_RECORD: Final = np.dtype([("lba", "<u8"), ("seq", "<u8"), ("block_count", "<u8"), ("entry", "<u8"), ("band", "<i8")])
+_ROW_BYTES: Final = ENTRY.itemsize
+
 _UNCHECKED, _GOOD, _DROPPED, _LOST = range(4)
 
 
-@dataclass(frozen=True)
-class _Blocks:
-    """What zones record about their data blocks, by column."""
-
-    lba: NDArray[np.uint64]
-    seq: NDArray[np.uint64]
-    crc: NDArray[np.uint32]
-    address: NDArray[np.uint64]
-    band: NDArray[np.int64]
-    unsure: NDArray[np.bool_]
-    """The block must be read before it counts."""
-    cut: NDArray[np.bool_]
-    """The block may have been cut off."""
-    held: NDArray[np.bool_]
-    """A held write is as new as the block, or newer."""
-
-    def part(self, rows: NDArray[np.intp]) -> _Blocks:
-        return _Blocks(*(getattr(self, each.name)[rows] for each in dataclasses.fields(self)))
-
-
 class Merge:
-    """Reduces the records of the zones to one entry for each LBA."""
+    """Reduces the records of the zones to one entry for each LBA. take() gets the zones of one band after the other; it
+    keeps nothing of them that grows with their blocks, except for versions that are on media more than once."""
 
     def __init__(
         self,
         reader: ZoneReader,
         superblock: Superblock,
         geometry: Geometry,
-        contents: list[list[ZoneContent | None]],
         zones: Sequence[Zone],
         *,
         sequential: bool,
         max_io_blocks: int,
+        base_blocks: int,
         report: Progress,
         held: Sequence[HeldWrites] = (),
         damage: Sequence[str] = (),
         with_crcs: bool = False,
     ) -> None:
-        """damage: damage that is already known."""
+        """damage: damage that is already known. Raises FtlError if there is not enough memory."""
         self._reader = reader
         self._superblock = superblock
         self._geometry = geometry
-        self._contents = contents
         self._zones = zones
         self._sequential = sequential
         self._run_blocks = max(1, min(VERIFY_RUN_BLOCKS, max_io_blocks))
         self._report = report
-        self._every = [zone for band in contents for zone in band if zone is not None]
-        self._band_seqs = [max((zone.band_seq for zone in band if zone is not None), default=0) for band in contents]
-        # The FTL opens a band only after all of its zones were reset, so a zone with an older band seq holds no valid
-        # data.
-        self._current = [zone for zone in self._every if zone.band_seq and zone.band_seq == self._band_seqs[zone.band]]
+        nothing: list[ZoneContent | None] = [None] * geometry.punits
+        # Bands that were not written share one list: with very many of them, the garbage collector would take long
+        # otherwise.
+        self._contents = [nothing] * geometry.band_count
+        self._every: list[ZoneContent] = []
+        self._current: list[ZoneContent] = []
+        self._band_seqs = [0] * geometry.band_count
+        self._one_at_a_time = asyncio.Lock()
         self._held = HeldIndex(held, geometry.block_count)
-        self._damage = [*damage, *(text for zone in self._every for text in zone.damage)]
-        self._damaged_bands = {zone.band for zone in self._every if zone.damage}
+        self._damage = list(damage)
+        self._damaged_bands: set[int] = set()
         self._seq_sums: NDArray[np.float64] = np.zeros(geometry.band_count)
         self._block_counts: NDArray[np.int64] = np.zeros(geometry.band_count, np.int64)
+        self._unsure_zone = np.full(geometry.zone_count, not sequential, bool)
+        """Its blocks are verified before they count."""
+        self._broken: list[NDArray[Any]] = []
         self._torn = 0
         self._lost = 0
-        self._crcs = np.zeros(geometry.block_count, np.uint16) if with_crcs else None
         self._unused: dict[tuple[str, tuple[int, ...]], LoadedBand] = {}
+        try:
+            self._l2p = _shim.RestoredL2p(geometry.block_count, base_blocks, with_crcs=with_crcs)
+        except MemoryError as error:
+            raise FtlError(
+                f"FTL {superblock.uuid}: there is not enough memory to load {geometry.block_count} blocks",
+                errno=errno.ENOMEM,
+            ) from error
+        self._held.mark(self._l2p)
+
+    def take_blank(self, band: int, zones: list[ZoneContent | None]) -> None:
+        """Zones without anything in them. Bands may share one list."""
+        self._contents[band] = zones
+
+    async def take(self, band: int, zones: list[ZoneContent | None]) -> None:
+        """The zones of one band; None if a zone is missing, or was not written. Their entries are gone afterwards."""
+        async with self._one_at_a_time:
+            self._contents[band] = zones
+            seq = max((zone.band_seq for zone in zones if zone is not None), default=0)
+            self._band_seqs[band] = seq
+            # The FTL opens a band only after all of its zones were reset, so a zone with an older band seq holds no
+            # valid data.
+            for zone in zones:
+                if zone is not None and seq and zone.band_seq == seq:
+                    await self._add(zone)
+            for zone in zones:
+                if zone is not None:
+                    zone.entries, zone.addresses = zone.entries[:0].copy(), zone.addresses[:0].copy()
+
+    async def _add(self, zone: ZoneContent) -> None:
+        unsure = zone.walked or not self._sequential
+        self._unsure_zone[zone.start // self._geometry.zone_size] = unsure
+        adding = functools.partial(
+            self._l2p.add, _row_bytes(zone.entries), np.ascontiguousarray(zone.addresses), all_doubtful=unsure
+        )
+        doubtful, blocks, seq_sum = await aside(len(zone.entries) // ITEM_BLOCKS, adding)
+        self._block_counts[zone.band] += blocks
+        self._seq_sums[zone.band] += seq_sum
+        if len(doubtful):
+            await self._merge_verified(zone, zone.entries[doubtful], zone.addresses[doubtful], unsure)
+
+    async def _merge_verified(
+        self, zone: ZoneContent, entries: NDArray[Any], addresses: NDArray[np.uint64], unsure: bool
+    ) -> None:
+        # A held write replaces the block, so damage to the block does not matter.
+        held = self._held.seqs(np.ascontiguousarray(entries["lba"])) >= entries["seq"]
+        whole = ~(held | unsure)
+        check = np.flatnonzero(~whole)
+        whole[check] = await self._verify(addresses[check], entries["crc"][check])
+        await aside(
+            len(entries) // ITEM_BLOCKS,
+            lambda: self._l2p.merge(_row_bytes(entries[whole]), np.ascontiguousarray(addresses[whole])),
+        )
+        if whole.all():
+            return
+        broken = np.zeros(np.count_nonzero(~whole), _BROKEN)
+        broken["lba"], broken["seq"] = entries["lba"][~whole], entries["seq"][~whole]
+        broken["address"], broken["band"], broken["held"] = addresses[~whole], zone.band, held[~whole]
+        broken["cut"] = (addresses[~whole] >= zone.torn_from) | (not self._sequential)
+        self._broken.append(broken)
 
     async def run(self, conf: FtlConf, superblock_zone: int, superblock_used: int) -> Restored:
-        entries, recovered, in_force = await self._entries()
+        """After all bands."""
+        self._every = [zone for band in self._contents for zone in band if zone is not None]
+        self._current = [zone for zone in self._every if zone.band_seq and zone.band_seq == self._band_seqs[zone.band]]
+        self._damage += [text for zone in self._every for text in zone.damage]
+        self._damaged_bands.update(zone.band for zone in self._every if zone.damage)
+        recovered, in_force = await self._settled()
         return await aside(
             len(self._zones),
-            lambda: self._restored(conf, superblock_zone, superblock_used, entries, recovered, in_force),
+            lambda: self._restored(conf, superblock_zone, superblock_used, recovered, in_force),
         )
 
     def _restored(
@@ -117,7 +176,6 @@ class Merge:
         conf: FtlConf,
         superblock_zone: int,
         superblock_used: int,
-        entries: NDArray[np.uint64],
         recovered: list[Recovered],
         in_force: set[int],
     ) -> Restored:
@@ -141,6 +199,7 @@ class Merge:
             for number in to_reset:
                 bands[number] = LoadedBand(FREE, bands[number].seq, [0] * len(bands[number].write_pointers))
         to_finish, to_empty = open_zones(self._geometry, self._zones, bands, held, to_reset)
+        self._l2p.drop_seqs()
         return Restored(
             superblock=self._superblock,
             superblock_zone=superblock_zone,
@@ -148,8 +207,7 @@ class Merge:
             geometry=self._geometry,
             conf=conf,
             bands=bands,
-            l2p=entries,
-            crcs=self._crcs,
+            table=self._l2p,
             next_seq=max(seen + 1, counter(self._superblock, "next_seq")),
             next_band_seq=max(band_seq + 1, counter(self._superblock, "next_band_seq"))
             + (0 if self._sequential else BAND_SEQ_GAP),
@@ -200,187 +258,64 @@ class Merge:
             "lost then read as errors, other damaged blocks may return older data"
         )
 
-    async def _entries(self) -> tuple[NDArray[np.uint64], list[Recovered], set[int]]:
-        """Returns the entries, the held writes that are newer, and the bands that media would need without held
-        writes."""
-        block_count = self._geometry.block_count
-
-        def of_records() -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
-            entries = np.full(block_count, _shim.ADDRESS_INVALID, np.uint64)
-            seqs = np.zeros(block_count, np.uint64)
-            self._apply_records(self._current, entries, seqs)
-            return entries, seqs
+    async def _settled(self) -> tuple[list[Recovered], set[int]]:
+        """Returns the held writes that are newer, and the bands that media would need without held writes."""
+        items = len(self._zones) + self._geometry.block_count // ITEM_BLOCKS
+        records = _records(self._current)
+        await aside(items, lambda: self._apply(_newest_first(records)))
+        await self._settle_broken()
+        rows = await aside(items, self._rows_of_copies)
+        if len(rows) or len(np.unique(records["seq"])) < len(records):
+            dispensable = await aside(items, lambda: self._dispensable(rows))
+            # Applied again: if a record exists twice, the copy in a band that is needed anyway should count.
+            await aside(items, lambda: self._apply(_newest_first(records, dispensable)))
+            await self._settle_copies(items, rows, dispensable)
 
         def superseded() -> tuple[list[Recovered], set[int]]:
-            in_force = self._bands_of(entries) if self._held else set()
-            return self._held.supersede(entries, seqs, _shim.ADDRESS_INVALID), in_force
+            in_force = self._bands_in_force() if self._held else set()
+            return self._held.supersede(self._l2p), in_force
 
-        items = len(self._zones) + block_count // ITEM_BLOCKS
-        entries, seqs = await aside(items, of_records)
-        if self._current:
-            await self._apply_blocks(entries, seqs)
-        return entries, *await aside(items, superseded)
+        return await aside(items, superseded)
 
-    def _bands_of(self, entries: NDArray[np.uint64]) -> set[int]:
-        """The bands that hold valid data."""
-        addresses = entries[entries != np.uint64(_shim.ADDRESS_INVALID)]
-        addresses &= ~np.uint64(_shim.TRIM_FLAG | _shim.LOST_FLAG)
-        band_of = {zone: number for number, band in enumerate(self._geometry.bands) for zone in band}
-        return {band_of[int(zone)] for zone in np.unique(addresses // np.uint64(self._geometry.zone_size))}
+    def _bands_in_force(self) -> set[int]:
+        blocks, records = self._l2p.zone_use(self._geometry.zone_size, self._geometry.zone_count)
+        return set(self._zone_bands()[np.flatnonzero(blocks + records)].tolist())
 
-    @staticmethod
-    def _apply_records(zones: Iterable[ZoneContent], entries: NDArray[np.uint64], seqs: NDArray[np.uint64]) -> None:
-        """Fills entries and seqs from trim records and lost records. Where a record exists twice, the one in the last
-        zone counts."""
-        for zone in zones:
-            for address, records in zone.records:
-                for record in records:
-                    lba, count = int(record["lba"]), int(record["crc"])
-                    if lba >= len(entries):
-                        continue
-                    part = slice(lba, min(lba + count, len(entries)))
-                    flag = _shim.LOST_FLAG if int(record["flags"]) == ENTRY_FLAG_LOST else _shim.TRIM_FLAG
-                    newest = seqs[part] <= record["seq"]
-                    seqs[part][newest] = record["seq"]
-                    entries[part][newest] = np.uint64(flag | address)
+    def _zone_bands(self) -> NDArray[np.int64]:
+        """The band of each zone; -1 if there is none."""
+        bands = np.full(self._geometry.zone_count, -1, np.int64)
+        for number, zones in enumerate(self._geometry.bands):
+            bands[[zone for zone in zones if zone is not None]] = number
+        return bands
 
-    async def _apply_blocks(self, entries: NDArray[np.uint64], record_seqs: NDArray[np.uint64]) -> None:
-        items = len(self._zones) + sum(len(zone.entries) for zone in self._current) // ITEM_BLOCKS
-        blocks, chosen = await aside(items, functools.partial(self._candidates, entries, record_seqs))
-        chosen = await self._without_torn_copies(items, chosen, blocks)
+    def _apply(self, records: NDArray[Any]) -> None:
+        """Trim records and lost records, in the order in which they win."""
+        lba, count, seq, entry = (
+            np.ascontiguousarray(records[each]) for each in ("lba", "block_count", "seq", "entry")
+        )
+        which, first, part = _shim.uncovered_parts(lba, count, self._geometry.block_count)
+        which = which.astype(np.intp)
+        self._l2p.apply_records(first, part, seq[which], entry[which])
 
-        ordering = functools.partial(self._in_winning_order, blocks, chosen, entries, record_seqs)
-        # The content of these arrays is not needed any more.
-        del blocks, chosen
-        ordered, state = await aside(items, ordering)
-        del ordering
-        if not len(ordered.lba):
-            return
-        await self._settle(items, state, ordered)
-
-        def win() -> None:
-            winners = _firsts(state, ordered.lba)
-            flag = np.where(state[winners] == _LOST, np.uint64(_shim.LOST_FLAG), np.uint64(0))
-            entries[ordered.lba[winners]] = ordered.address[winners] | flag
-            if self._crcs is not None:
-                self._crcs[ordered.lba[winners]] = cut_crcs(ordered.crc[winners])
-            record_seqs[ordered.lba[winners]] = ordered.seq[winners]
-
-        await aside(items, win)
-
-    def _in_winning_order(
-        self,
-        blocks: _Blocks,
-        chosen: NDArray[np.intp],
-        entries: NDArray[np.uint64],
-        record_seqs: NDArray[np.uint64],
-    ) -> tuple[_Blocks, NDArray[np.uint8]]:
-        dispensable = self._dispensable(blocks.lba[chosen], blocks.seq[chosen], blocks.band[chosen])
-        # Applied again: if a record exists twice, the copy in a band that is needed anyway should count.
-        zones = sorted(self._current, key=lambda zone: -int(dispensable[zone.band]))
-        self._apply_records(zones, entries, record_seqs)
-        lba, seq, address = blocks.lba[chosen], blocks.seq[chosen], blocks.address[chosen]
-        ordered = blocks.part(chosen[np.lexsort((address, dispensable[blocks.band[chosen]], ~seq, lba))])
-        same = (ordered.lba[1:] == ordered.lba[:-1]) & (ordered.seq[1:] == ordered.seq[:-1])
-        copies = np.zeros(len(ordered.lba), bool)
-        copies[1:] |= same
-        copies[:-1] |= same
-        return ordered, np.where(ordered.unsure | copies, _UNCHECKED, _GOOD).astype(np.uint8)
-
-    def _candidates(
-        self, entries: NDArray[np.uint64], record_seqs: NDArray[np.uint64]
-    ) -> tuple[_Blocks, NDArray[np.intp]]:
-        """Returns all blocks that zones record, and which of them are newer than the records."""
-        zones = self._current
-        lengths = [len(zone.entries) for zone in zones]
-        table = np.concatenate([zone.entries for zone in zones])
-        address = np.concatenate([zone.addresses for zone in zones])
-        band = np.repeat(np.array([zone.band for zone in zones], np.int64), lengths)
-        unsure = np.repeat(np.array([zone.walked or not self._sequential for zone in zones]), lengths)
-        torn_from = np.repeat(np.array([zone.torn_from for zone in zones], np.uint64), lengths)
-        cut = (address >= torn_from) | (not self._sequential)
-        for zone in zones:
-            # From here on the table holds everything.
-            zone.entries, zone.addresses = zone.entries[:0], zone.addresses[:0]
-
-        lba, seq = table["lba"], table["seq"]
-        candidate = lba < len(entries)
-        # Of all data blocks, valid or not; entries of headers have no LBA.
-        data, count = band[candidate], self._geometry.band_count
-        self._block_counts = np.bincount(data, minlength=count).astype(np.int64)
-        sums = np.bincount(data, seq[candidate].astype(np.float64), minlength=count)
-        self._seq_sums = sums.astype(np.float64)
-        candidate[candidate] = seq[candidate] > record_seqs[lba[candidate]]
-        # A held write replaces the block, so damage to the block does not matter.
-        held_seqs = np.zeros(len(lba), np.uint64)
-        held_seqs[candidate] = self._held.seqs(lba[candidate])
-        held = held_seqs >= seq
-        unsure |= candidate & held
-        return _Blocks(lba, seq, table["crc"], address, band, unsure, cut, held), np.flatnonzero(candidate)
-
-    async def _without_torn_copies(self, items: int, chosen: NDArray[np.intp], blocks: _Blocks) -> NDArray[np.intp]:
-        """Drops copies that a header describes but that were never written. Otherwise the originals, which are
-        elsewhere, would become dispensable."""
-
-        def in_doubt() -> NDArray[np.intp]:
-            order = chosen[np.lexsort((~blocks.seq[chosen], blocks.lba[chosen]))]
-            lba, seq = blocks.lba[order], blocks.seq[order]
-            again = (lba[1:] == lba[:-1]) & (seq[1:] == seq[:-1])
-            copies = np.zeros(len(order), bool)
-            copies[1:] |= again
-            copies[:-1] |= again
-            doubtful: NDArray[np.intp] = order[copies & blocks.cut[order]]
-            return doubtful
-
-        doubtful = await aside(items, in_doubt)
-        if not len(doubtful):
-            return chosen
-        whole = await self._verify(blocks.address[doubtful], blocks.crc[doubtful])
-        return await aside(items, lambda: np.setdiff1d(chosen, doubtful[~whole], assume_unique=True))
-
-    def _dispensable(self, lba: NDArray[Any], seq: NDArray[Any], band: NDArray[Any]) -> NDArray[np.bool_]:
-        """Finds bands whose blocks are all in other bands as well. Unfinished relocations leave such bands, and with
-        emulated zones resets do. The merge prefers copies in other bands, so that these bands can be reset: a load may
-        find no free band. Bands with the fewest blocks come first."""
-        order = np.lexsort((band, ~seq, lba))
-        lba, seq, band = lba[order], seq[order], band[order]
-        first = np.r_[True, lba[1:] != lba[:-1]] if len(lba) else np.zeros(0, bool)
-        group = np.cumsum(first) - 1
-        newest = seq == seq[first][group]
-        again = np.r_[False, (lba[1:] == lba[:-1]) & (band[1:] == band[:-1]) & newest[:-1]] if len(lba) else first
-        kept = newest & ~again
-        group, band = group[kept], band[kept]
-        copies = np.bincount(group)
-        dispensable = np.ones(self._geometry.band_count, bool)
-        dispensable[band[copies[group] == 1]] = False
-        by_band = np.argsort(band, kind="stable")
-        bands, starts, counts = np.unique(band[by_band], return_index=True, return_counts=True)
-        for i in map(int, np.argsort(counts, kind="stable")):
-            groups = group[by_band[starts[i] : starts[i] + counts[i]]]
-            if dispensable[bands[i]] and (copies[groups] > 1).all():
-                copies[groups] -= 1
-            else:
-                dispensable[bands[i]] = False
-        return dispensable
-
-    async def _settle(self, items: int, state: NDArray[np.uint8], blocks: _Blocks) -> None:
-        """Verifies winners that may be damaged, until no further ones come up. Blocks are in winning order."""
-
-        def unchecked() -> NDArray[np.intp]:
-            winners = _firsts(state, blocks.lba)
-            those: NDArray[np.intp] = winners[state[winners] == _UNCHECKED]
-            return those
-
-        while True:
-            open_ = await aside(items, unchecked)
-            if not len(open_):
-                return
-            whole = await self._verify(blocks.address[open_], blocks.crc[open_])
-            state[open_[whole]] = _GOOD
-            broken = open_[~whole]
-            for i in map(int, broken):
-                blocks.cut[i] |= await self._never_came(int(blocks.address[i]), int(blocks.band[i]))
-            await aside(len(broken), functools.partial(self._judge, broken, state, blocks))
+    async def _settle_broken(self) -> None:
+        """Decides about blocks that do not match their CRC, and for which nothing newer or as new is known."""
+        broken = np.concatenate([np.empty(0, _BROKEN), *self._broken])
+        broken = broken[self._l2p.seqs_of(np.ascontiguousarray(broken["lba"])) < broken["seq"]]
+        # By version, the newest first; copies that may have been cut off come before others.
+        broken = broken[np.lexsort((broken["address"], ~broken["cut"], ~broken["seq"], broken["lba"]))]
+        lost: int | None = None
+        for i in range(len(broken)):
+            one = broken[i]
+            if lost == int(one["lba"]):
+                continue
+            if i + 1 < len(broken) and broken["lba"][i + 1] == one["lba"] and broken["seq"][i + 1] == one["seq"]:
+                # The last copy decides.
+                continue
+            if one["cut"] or one["held"] or await self._never_came(int(one["address"]), int(one["band"])):
+                self._torn += 1
+                continue
+            lost = int(one["lba"])
+            self._lose(lost, int(one["seq"]), int(one["address"]), int(one["band"]))
 
     async def _never_came(self, address: int, band: int) -> bool:
         """Whether the address holds a header. If so, an earlier load continued there after a batch that was cut off
@@ -388,28 +323,110 @@ class Merge:
         header = self._reader.header_in_place((await self._reader.blocks(address, 1))[0], address)
         return header is not None and (header.band, header.band_seq) == (band, self._band_seqs[band])
 
-    def _judge(self, broken: NDArray[np.intp], state: NDArray[np.uint8], blocks: _Blocks) -> None:
-        """Decides about damaged winners: another copy counts, the block was cut off, or it is lost."""
-        lba, seq = blocks.lba, blocks.seq
-        for i in map(int, broken):
-            following = i + 1
-            if following < len(lba) and lba[following] == lba[i] and seq[following] == seq[i]:
-                state[i] = _DROPPED
-            elif blocks.cut[i] or blocks.held[i]:
-                state[i] = _DROPPED
-                self._torn += 1
-            else:
-                state[i] = _LOST
-                self._lost += 1
-                self._damaged_bands.add(int(blocks.band[i]))
-                self._damage.append(
-                    f"block {int(blocks.address[i])} (band {int(blocks.band[i])}): LBA {int(lba[i])} can't be read, or "
-                    "does not match its CRC"
-                )
+    def _lose(self, lba: int, seq: int, address: int, band: int) -> None:
+        lost = np.uint64(_shim.LOST_FLAG | address)
+        self._l2p.put(np.array([lba], np.uint64), np.array([lost], np.uint64), seqs=np.array([seq], np.uint64))
+        self._lost += 1
+        self._damaged_bands.add(band)
+        self._damage.append(f"block {address} (band {band}): LBA {lba} can't be read, or does not match its CRC")
 
-    async def _verify(self, address: NDArray[Any], crc: NDArray[Any]) -> NDArray[np.bool_]:
-        """Returns which blocks match their CRC."""
+    def _rows_of_copies(self) -> NDArray[Any]:
+        """All blocks of the newest versions that are on media more than once, as _COPY. in_table: the CRC is not known
+        yet."""
+        copies = self._l2p.copies().view(_COPY)
+        copies = copies[self._is_newest_block(copies)]
+        broken = np.concatenate([np.empty(0, _BROKEN), *self._broken])
+        broken = broken[self._is_newest_block(broken) & ~broken["cut"]]
+        lbas = np.unique(np.concatenate([copies["lba"], broken["lba"]]))
+        known = np.zeros(len(lbas), _COPY)
+        known["lba"], known["seq"] = lbas, self._l2p.seqs_of(lbas)
+        known["address"], known["in_table"] = self._l2p.entries_of(lbas), 1
+        return np.concatenate([known, copies])
+
+    def _is_newest_block(self, rows: NDArray[Any]) -> NDArray[np.bool_]:
+        """Whether their LBAs have a block with this seq."""
+        lba = np.ascontiguousarray(rows["lba"])
+        is_block = (self._l2p.entries_of(lba) & np.uint64(_shim.LOST_FLAG)) == 0
+        newest: NDArray[np.bool_] = is_block & (self._l2p.seqs_of(lba) == rows["seq"])
+        return newest
+
+    def _dispensable(self, rows: NDArray[Any]) -> NDArray[np.bool_]:
+        """Finds bands whose blocks are all in other bands as well. Unfinished relocations leave such bands, and with
+        emulated zones resets do. The merge prefers copies in other bands, so that these bands can be reset: a load may
+        find no free band. Bands with the fewest blocks come first."""
+        geometry = self._geometry
+        bands = self._zone_bands()
+        in_table, _ = self._l2p.zone_use(geometry.zone_size, geometry.zone_count)
+        owned = np.bincount(bands[bands >= 0], in_table[bands >= 0], minlength=geometry.band_count).astype(np.int64)
+        band_of = bands[(rows["address"] // np.uint64(geometry.zone_size)).astype(np.intp)]
+        # What is left has one block of each version, in the table.
+        owned -= np.bincount(band_of[rows["in_table"] == 1], minlength=geometry.band_count)
+        dispensable: NDArray[np.bool_] = owned == 0
+        _, group = np.unique(rows["lba"], return_inverse=True)
+        pairs = np.unique(np.stack([group, band_of], axis=1), axis=0)
+        group, band = pairs[:, 0], pairs[:, 1]
+        copies = np.bincount(group)
+        dispensable[band[copies[group] == 1]] = False
+        by_band = np.argsort(band, kind="stable")
+        numbers, starts, counts = np.unique(band[by_band], return_index=True, return_counts=True)
+        for i in map(int, np.argsort(counts, kind="stable")):
+            groups = group[by_band[starts[i] : starts[i] + counts[i]]]
+            if dispensable[numbers[i]] and (copies[groups] > 1).all():
+                copies[groups] -= 1
+            else:
+                dispensable[numbers[i]] = False
+        return dispensable
+
+    async def _settle_copies(self, items: int, rows: NDArray[Any], dispensable: NDArray[np.bool_]) -> None:
+        """Chooses one block of each version that is on media more than once: one that matches its CRC."""
+        if not len(rows):
+            return
+        band_of = self._zone_bands()[(rows["address"] // np.uint64(self._geometry.zone_size)).astype(np.intp)]
+        order = np.lexsort((rows["address"], dispensable[band_of], rows["lba"]))
+        rows, band_of = rows[order], band_of[order]
+        lba, address, crc = (np.ascontiguousarray(rows[name]) for name in ("lba", "address", "crc"))
+        verified = self._unsure_zone[(address // np.uint64(self._geometry.zone_size)).astype(np.intp)]
+        verified |= self._held.seqs(lba) >= rows["seq"]
+        unknown = np.flatnonzero((rows["in_table"] == 1) & ~verified)
+        crc[unknown] = await self._crcs_at(address[unknown])
+        state = np.where(verified, _GOOD, _UNCHECKED).astype(np.uint8)
+        while True:
+            winners = _firsts(state, lba)
+            open_ = winners[state[winners] == _UNCHECKED]
+            if not len(open_):
+                break
+            whole = await self._verify(address[open_], crc[open_], told=True)
+            state[open_[whole]] = _GOOD
+            for i in open_[~whole].tolist():
+                another = i + 1 < len(lba) and lba[i + 1] == lba[i]
+                state[i] = _DROPPED if another else _LOST
+        for i in winners[state[winners] == _LOST].tolist():
+            self._lose(int(lba[i]), int(rows["seq"][i]), int(address[i]), int(band_of[i]))
+        good = winners[(state[winners] == _GOOD) & (rows["in_table"][winners] == 0)]
+        await aside(items, lambda: self._l2p.put(lba[good], address[good], crcs=cut_crcs(crc[good])))
+
+    async def _crcs_at(self, addresses: NDArray[np.uint64]) -> NDArray[np.uint32]:
+        """The CRCs of these blocks, as the summaries of their zones say."""
+        size = np.uint64(self._geometry.zone_size)
+        found = np.zeros(len(addresses), np.uint32)
+        start, offset = addresses // size * size, (addresses % size).astype(np.int64)
+        place = start.astype(np.int64) + self._geometry.data_blocks + offset // SUMMARY_ENTRIES
+
+        async def one(where: int) -> None:
+            part = parse_summary_block((await self._reader.blocks(where, 1))[0], self._superblock.media_uuid)
+            of_it = np.flatnonzero(place == where)
+            entry = offset[of_it] % SUMMARY_ENTRIES
+            if part is not None and int(entry.max()) < len(part.entries):
+                found[of_it] = part.entries["crc"][entry]
+
+        await side_by_side(one, np.unique(place).tolist())
+        return found
+
+    async def _verify(self, address: NDArray[Any], crc: NDArray[Any], *, told: bool = False) -> NDArray[np.bool_]:
+        """Returns which blocks match their CRC. told: progress is."""
         whole = np.zeros(len(address), bool)
+        if not len(address):
+            return whole
 
         def in_runs() -> list[NDArray[np.intp]]:
             order = np.argsort(address)
@@ -427,7 +444,8 @@ class Merge:
             blocks = await self._reader.blocks(first, last - first + 1)
             for i in run:
                 whole[i] = _shim.crc32c(memoryview(blocks[int(address[i]) - first])) == int(crc[i])
-            self._report("blocks", next(done) / len(runs))
+            if told:
+                self._report("blocks", next(done) / len(runs))
 
         await side_by_side(check, runs)
         return whole
@@ -438,3 +456,29 @@ def _firsts(state: NDArray[np.uint8], lba: NDArray[Any]) -> NDArray[np.intp]:
     alive = np.flatnonzero(state != _DROPPED)
     lbas = lba[alive]
     return alive[np.r_[True, lbas[1:] != lbas[:-1]]] if len(alive) else alive
+
+
+def _row_bytes(entries: NDArray[Any]) -> NDArray[np.uint8]:
+    return np.ascontiguousarray(entries).view(np.uint8).reshape(-1, _ROW_BYTES)
+
+
+def _records(zones: Sequence[ZoneContent]) -> NDArray[Any]:
+    """The trim records and lost records of these zones, in their order."""
+    parts = [np.empty(0, _RECORD)]
+    for zone in zones:
+        for address, entries in zone.records:
+            part = np.zeros(len(entries), _RECORD)
+            part["lba"], part["seq"], part["block_count"] = entries["lba"], entries["seq"], entries["crc"]
+            lost = entries["flags"] == ENTRY_FLAG_LOST
+            flag = np.where(lost, np.uint64(_shim.LOST_FLAG), np.uint64(_shim.TRIM_FLAG))
+            part["entry"], part["band"] = flag | np.uint64(address), zone.band
+            parts.append(part)
+    return np.concatenate(parts)
+
+
+def _newest_first(records: NDArray[Any], dispensable: NDArray[np.bool_] | None = None) -> NDArray[Any]:
+    """Of two copies, the one in a band that is not dispensable, else the last one."""
+    keys = [-np.arange(len(records))]
+    if dispensable is not None:
+        keys.append(dispensable[records["band"]])
+    return records[np.lexsort((*keys, ~records["seq"]))]

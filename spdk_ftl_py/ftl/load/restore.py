@@ -1,7 +1,7 @@
 """Restore: determines the state of an FTL from its superblock and the records of its bands. The newest seq wins; see
 docs/restore.md.
 
-Writes nothing, so it may be interrupted and repeated. Memory: some 60 B for each block of data on media.
+Writes nothing, so it may be interrupted and repeated. Memory: the L2P, 8 B for each LBA, and what is read at a time.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any, Final
 from uuid import UUID
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ... import _shim
 from ...conf import FtlConf
@@ -23,7 +24,7 @@ from ...runtime.progress import Progress
 from ...runtime.turns import aside
 from ..media import superblock as superblocks
 from ..media.band import CLOSED, FAULTED, FREE
-from ..media.blockdev import BlockPort, side_by_side
+from ..media.blockdev import QUEUE_DEPTH, BlockPort, side_by_side
 from ..media.geometry import Geometry
 from ..media.superblock import Superblock
 from ..media.superblock_content import counter, geometry_of, merge_conf, stored_conf
@@ -32,12 +33,14 @@ from . import checkpoint as checkpoints
 from .checkpoint import Checkpoint
 from .held import HeldSource
 from .history import estimated, unpacked
-from .merge import ITEM_BLOCKS, Merge
+from .merge import Merge
 from .restored import LoadedBand, Restored, open_zones, used_spares
 from .zone_walk import ZoneContent, ZoneReader
 
 log = logging.getLogger(__name__)
 
+ROWS_AT_A_TIME: Final = 1 << 20
+"""Rows of summaries that are read at a time, at least those of one band."""
 BLANK_ZONES: Final = 512
 """Zones that are read together, so that the read queue seldom runs empty: 4 MiB of blocks."""
 
@@ -103,22 +106,22 @@ async def restore(
         restored.superblock_beside = beside
         return restored
     reader = ZoneReader(port, geometry, superblock.media_uuid, sequential=sequential, use_append=conf.use_append)
-    contents = await _read_bands(reader, geometry, zones, report)
     merging = functools.partial(
         Merge,
         reader,
         superblock,
         geometry,
-        contents,
         zones,
         sequential=sequential,
         max_io_blocks=base.max_io_blocks,
+        base_blocks=base.block_count,
         report=report,
         held=[each for each in held if each is not None],
         damage=[] if damage is None else [damage],
         with_crcs=conf.verify_reads,
     )
-    merge = await aside(len(zones) + geometry.block_count // ITEM_BLOCKS, merging)
+    merge = await aside(len(zones), merging)
+    await _read_bands(reader, geometry, zones, merge, report)
     restored = await merge.run(conf, which, used)
     restored.superblock_beside = beside
     return restored
@@ -154,8 +157,7 @@ def _from_checkpoint(
         geometry=geometry,
         conf=conf,
         bands=bands,
-        l2p=checkpoint.l2p,
-        crcs=checkpoint.crcs if conf.verify_reads else None,
+        table=checkpoint.table,
         next_seq=next_seq,
         next_band_seq=next_band_seq,
         history=history,
@@ -180,62 +182,85 @@ async def _not_found(port: BlockPort, zones: list[Zone], uuid: UUID) -> FtlError
 
 
 async def _read_bands(
-    reader: ZoneReader, geometry: Geometry, zones: Sequence[Zone], report: Progress
-) -> list[list[ZoneContent | None]]:
-    """By band and punit; None if a zone is missing, or was not written. Bands that were not written share one list:
-    with very many of them, the garbage collector would take long otherwise."""
-    nothing: list[ZoneContent | None] = [None] * geometry.punits
+    reader: ZoneReader, geometry: Geometry, zones: Sequence[Zone], merge: Merge, report: Progress
+) -> None:
+    """Reads the zones of all bands, and passes them to the merge, band by band."""
 
-    def prepared() -> list[tuple[int, int, int]]:
-        places = ((b, p, zone) for b, band in enumerate(geometry.bands) for p, zone in enumerate(band))
-        return [
-            (b, p, zone)
-            for b, p, zone in places
-            if zone is not None and (zones[zone].written > 0 or zones[zone].state == OFFLINE)
-        ]
+    def prepared() -> dict[int, list[tuple[int, int]]]:
+        work: dict[int, list[tuple[int, int]]] = {}
+        for number, band in enumerate(geometry.bands):
+            for punit, zone in enumerate(band):
+                if zone is not None and (zones[zone].written > 0 or zones[zone].state == OFFLINE):
+                    work.setdefault(number, []).append((punit, zone))
+        return work
 
     work = await aside(len(zones), prepared)
-    total = len(work)
-    contents = [nothing] * geometry.band_count
+    total = sum(map(len, work.values()))
     done = itertools.count(1)
-
-    async def read_one(item: tuple[int, int, int]) -> None:
-        band, punit, index = item
-        zone = zones[index]
-        written = 0 if zone.state == OFFLINE else min(zone.written, geometry.zone_capacity)
-        full = zone.state == FULL or zone.state in UNUSABLE_STATES
-        content = await reader.read_zone(band, punit, zone.start, written, full=full)
-        if zone.state == OFFLINE:
-            content.damage.append(f"zone {index} (band {band}) is offline: its content is unknown")
-        if contents[band] is nothing:
-            contents[band] = nothing.copy()
-        contents[band][punit] = content
-        report("bands", next(done) / total)
-
+    is_blank = np.zeros(len(zones), bool)
+    # One for all of them, as for bands that were not written (Merge).
+    blank = ZoneContent(-1, -1, 0, geometry.zone_capacity)
     if reader.knows_blank:
-        places = await aside(
-            total, lambda: sorted((item for item in work if zones[item[2]].state == FULL), key=lambda item: item[2])
-        )
-        is_blank = np.zeros((geometry.band_count, geometry.punits), bool)
-        for first in range(0, len(places), BLANK_ZONES):
-            part = places[first : first + BLANK_ZONES]
-            blank = await reader.blank([zones[zone].start for _, _, zone in part])
-            for (band, punit, _), found in zip(part, blank.tolist(), strict=True):
-                is_blank[band, punit] = found
-            report("bands", min(1.0, (first + BLANK_ZONES) / total))
+        is_blank = await _blank_zones(reader, zones, work, total, report)
         done = itertools.count(1 + int(np.count_nonzero(is_blank)))
-        # One for all of them, too.
-        same = ZoneContent(-1, -1, 0, geometry.zone_capacity)
-        whole: list[ZoneContent | None] = [same] * geometry.punits
 
-        def sorted_out() -> list[tuple[int, int, int]]:
-            for band in np.flatnonzero(is_blank.any(axis=1)).tolist():
-                contents[band] = [same if mark else None for mark in is_blank[band].tolist()]
-            for band in np.flatnonzero(is_blank.all(axis=1)).tolist():
-                contents[band] = whole
-            marks = is_blank.tolist()
-            return [item for item in work if not marks[item[0]][item[1]]]
+        def sorted_out() -> None:
+            whole: list[ZoneContent | None] = [blank] * geometry.punits
+            for number, band in [each for each in work.items() if is_blank[[zone for _, zone in each[1]]].all()]:
+                merge.take_blank(number, whole if len(band) == geometry.punits else _some(band, blank, geometry))
+                del work[number]
 
-        work = await aside(total, sorted_out)
-    await side_by_side(read_one, work)
-    return contents
+        await aside(total, sorted_out)
+
+    async def read_band(item: tuple[int, list[tuple[int, int]]]) -> None:
+        number, band = item
+        contents: list[ZoneContent | None] = [None] * geometry.punits
+
+        async def read_zone(place: tuple[int, int]) -> None:
+            punit, index = place
+            if is_blank[index]:
+                contents[punit] = blank
+                return
+            zone = zones[index]
+            written = 0 if zone.state == OFFLINE else min(zone.written, geometry.zone_capacity)
+            full = zone.state == FULL or zone.state in UNUSABLE_STATES
+            content = await reader.read_zone(number, punit, zone.start, written, full=full)
+            if zone.state == OFFLINE:
+                content.damage.append(f"zone {index} (band {number}) is offline: its content is unknown")
+            contents[punit] = content
+            report("bands", next(done) / total)
+
+        await side_by_side(read_zone, band)
+        await merge.take(number, contents)
+
+    # Each row of a summary takes some 100 bytes while it is read.
+    bands = max(1, min(QUEUE_DEPTH, ROWS_AT_A_TIME // (geometry.punits * geometry.zone_capacity)))
+    await side_by_side(read_band, work.items(), depth=bands)
+
+
+async def _blank_zones(
+    reader: ZoneReader,
+    zones: Sequence[Zone],
+    work: dict[int, list[tuple[int, int]]],
+    total: int,
+    report: Progress,
+) -> NDArray[np.bool_]:
+    """By number of the zone: whether it was never written, though its state is full."""
+    is_blank = np.zeros(len(zones), bool)
+
+    def full() -> list[int]:
+        return sorted(zone for band in work.values() for _, zone in band if zones[zone].state == FULL)
+
+    places = await aside(total, full)
+    for first in range(0, len(places), BLANK_ZONES):
+        part = places[first : first + BLANK_ZONES]
+        is_blank[part] = await reader.blank([zones[zone].start for zone in part])
+        report("bands", min(1.0, (first + BLANK_ZONES) / total))
+    return is_blank
+
+
+def _some(band: list[tuple[int, int]], content: ZoneContent, geometry: Geometry) -> list[ZoneContent | None]:
+    zones: list[ZoneContent | None] = [None] * geometry.punits
+    for punit, _ in band:
+        zones[punit] = content
+    return zones

@@ -42,9 +42,9 @@ class Restored:
     geometry: Geometry
     conf: FtlConf
     bands: list[LoadedBand]
-    l2p: NDArray[np.uint64]
-    crcs: NDArray[np.uint16] | None
-    """The CRC of each LBA's block on media, cut (layout.cut_crcs()); None if reads are not verified."""
+    table: _shim.RestoredL2p
+    """The L2P, and the CRC of each LBA's block on media, cut (layout.cut_crcs()), if reads are verified. FtlDevice gets
+    it part by part, and its memory goes meanwhile."""
     next_seq: int
     next_band_seq: int
     history: History
@@ -68,6 +68,8 @@ class Restored:
     bands_to_reset: list[int] = field(default_factory=list)
     """Bands that count as free: media do not need their content, and without them no band would be left for recovered
     data. The load resets them, after a flush, before it recovers anything."""
+    mapped_blocks: int = 0
+    """Entries that FtlDevice has got."""
     zones_to_take: list[int] = field(default_factory=list)
     """Start addresses of zones that this load adds (grow.py). Their content is unknown. The load erases them before the
     superblock lists them."""
@@ -90,8 +92,9 @@ class Restored:
         )
 
     @property
-    def mapped_blocks(self) -> int:
-        return int(np.count_nonzero(self.l2p != np.uint64(_shim.ADDRESS_INVALID)))
+    def l2p(self) -> NDArray[np.uint64]:
+        """A copy of the whole table: 8 B for each LBA."""
+        return self.table.l2p(0, self.table.block_count)
 
     def describe(self, name: str, *, lossy: bool) -> dict[str, Any]:
         """A summary for the device's properties, as JSON-able values; also logged. lossy: acknowledged writes may be

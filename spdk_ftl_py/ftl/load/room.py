@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import logging
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,8 +25,6 @@ from .restored import Restored
 from .zone_walk import ZoneReader
 
 log = logging.getLogger(__name__)
-
-_FLAGS: Final = np.uint64(_shim.TRIM_FLAG | _shim.LOST_FLAG)
 
 
 @dataclass
@@ -105,11 +103,10 @@ def _in_force(found: Restored) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     zones = [geometry.zone_count if zone is None else zone for band in geometry.bands for zone in band]
     band_of[zones] = np.repeat(np.arange(geometry.band_count), geometry.punits)
     band_of[-1] = geometry.band_count
-    entries = found.l2p[found.l2p != np.uint64(_shim.ADDRESS_INVALID)]
-    flagged = (entries & _FLAGS) != 0
-    bands = band_of[((entries & ~_FLAGS) // np.uint64(geometry.zone_size)).astype(np.intp)]
-    valid = np.bincount(bands[~flagged], minlength=geometry.band_count + 1)[: geometry.band_count]
-    referenced = np.bincount(bands[flagged], minlength=geometry.band_count + 1)[: geometry.band_count] > 0
+    in_zone, records_in_zone = found.table.zone_use(geometry.zone_size, geometry.zone_count)
+    bands = band_of[:-1]
+    valid = np.bincount(bands, in_zone, minlength=geometry.band_count + 1)[: geometry.band_count].astype(np.int64)
+    referenced = np.bincount(bands, records_in_zone, minlength=geometry.band_count + 1)[: geometry.band_count] > 0
     return valid, referenced
 
 
@@ -162,8 +159,8 @@ async def _entries(reader: ZoneReader, found: Restored, victim: int) -> tuple[ND
         written = band.write_pointers[punit]
         if zone is not None and written:
             content = await reader.read_zone(victim, punit, found.geometry.zone_start(zone), written, full=True)
-            mine = content.entries["lba"] < len(found.l2p)
-            mine[mine] = found.l2p[content.entries["lba"][mine]] == content.addresses[mine]
+            mine = content.entries["lba"] < found.table.block_count
+            mine[mine] = found.table.entries_of(content.entries["lba"][mine]) == content.addresses[mine]
             parts.append((content.entries[mine], content.addresses[mine]))
     if not parts:
         return np.empty(0, ENTRY), np.empty(0, np.uint64)
@@ -215,7 +212,9 @@ async def _write(
             raise MediaError(message, status=Status.ZONE_INVALID_WRITE)
     else:
         await port.write(address, batch)
-    found.l2p[entries["lba"]] = np.arange(address + 1, address + 1 + len(entries), dtype=np.uint64)
+    found.table.put(
+        np.ascontiguousarray(entries["lba"]), np.arange(address + 1, address + 1 + len(entries), dtype=np.uint64)
+    )
     place.offset += len(batch)
     pointers = list(band.write_pointers)
     pointers[place.punit] = place.offset

@@ -340,15 +340,17 @@ class BlockPort:
             answer.set_result((status, result))
 
 
-async def side_by_side(one: Callable[[Any], Awaitable[None]], items: Iterable[Any]) -> None:
-    """Runs QUEUE_DEPTH at a time; the first error ends it."""
+async def side_by_side(
+    one: Callable[[Any], Awaitable[None]], items: Iterable[Any], *, depth: int = QUEUE_DEPTH
+) -> None:
+    """Runs ``depth`` at a time; the first error ends it."""
     queue = iter(items)
 
     async def worker() -> None:
         for item in queue:
             await one(item)
 
-    await _all_or_first_error([worker() for _ in range(QUEUE_DEPTH)])
+    await _all_or_first_error([worker() for _ in range(depth)])
 
 
 async def _all_or_first_error(parts: list[Awaitable[None]]) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from spdk_ftl_py import _shim
 from spdk_ftl_py.ftl.load.held import HELD_BLOCK, HELD_RECORD, HeldIndex, HeldWrites, RecoveredBlock, RecoveredRecord
 from spdk_ftl_py.ftl.media.layout import ENTRY_FLAG_LOST, ENTRY_FLAG_TRIM
 
-NOTHING = 1 << 40
+NOTHING = _shim.ADDRESS_INVALID
 
 
 def held(
@@ -25,9 +26,11 @@ def held(
 
 def supersede(sources: list[HeldWrites], media: list[int]) -> tuple[list[int], list[object], list[str]]:
     index = HeldIndex(sources, len(media))
-    entries = np.arange(len(media), dtype=np.uint64)
-    found = index.supersede(entries, np.array(media, np.uint64), NOTHING)
-    return [int(entry) for entry in entries], list(found), index.damage
+    lbas = np.arange(len(media), dtype=np.uint64)
+    l2p = _shim.RestoredL2p(len(media), 1 << 20)
+    l2p.put(lbas, lbas, seqs=np.array(media, np.uint64))
+    found = index.supersede(l2p)
+    return l2p.l2p(0, len(media)).tolist(), list(found), index.damage
 
 
 @pytest.mark.parametrize("first", [0, 1])

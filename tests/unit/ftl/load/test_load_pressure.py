@@ -177,7 +177,7 @@ async def test_a_load_that_empties_a_band_costs_nothing(
 ) -> None:
     """As where life after life ended a little after its load, and the last bands have a few blocks each. That they lack
     room is rare; here each of these loads says so, and now and then is cut off by the loss of power."""
-    seed = 1
+    seed = 5
     disk = _shim.EmulatedMedia.zns(reactor.shim, ZONES, ZONE_SIZE, ZONE_CAPACITY, max_open_zones=7, volatile_cache=True)
     disk.set_schedule(seed)
     rig = FullRig(reactor, disk, random.Random(seed), buffer_dir=tmp_path if kept else None)

@@ -1,0 +1,299 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#include "ftl/restored_l2p.hpp"
+
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <memory>
+#include <optional>
+#include <span>
+#include <stdexcept>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "bind/bindings.hpp"
+#include "bind/on_reactor.hpp"
+#include "ftl/core.hpp"
+
+namespace nb = nanobind;
+
+namespace ftl {
+namespace {
+
+template <typename T>
+using Given = nb::ndarray<const T, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using GivenRows = nb::ndarray<const uint8_t, nb::shape<-1, sizeof(layout::BlockEntry)>, nb::c_contig, nb::device::cpu>;
+template <typename T>
+using Array = nb::ndarray<nb::numpy, T, nb::ndim<1>>;
+
+template <typename T>
+Array<T> owned(std::unique_ptr<T[]> values, size_t count) {
+    T *data = values.release();
+    const nb::capsule owner(data, [](void *memory) noexcept { delete[] static_cast<T *>(memory); });
+    return Array<T>(data, {count}, owner);
+}
+
+template <typename T>
+Array<T> copied(const std::vector<T> &values) {
+    std::unique_ptr<T[]> data(new T[values.size()]);
+    std::copy(values.begin(), values.end(), data.get());
+    return owned(std::move(data), values.size());
+}
+
+template <typename T>
+std::span<const T> span_of(const Given<T> &given) {
+    return {given.data(), given.shape(0)};
+}
+
+std::span<const layout::BlockEntry> rows_of(const GivenRows &given) {
+    static_assert(alignof(layout::BlockEntry) == 1);
+    return {reinterpret_cast<const layout::BlockEntry *>(given.data()), given.shape(0)};
+}
+
+void check_same(size_t length, size_t other, const char *what) {
+    if (length != other) {
+        throw std::invalid_argument(std::string(what) + ": arrays of different lengths");
+    }
+}
+
+void check_seqs(const RestoredL2p &l2p, const char *what) {
+    if (!l2p.has_seqs()) {
+        throw std::invalid_argument(std::string(what) + ": the seqs were dropped");
+    }
+}
+
+void check_lbas(const RestoredL2p &l2p, std::span<const uint64_t> lbas, const char *what) {
+    if (std::any_of(lbas.begin(), lbas.end(), [&](uint64_t lba) { return lba >= l2p.block_count(); })) {
+        throw std::out_of_range(std::string(what) + ": beyond the last LBA");
+    }
+}
+
+void check_range(const RestoredL2p &l2p, uint64_t first, uint64_t count, const char *what) {
+    if (first > l2p.block_count() || count > l2p.block_count() - first) {
+        throw std::out_of_range(std::string(what) + ": beyond the last LBA");
+    }
+}
+
+nb::tuple add(RestoredL2p &l2p, const GivenRows &rows, const Given<uint64_t> &addresses, bool all_doubtful) {
+    check_same(rows.shape(0), addresses.shape(0), "add");
+    check_seqs(l2p, "add");
+    RestoredL2p::Added added;
+    {
+        const nb::gil_scoped_release other_threads_run;
+        added = l2p.add(rows_of(rows), span_of(addresses), all_doubtful);
+    }
+    return nb::make_tuple(copied(added.doubtful), added.blocks, added.seq_sum);
+}
+
+void merge(RestoredL2p &l2p, const GivenRows &rows, const Given<uint64_t> &addresses) {
+    check_same(rows.shape(0), addresses.shape(0), "merge");
+    check_seqs(l2p, "merge");
+    const nb::gil_scoped_release other_threads_run;
+    l2p.merge(rows_of(rows), span_of(addresses));
+}
+
+void hold(RestoredL2p &l2p, const Given<uint64_t> &firsts, const Given<uint64_t> &counts) {
+    check_same(firsts.shape(0), counts.shape(0), "hold");
+    for (size_t i = 0; i < firsts.shape(0); ++i) {
+        l2p.hold(firsts.data()[i], counts.data()[i]);
+    }
+}
+
+void apply_records(RestoredL2p &l2p, const Given<uint64_t> &firsts, const Given<uint64_t> &counts,
+                   const Given<uint64_t> &seqs, const Given<uint64_t> &entries) {
+    check_same(firsts.shape(0), counts.shape(0), "apply_records");
+    check_same(firsts.shape(0), seqs.shape(0), "apply_records");
+    check_same(firsts.shape(0), entries.shape(0), "apply_records");
+    const nb::gil_scoped_release other_threads_run;
+    for (size_t i = 0; i < firsts.shape(0); ++i) {
+        l2p.apply_record(firsts.data()[i], counts.data()[i], seqs.data()[i], entries.data()[i]);
+    }
+}
+
+Array<uint64_t> supersede(RestoredL2p &l2p, const Given<uint64_t> &firsts, const Given<uint64_t> &counts,
+                          const Given<uint64_t> &seqs) {
+    check_same(firsts.shape(0), counts.shape(0), "supersede");
+    check_same(firsts.shape(0), seqs.shape(0), "supersede");
+    std::unique_ptr<uint64_t[]> older(new uint64_t[firsts.shape(0)]);
+    {
+        const nb::gil_scoped_release other_threads_run;
+        for (size_t i = 0; i < firsts.shape(0); ++i) {
+            older[i] = l2p.supersede(firsts.data()[i], counts.data()[i], seqs.data()[i]);
+        }
+    }
+    return owned(std::move(older), firsts.shape(0));
+}
+
+Array<uint8_t> copies(const RestoredL2p &l2p) {
+    const std::vector<RestoredL2p::Copy> &all = l2p.copies();
+    const size_t bytes = all.size() * sizeof(RestoredL2p::Copy);
+    std::unique_ptr<uint8_t[]> data(new uint8_t[bytes]);
+    if (bytes > 0) {
+        std::memcpy(data.get(), all.data(), bytes);
+    }
+    return owned(std::move(data), bytes);
+}
+
+template <typename Value>
+Array<uint64_t> each(const RestoredL2p &l2p, const Given<uint64_t> &lbas, const char *what, Value value) {
+    check_lbas(l2p, span_of(lbas), what);
+    std::unique_ptr<uint64_t[]> values(new uint64_t[lbas.shape(0)]);
+    std::transform(lbas.data(), lbas.data() + lbas.shape(0), values.get(), value);
+    return owned(std::move(values), lbas.shape(0));
+}
+
+void put(RestoredL2p &l2p, const Given<uint64_t> &lbas, const Given<uint64_t> &entries,
+         const std::optional<Given<uint64_t>> &seqs, const std::optional<Given<uint16_t>> &crcs) {
+    check_same(lbas.shape(0), entries.shape(0), "put");
+    check_same(lbas.shape(0), seqs ? seqs->shape(0) : lbas.shape(0), "put");
+    check_same(lbas.shape(0), crcs ? crcs->shape(0) : lbas.shape(0), "put");
+    check_lbas(l2p, span_of(lbas), "put");
+    for (size_t i = 0; i < lbas.shape(0); ++i) {
+        const uint64_t lba = lbas.data()[i];
+        l2p.put(lba, entries.data()[i]);
+        if (seqs) {
+            l2p.put_seq(lba, seqs->data()[i]);
+        }
+        if (crcs) {
+            l2p.put_crc(lba, crcs->data()[i]);
+        }
+    }
+}
+
+void put_range(RestoredL2p &l2p, uint64_t first, const Given<uint64_t> &entries) {
+    check_range(l2p, first, entries.shape(0), "put_range");
+    for (size_t i = 0; i < entries.shape(0); ++i) {
+        // Else it would take memory where nothing is.
+        if (entries.data()[i] != L2p::kInvalid) {
+            l2p.put(first + i, entries.data()[i]);
+        }
+    }
+}
+
+void put_crcs(RestoredL2p &l2p, uint64_t first, const Given<uint16_t> &crcs) {
+    check_range(l2p, first, crcs.shape(0), "put_crcs");
+    for (size_t i = 0; i < crcs.shape(0); ++i) {
+        if (crcs.data()[i] != 0) {
+            l2p.put_crc(first + i, crcs.data()[i]);
+        }
+    }
+}
+
+template <typename T, typename Value>
+Array<T> range(const RestoredL2p &l2p, uint64_t first, uint64_t count, const char *what, Value value) {
+    check_range(l2p, first, count, what);
+    std::unique_ptr<T[]> values(new T[count]);
+    for (uint64_t i = 0; i < count; ++i) {
+        values[i] = value(first + i);
+    }
+    return owned(std::move(values), count);
+}
+
+nb::tuple zone_use(const RestoredL2p &l2p, uint64_t zone_size, uint64_t zone_count) {
+    if (zone_size == 0) {
+        throw std::invalid_argument("zone_use: zones without blocks");
+    }
+    RestoredL2p::ZoneUse use;
+    {
+        const nb::gil_scoped_release other_threads_run;
+        use = l2p.zone_use(zone_size, zone_count);
+    }
+    return nb::make_tuple(copied(use.blocks), copied(use.records));
+}
+
+// Passes entries to the core, on its reactor. Returns how many there are.
+uint64_t hand_over(RestoredL2p &l2p, FtlCore &core, uint64_t first, uint64_t count) {
+    check_range(l2p, first, count, "hand_over");
+    constexpr uint64_t step = 512;
+    std::array<uint64_t, step> entries;
+    std::array<uint16_t, step> crcs;
+    uint64_t mapped = 0;
+    on_reactor(core, [&] {
+        for (uint64_t at = first; at < first + count; at += step) {
+            const uint64_t some = std::min(step, first + count - at);
+            uint64_t here = 0;
+            for (uint64_t i = 0; i < some; ++i) {
+                entries[i] = l2p.entry(at + i);
+                crcs[i] = l2p.crc(at + i);
+                here += entries[i] != L2p::kInvalid ? 1 : 0;
+            }
+            mapped += here;
+            if (here > 0) {
+                core.load_l2p(at, entries.data(), l2p.has_crcs() ? crcs.data() : nullptr, some);
+            }
+        }
+    });
+    return mapped;
+}
+
+nb::tuple parts_not_covered(const Given<uint64_t> &firsts, const Given<uint64_t> &counts, uint64_t end) {
+    check_same(firsts.shape(0), counts.shape(0), "uncovered_parts");
+    std::vector<uint64_t> ranges, first, count;
+    {
+        const nb::gil_scoped_release other_threads_run;
+        for (const RangePart &part : uncovered_parts(span_of(firsts), span_of(counts), end)) {
+            ranges.push_back(part.range);
+            first.push_back(part.first);
+            count.push_back(part.count);
+        }
+    }
+    return nb::make_tuple(copied(ranges), copied(first), copied(count));
+}
+
+}  // namespace
+
+void bind_restored_l2p(nb::module_ &m) {
+    m.def("uncovered_parts", &parts_not_covered, nb::arg("firsts"), nb::arg("counts"), nb::arg("end"));
+    nb::class_<RestoredL2p>(m, "RestoredL2p")
+        .def(nb::init<uint64_t, uint64_t, bool, bool>(), nb::arg("block_count"), nb::arg("base_block_count"),
+             nb::kw_only(), nb::arg("with_crcs") = false, nb::arg("with_seqs") = true)
+        .def("add", &add, nb::arg("rows"), nb::arg("addresses"), nb::kw_only(), nb::arg("all_doubtful"))
+        .def("merge", &merge, nb::arg("rows"), nb::arg("addresses"))
+        .def("hold", &hold, nb::arg("firsts"), nb::arg("counts"))
+        .def("apply_records", &apply_records, nb::arg("firsts"), nb::arg("counts"), nb::arg("seqs"), nb::arg("entries"))
+        .def("supersede", &supersede, nb::arg("firsts"), nb::arg("counts"), nb::arg("seqs"))
+        .def("copies", &copies)
+        .def(
+            "entries_of",
+            [](const RestoredL2p &l2p, const Given<uint64_t> &lbas) {
+                return each(l2p, lbas, "entries_of", [&](uint64_t lba) { return l2p.entry(lba); });
+            },
+            nb::arg("lbas"))
+        .def(
+            "seqs_of",
+            [](const RestoredL2p &l2p, const Given<uint64_t> &lbas) {
+                return each(l2p, lbas, "seqs_of", [&](uint64_t lba) { return l2p.seq(lba); });
+            },
+            nb::arg("lbas"))
+        .def("put", &put, nb::arg("lbas"), nb::arg("entries"), nb::kw_only(), nb::arg("seqs") = nb::none(),
+             nb::arg("crcs") = nb::none())
+        .def("put_range", &put_range, nb::arg("first"), nb::arg("entries"))
+        .def("put_crcs", &put_crcs, nb::arg("first"), nb::arg("crcs"))
+        .def(
+            "l2p",
+            [](const RestoredL2p &l2p, uint64_t first, uint64_t count) {
+                return range<uint64_t>(l2p, first, count, "l2p", [&](uint64_t lba) { return l2p.entry(lba); });
+            },
+            nb::arg("first"), nb::arg("count"))
+        .def(
+            "crcs",
+            [](const RestoredL2p &l2p, uint64_t first, uint64_t count) {
+                return range<uint16_t>(l2p, first, count, "crcs", [&](uint64_t lba) { return l2p.crc(lba); });
+            },
+            nb::arg("first"), nb::arg("count"))
+        .def("zone_use", &zone_use, nb::arg("zone_size"), nb::arg("zone_count"))
+        .def("hand_over", &hand_over, nb::arg("core"), nb::arg("first"), nb::arg("count"))
+        .def("release_below", &RestoredL2p::release_below, nb::arg("lba"))
+        .def("grown", &RestoredL2p::grown, nb::arg("block_count"), nb::arg("base_block_count"),
+             nb::call_guard<nb::gil_scoped_release>())
+        .def("drop_seqs", &RestoredL2p::drop_seqs)
+        .def_prop_ro("block_count", &RestoredL2p::block_count)
+        .def_prop_ro("has_crcs", &RestoredL2p::has_crcs);
+}
+
+}  // namespace ftl

@@ -1,0 +1,209 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#include "ftl/restored_l2p.hpp"
+
+#include <algorithm>
+#include <bit>
+#include <iterator>
+#include <map>
+#include <stdexcept>
+#include <string>
+#include <utility>
+
+#include "base/mutation.hpp"
+
+namespace ftl {
+namespace {
+
+// Rows whose LBAs are fetched into the cache meanwhile: each is in other memory.
+constexpr size_t kAhead = 16;
+
+}  // namespace
+
+RestoredL2p::RestoredL2p(uint64_t block_count, uint64_t base_block_count, bool with_crcs, bool with_seqs)
+    : l2p_(block_count, base_block_count), crcs_(block_count, with_crcs) {
+    if (with_seqs) {
+        seqs_ = PageMemory::or_bad_alloc(block_count * sizeof(uint64_t), Pages::sparse_huge);
+    }
+}
+
+RestoredL2p::Added RestoredL2p::add(std::span<const BlockEntry> rows, std::span<const uint64_t> addresses,
+                                    bool all_doubtful) {
+    Added added;
+    for (size_t i = 0; i < rows.size(); ++i) {
+        if (i + kAhead < rows.size()) {
+            prefetch(rows[i + kAhead].lba);
+        }
+        const BlockEntry &row = rows[i];
+        if (row.lba >= block_count()) {
+            continue;
+        }
+        ++added.blocks;
+        added.seq_sum += static_cast<double>(row.seq);
+        if (row.seq < seqs()[row.lba] && !MUTATED(older_seq_wins)) {
+            continue;
+        }
+        if (all_doubtful || is_held(row.lba)) {
+            added.doubtful.push_back(static_cast<uint32_t>(i));
+        } else {
+            take(row, addresses[i]);
+        }
+    }
+    return added;
+}
+
+void RestoredL2p::merge(std::span<const BlockEntry> rows, std::span<const uint64_t> addresses) {
+    for (size_t i = 0; i < rows.size(); ++i) {
+        if (rows[i].lba < block_count()) {
+            take(rows[i], addresses[i]);
+        }
+    }
+}
+
+void RestoredL2p::take(const BlockEntry &row, uint64_t address) {
+    uint64_t &known = seqs()[row.lba];
+    if (MUTATED(older_seq_wins) ? known == 0 || row.seq < known : row.seq > known) {
+        known = row.seq;
+        l2p_.set(row.lba, address);
+        crcs_.set(row.lba, BlockCrcs::cut(row.crc));
+    } else if (row.seq == known && known != 0) {
+        copies_.push_back({row.lba, row.seq, address, row.crc, 0});
+    }
+}
+
+void RestoredL2p::prefetch(uint64_t lba) const noexcept {
+    if (lba < block_count()) {
+        __builtin_prefetch(seqs() + lba, 1);
+        l2p_.prefetch(lba);
+        crcs_.prefetch(lba);
+    }
+}
+
+void RestoredL2p::hold(uint64_t lba, uint64_t count) {
+    check_range(lba, count, "hold");
+    if (held_.data() == nullptr) {
+        held_ = PageMemory::or_bad_alloc((block_count() / 64 + 1) * sizeof(uint64_t), Pages::sparse);
+    }
+    for (uint64_t i = lba; i < lba + count;) {
+        if (i % 64 == 0 && lba + count - i >= 64) {
+            held()[i / 64] = ~uint64_t{0};
+            i += 64;
+        } else {
+            held()[i / 64] |= uint64_t{1} << (i % 64);
+            ++i;
+        }
+    }
+}
+
+void RestoredL2p::apply_record(uint64_t lba, uint64_t count, uint64_t seq, uint64_t entry) {
+    check_range(lba, count, "apply_record");
+    for (uint64_t i = lba; i < lba + count; ++i) {
+        if (seqs()[i] <= seq) {
+            seqs()[i] = seq;
+            l2p_.set(i, entry);
+        }
+    }
+}
+
+uint64_t RestoredL2p::supersede(uint64_t lba, uint64_t count, uint64_t seq) {
+    check_range(lba, count, "supersede");
+    uint64_t older = 0;
+    for (uint64_t i = lba; i < lba + count; ++i) {
+        if (seqs()[i] < seq) {
+            ++older;
+            // Else it would take memory where nothing was.
+            if (l2p_.get(i) != L2p::kInvalid) {
+                l2p_.set(i, L2p::kInvalid);
+            }
+        }
+    }
+    return older;
+}
+
+RestoredL2p::ZoneUse RestoredL2p::zone_use(uint64_t zone_size, uint64_t zone_count) const {
+    ZoneUse use;
+    use.blocks.resize(zone_count);
+    use.records.resize(zone_count);
+    const int shift = std::has_single_bit(zone_size) ? std::countr_zero(zone_size) : -1;
+    for (uint64_t lba = 0; lba < block_count(); ++lba) {
+        const uint64_t entry = l2p_.get(lba);
+        if (entry == L2p::kInvalid) {
+            continue;
+        }
+        const uint64_t address = L2p::payload(entry);
+        // A division would take ten times as long.
+        const uint64_t zone = shift >= 0 ? address >> shift : address / zone_size;
+        if (zone >= zone_count) {
+            throw std::out_of_range("zone_use: LBA " + std::to_string(lba) + " is behind the last zone");
+        }
+        ++(L2p::tag(entry) == L2p::Tag::media ? use.blocks : use.records)[zone];
+    }
+    return use;
+}
+
+void RestoredL2p::drop_seqs() {
+    seqs_ = PageMemory();
+    held_ = PageMemory();
+    copies_ = {};
+}
+
+void RestoredL2p::release_below(uint64_t lba) noexcept {
+    l2p_.release_below(lba);
+    crcs_.release_below(lba);
+}
+
+RestoredL2p RestoredL2p::grown(uint64_t block_count, uint64_t base_block_count) const {
+    if (block_count < this->block_count()) {
+        throw std::invalid_argument("grown: the device would be smaller");
+    }
+    RestoredL2p larger(block_count, base_block_count, has_crcs(), false);
+    for (uint64_t lba = 0; lba < this->block_count(); ++lba) {
+        const uint64_t known = entry(lba);
+        if (known != L2p::kInvalid) {
+            larger.put(lba, known);
+            larger.put_crc(lba, crc(lba));
+        }
+    }
+    return larger;
+}
+
+void RestoredL2p::check_range(uint64_t lba, uint64_t count, const char *what) const {
+    if (lba > block_count() || count > block_count() - lba) {
+        throw std::out_of_range(std::string(what) + ": beyond the last LBA");
+    }
+    if (!has_seqs()) {
+        throw std::out_of_range(std::string(what) + ": the seqs were dropped");
+    }
+}
+
+std::vector<RangePart> uncovered_parts(std::span<const uint64_t> firsts, std::span<const uint64_t> counts,
+                                       uint64_t end) {
+    std::vector<RangePart> parts;
+    std::map<uint64_t, uint64_t> covered;  // from first to behind the last; they do not touch
+    for (size_t i = 0; i < firsts.size(); ++i) {
+        uint64_t first = std::min(firsts[i], end);
+        uint64_t last = first + std::min(counts[i], end - first);
+        if (first == last) {
+            continue;
+        }
+        auto next = covered.upper_bound(first);
+        if (next != covered.begin() && std::prev(next)->second >= first) {
+            --next;
+        }
+        uint64_t at = first;
+        while (next != covered.end() && next->first <= last) {
+            if (next->first > at) {
+                parts.push_back({i, at, next->first - at});
+            }
+            at = std::max(at, next->second);
+            first = std::min(first, next->first);
+            next = covered.erase(next);
+        }
+        if (at < last) {
+            parts.push_back({i, at, last - at});
+        }
+        covered.emplace(first, std::max(at, last));
+    }
+    return parts;
+}
+
+}  // namespace ftl

@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// The L2P of an FTL while a load restores it: for each LBA the newest version found so far, and its seq. Python reads
+// the zones and says what counts (docs/restore.md, "The newest version").
+//
+// Memory: the L2P, 8 bytes for each LBA that has a version (the seqs, until drop_seqs()), and one Copy for each version
+// that is on media more than once. For one thread at a time.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "base/page_memory.hpp"
+#include "ftl/block_crcs.hpp"
+#include "ftl/l2p.hpp"
+#include "ftl/layout.hpp"
+
+namespace ftl {
+
+class RestoredL2p {
+public:
+    using BlockEntry = layout::BlockEntry;
+
+    // A block with the seq that its LBA had already.
+    struct Copy {
+        uint64_t lba;
+        uint64_t seq;
+        uint64_t address;
+        uint32_t crc;
+        uint32_t reserved;
+    };
+    static_assert(sizeof(Copy) == 32);
+
+    // The rows of one zone, taken together.
+    struct Added {
+        std::vector<uint32_t> doubtful;  // rows that were left out: to verify, and to merge() if they are whole
+        uint64_t blocks = 0;             // rows with an LBA of the device, whether they are the newest version or not
+        double seq_sum = 0;              // of these
+    };
+
+    struct ZoneUse {
+        std::vector<uint64_t> blocks;   // by zone: LBAs with data there
+        std::vector<uint64_t> records;  // LBAs with a record there
+    };
+
+    // The number of the base's blocks determines the width of an entry, as in L2p. Throws std::bad_alloc.
+    RestoredL2p(uint64_t block_count, uint64_t base_block_count, bool with_crcs, bool with_seqs);
+
+    // Takes what a zone says about its blocks. Of rows that are not older than what is known, those of held LBAs are
+    // left out as doubtful, with all_doubtful all of them. Rows and addresses have the same length.
+    Added add(std::span<const BlockEntry> rows, std::span<const uint64_t> addresses, bool all_doubtful);
+    // Takes rows that were verified.
+    void merge(std::span<const BlockEntry> rows, std::span<const uint64_t> addresses);
+    // LBAs for which something may be newer than media, or as new. Throws std::out_of_range.
+    void hold(uint64_t lba, uint64_t count);
+    // A record counts for the LBAs of its range that have nothing newer. Throws std::out_of_range.
+    void apply_record(uint64_t lba, uint64_t count, uint64_t seq, uint64_t entry);
+    // LBAs of the range with something older than seq: their entries are gone. Returns how many there are. Throws
+    // std::out_of_range.
+    uint64_t supersede(uint64_t lba, uint64_t count, uint64_t seq);
+    [[nodiscard]] const std::vector<Copy> &copies() const noexcept { return copies_; }
+
+    // Below, lba must be one of the device.
+    [[nodiscard]] uint64_t entry(uint64_t lba) const noexcept { return l2p_.get(lba); }
+    [[nodiscard]] uint16_t crc(uint64_t lba) const noexcept { return crcs_.get(lba); }
+    // 0: no version is known, or the seqs were dropped.
+    [[nodiscard]] uint64_t seq(uint64_t lba) const noexcept { return has_seqs() ? seqs()[lba] : 0; }
+    void put(uint64_t lba, uint64_t entry) noexcept { l2p_.set(lba, entry); }
+    void put_crc(uint64_t lba, uint16_t crc) noexcept { crcs_.set(lba, crc); }
+    void put_seq(uint64_t lba, uint64_t seq) noexcept {
+        if (has_seqs()) {
+            seqs()[lba] = seq;
+        }
+    }
+    // What each zone holds that is in force. Throws std::out_of_range for an entry behind the last zone.
+    [[nodiscard]] ZoneUse zone_use(uint64_t zone_size, uint64_t zone_count) const;
+    [[nodiscard]] uint64_t block_count() const noexcept { return l2p_.block_count(); }
+    [[nodiscard]] bool has_seqs() const noexcept { return seqs_.data() != nullptr; }
+    [[nodiscard]] bool has_crcs() const noexcept { return crcs_.kept(); }
+
+    void drop_seqs();
+    // Gives the memory of all LBAs below this one back: their entries are never-written from now on. Whole pages only.
+    void release_below(uint64_t lba) noexcept;
+    // The same entries on a larger device, without seqs. Throws std::invalid_argument for a smaller one.
+    [[nodiscard]] RestoredL2p grown(uint64_t block_count, uint64_t base_block_count) const;
+
+private:
+    void check_range(uint64_t lba, uint64_t count, const char *what) const;
+    void take(const BlockEntry &row, uint64_t address);
+    void prefetch(uint64_t lba) const noexcept;
+    [[nodiscard]] uint64_t *seqs() const noexcept { return reinterpret_cast<uint64_t *>(seqs_.data()); }
+    [[nodiscard]] uint64_t *held() const noexcept { return reinterpret_cast<uint64_t *>(held_.data()); }
+    [[nodiscard]] bool is_held(uint64_t lba) const noexcept {
+        return held_.data() != nullptr && (held()[lba / 64] >> (lba % 64) & 1) != 0;
+    }
+
+    L2p l2p_;
+    BlockCrcs crcs_;
+    PageMemory seqs_;
+    PageMemory held_;  // one bit for each LBA
+    std::vector<Copy> copies_;
+};
+
+// The parts of ranges that no range before them has. Ranges are cut at `end`.
+struct RangePart {
+    uint64_t range;  // its number
+    uint64_t first;
+    uint64_t count;
+};
+std::vector<RangePart> uncovered_parts(std::span<const uint64_t> firsts, std::span<const uint64_t> counts,
+                                       uint64_t end);
+
+}  // namespace ftl
