@@ -1644,6 +1644,26 @@ class SimCore:
     def memory_bytes(self) -> int:
         """What its arrays of blocks take."""
 
+class Summary:
+    """The summary of a zone, checked."""
+
+    @staticmethod
+    def of(blocks: NDArray[np.uint8], uuid: bytes, band: int, punit: int) -> Summary | None:
+        """blocks: all of them, (n, 4096). None if any is missing, damaged, or of another zone."""
+
+    def rows(self, numbers: NDArray[np.uint32]) -> NDArray[np.uint8]:
+        """These rows, as bytes of layout.ENTRY. Row i is for offset i of the zone. IndexError behind the last one."""
+
+    @property
+    def row_count(self) -> int: ...
+    @property
+    def band_seq(self) -> int: ...
+    @property
+    def highest_seq(self) -> int: ...
+    @property
+    def record_headers(self) -> list[int]:
+        """Offsets of the headers of trim records and lost records."""
+
 class RestoredL2p:
     """The L2P while a load restores it: for each LBA the newest version found so far, and its seq. See docs/restore.md,
     "The newest version". Entries are ADDRESS_INVALID, an address, or TRIM_FLAG | or LOST_FLAG | the address of a
@@ -1660,6 +1680,9 @@ class RestoredL2p:
         """Takes what a zone says about its blocks. Returns the numbers of the rows that it left out, because they have
         to be verified: those of held LBAs, with all_doubtful all that are not older than what is known. Also returns
         how many rows have an LBA of the device, and the sum of the seqs of these."""
+
+    def add_summary(self, summary: Summary, start: int, *, all_doubtful: bool) -> tuple[NDArray[np.uint32], int, float]:
+        """The same for a zone with a summary; the zone begins at that block."""
 
     def merge(self, rows: NDArray[np.uint8], addresses: NDArray[np.uint64]) -> None:
         """Takes rows that were verified."""

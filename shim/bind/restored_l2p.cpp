@@ -4,6 +4,7 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
+#include <nanobind/stl/vector.h>
 
 #include <algorithm>
 #include <array>
@@ -19,6 +20,7 @@
 #include "bind/bindings.hpp"
 #include "bind/on_reactor.hpp"
 #include "ftl/core.hpp"
+#include "ftl/summary.hpp"
 
 namespace nb = nanobind;
 
@@ -231,6 +233,60 @@ uint64_t hand_over(RestoredL2p &l2p, FtlCore &core, uint64_t first, uint64_t cou
     return mapped;
 }
 
+// A summary, and the array that its blocks are in.
+class BoundSummary {
+public:
+    using Blocks = nb::ndarray<const uint8_t, nb::shape<-1, kBlockSize>, nb::c_contig, nb::device::cpu>;
+
+    BoundSummary(Summary summary, Blocks blocks) : summary_(std::move(summary)), blocks_(std::move(blocks)) {}
+
+    static std::optional<BoundSummary> of(const Blocks &blocks, const nb::bytes &uuid, uint32_t band, uint32_t punit) {
+        static_assert(alignof(layout::SummaryBlock) == 1);
+        layout::Uuid id;
+        if (uuid.size() != id.size()) {
+            throw std::invalid_argument("Summary.of: a uuid has 16 bytes");
+        }
+        std::memcpy(id.data(), uuid.c_str(), id.size());
+        const std::span all(reinterpret_cast<const layout::SummaryBlock *>(blocks.data()), blocks.shape(0));
+        std::optional<Summary> summary;
+        {
+            const nb::gil_scoped_release other_threads_run;
+            summary = Summary::of(all, id, band, punit);
+        }
+        return summary ? std::optional(BoundSummary(std::move(*summary), blocks)) : std::nullopt;
+    }
+
+    [[nodiscard]] const Summary &get() const noexcept { return summary_; }
+
+    [[nodiscard]] Array<uint8_t> rows(const Given<uint32_t> &numbers) const {
+        const size_t count = numbers.shape(0);
+        constexpr size_t bytes = sizeof(layout::BlockEntry);
+        std::unique_ptr<uint8_t[]> data(new uint8_t[count * bytes]);
+        for (size_t i = 0; i < count; ++i) {
+            const uint32_t number = numbers.data()[i];
+            if (number >= summary_.row_count()) {
+                throw std::out_of_range("Summary.rows: behind the last row");
+            }
+            std::memcpy(data.get() + i * bytes, &summary_.row(number), bytes);
+        }
+        return owned(std::move(data), count * bytes);
+    }
+
+private:
+    Summary summary_;
+    Blocks blocks_;
+};
+
+nb::tuple add_summary(RestoredL2p &l2p, const BoundSummary &summary, uint64_t start, bool all_doubtful) {
+    check_seqs(l2p, "add_summary");
+    RestoredL2p::Added added;
+    {
+        const nb::gil_scoped_release other_threads_run;
+        added = l2p.add(summary.get(), start, all_doubtful);
+    }
+    return nb::make_tuple(copied(added.doubtful), added.blocks, added.seq_sum);
+}
+
 nb::tuple parts_not_covered(const Given<uint64_t> &firsts, const Given<uint64_t> &counts, uint64_t end) {
     check_same(firsts.shape(0), counts.shape(0), "uncovered_parts");
     std::vector<uint64_t> ranges, first, count;
@@ -249,10 +305,18 @@ nb::tuple parts_not_covered(const Given<uint64_t> &firsts, const Given<uint64_t>
 
 void bind_restored_l2p(nb::module_ &m) {
     m.def("uncovered_parts", &parts_not_covered, nb::arg("firsts"), nb::arg("counts"), nb::arg("end"));
+    nb::class_<BoundSummary>(m, "Summary")
+        .def_static("of", &BoundSummary::of, nb::arg("blocks"), nb::arg("uuid"), nb::arg("band"), nb::arg("punit"))
+        .def("rows", &BoundSummary::rows, nb::arg("numbers"))
+        .def_prop_ro("row_count", [](const BoundSummary &summary) { return summary.get().row_count(); })
+        .def_prop_ro("band_seq", [](const BoundSummary &summary) { return summary.get().band_seq(); })
+        .def_prop_ro("highest_seq", [](const BoundSummary &summary) { return summary.get().highest_seq(); })
+        .def_prop_ro("record_headers", [](const BoundSummary &summary) { return summary.get().record_headers(); });
     nb::class_<RestoredL2p>(m, "RestoredL2p")
         .def(nb::init<uint64_t, uint64_t, bool, bool>(), nb::arg("block_count"), nb::arg("base_block_count"),
              nb::kw_only(), nb::arg("with_crcs") = false, nb::arg("with_seqs") = true)
         .def("add", &add, nb::arg("rows"), nb::arg("addresses"), nb::kw_only(), nb::arg("all_doubtful"))
+        .def("add_summary", &add_summary, nb::arg("summary"), nb::arg("start"), nb::kw_only(), nb::arg("all_doubtful"))
         .def("merge", &merge, nb::arg("rows"), nb::arg("addresses"))
         .def("hold", &hold, nb::arg("firsts"), nb::arg("counts"))
         .def("apply_records", &apply_records, nb::arg("firsts"), nb::arg("counts"), nb::arg("seqs"), nb::arg("entries"))
@@ -291,7 +355,7 @@ void bind_restored_l2p(nb::module_ &m) {
         .def("release_below", &RestoredL2p::release_below, nb::arg("lba"))
         .def("grown", &RestoredL2p::grown, nb::arg("block_count"), nb::arg("base_block_count"),
              nb::call_guard<nb::gil_scoped_release>())
-        .def("drop_seqs", &RestoredL2p::drop_seqs)
+        .def("drop_seqs", &RestoredL2p::drop_seqs, nb::call_guard<nb::gil_scoped_release>())
         .def_prop_ro("block_count", &RestoredL2p::block_count)
         .def_prop_ro("has_crcs", &RestoredL2p::has_crcs);
 }

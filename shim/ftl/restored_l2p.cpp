@@ -33,22 +33,38 @@ RestoredL2p::Added RestoredL2p::add(std::span<const BlockEntry> rows, std::span<
         if (i + kAhead < rows.size()) {
             prefetch(rows[i + kAhead].lba);
         }
-        const BlockEntry &row = rows[i];
-        if (row.lba >= block_count()) {
-            continue;
-        }
-        ++added.blocks;
-        added.seq_sum += static_cast<double>(row.seq);
-        if (row.seq < seqs()[row.lba] && !MUTATED(older_seq_wins)) {
-            continue;
-        }
-        if (all_doubtful || is_held(row.lba)) {
-            added.doubtful.push_back(static_cast<uint32_t>(i));
-        } else {
-            take(row, addresses[i]);
-        }
+        consider(rows[i], static_cast<uint32_t>(i), addresses[i], all_doubtful, added);
     }
     return added;
+}
+
+RestoredL2p::Added RestoredL2p::add(const Summary &summary, uint64_t start, bool all_doubtful) {
+    Added added;
+    const size_t count = summary.row_count();
+    for (size_t i = 0; i < count; ++i) {
+        if (i + kAhead < count) {
+            prefetch(summary.row(i + kAhead).lba);
+        }
+        // Rows of headers have no LBA of the device.
+        consider(summary.row(i), static_cast<uint32_t>(i), start + i, all_doubtful, added);
+    }
+    return added;
+}
+
+void RestoredL2p::consider(const BlockEntry &row, uint32_t number, uint64_t address, bool doubtful, Added &added) {
+    if (row.lba >= block_count()) {
+        return;
+    }
+    ++added.blocks;
+    added.seq_sum += static_cast<double>(row.seq);
+    if (row.seq < seqs()[row.lba] && !MUTATED(older_seq_wins)) {
+        return;
+    }
+    if (doubtful || is_held(row.lba)) {
+        added.doubtful.push_back(number);
+    } else {
+        take(row, address);
+    }
 }
 
 void RestoredL2p::merge(std::span<const BlockEntry> rows, std::span<const uint64_t> addresses) {

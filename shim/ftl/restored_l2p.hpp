@@ -15,6 +15,7 @@
 #include "ftl/block_crcs.hpp"
 #include "ftl/l2p.hpp"
 #include "ftl/layout.hpp"
+#include "ftl/summary.hpp"
 
 namespace ftl {
 
@@ -50,6 +51,8 @@ public:
     // Takes what a zone says about its blocks. Of rows that are not older than what is known, those of held LBAs are
     // left out as doubtful, with all_doubtful all of them. Rows and addresses have the same length.
     Added add(std::span<const BlockEntry> rows, std::span<const uint64_t> addresses, bool all_doubtful);
+    // The same for a zone with a summary; the zone begins at `start`.
+    Added add(const Summary &summary, uint64_t start, bool all_doubtful);
     // Takes rows that were verified.
     void merge(std::span<const BlockEntry> rows, std::span<const uint64_t> addresses);
     // LBAs for which something may be newer than media, or as new. Throws std::out_of_range.
@@ -87,6 +90,7 @@ public:
 
 private:
     void check_range(uint64_t lba, uint64_t count, const char *what) const;
+    void consider(const BlockEntry &row, uint32_t number, uint64_t address, bool doubtful, Added &added);
     void take(const BlockEntry &row, uint64_t address);
     void prefetch(uint64_t lba) const noexcept;
     [[nodiscard]] uint64_t *seqs() const noexcept { return reinterpret_cast<uint64_t *>(seqs_.data()); }

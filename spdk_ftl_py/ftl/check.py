@@ -298,6 +298,7 @@ class _Check:
             self._result.summaries += 1
         # For each block of the zone, the entry that describes it.
         entry_of = np.full(geometry.zone_capacity, -1, np.int64)
+        content.addresses, content.entries = content.data_blocks()
         entry_of[(content.addresses - np.uint64(zone.start)).astype(np.int64)] = np.arange(len(content.addresses))
         data_end = min(written, geometry.data_blocks)
         for first in range(0, data_end, READ_BLOCKS):

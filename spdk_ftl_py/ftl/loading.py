@@ -39,8 +39,8 @@ log = logging.getLogger(__name__)
 
 INCARNATION_GAP_MAX: Final = 1 << 32
 FINISH_ATTEMPTS: Final = 3
-L2P_STEP: Final = 1 << 18
-"""Entries that are passed to the shim at a time: a few ms of the event loop."""
+L2P_STEP: Final = 1 << 16
+"""Entries that are passed to the shim at a time: one or two ms of the event loop."""
 BANDS_STEP: Final = 1 << 12
 
 

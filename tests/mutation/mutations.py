@@ -262,8 +262,8 @@ MUTATIONS = (
         edits=(
             (
                 "ftl/load/merge.py",
-                "whole[i] = _shim.crc32c(memoryview(blocks[int(address[i]) - first])) == int(crc[i])",
-                "whole[i] = True",
+                "whole[run] = crcs(wanted) == crc[run]",
+                "whole[run] = True",
             ),
         ),
         world=1,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import json
 import pkgutil
 import subprocess
 import sysconfig
@@ -18,6 +19,7 @@ import pytest
 import spdk_ftl_py
 from e2e.ftl_world import RELEASE, ZNS, ftl_world
 from spdk_ftl_py import _shim
+from spdk_ftl_py.nvme.target.features import Features
 from support.drive import HOST_NQN, write_and_verify
 
 MODULES = [
@@ -34,6 +36,26 @@ def test_every_module_can_be_imported(module: str) -> None:
 
 def test_the_shim_computes() -> None:
     assert _shim.crc32c(b"123456789") == 0xE3069283
+
+
+def test_what_a_host_has_set_outlives_the_process() -> None:
+    """Before Python 3.11 str() of an IntEnum is its name, and the keys of JSON must be numbers."""
+
+    def fresh() -> Features:
+        return Features(
+            hostid=bytes(16),
+            io_queues=4,
+            kato_ms=0,
+            kato_granularity_ms=100,
+            volatile_cache=lambda: True,
+            discovery=False,
+        )
+
+    record = json.loads(json.dumps(fresh().to_record()))
+    assert all(key.isdigit() for key in record["values"])
+    features = fresh()
+    features.restore(record)
+    assert features.to_record() == record
 
 
 def test_the_command_is_installed_and_says_its_version() -> None:

@@ -21,7 +21,7 @@ from ...runtime.turns import aside
 from ..media.band import CLOSED, FAULTED, FREE
 from ..media.blockdev import side_by_side
 from ..media.geometry import SUMMARY_ENTRIES, Geometry
-from ..media.layout import ENTRY, ENTRY_FLAG_LOST, cut_crcs, parse_summary_block
+from ..media.layout import ENTRY, ENTRY_FLAG_LOST, crcs, cut_crcs, parse_summary_block
 from ..media.superblock import Superblock
 from ..media.superblock_content import counter
 from ..media.zone import Zone
@@ -125,19 +125,26 @@ class Merge:
                     await self._add(zone)
             for zone in zones:
                 if zone is not None:
+                    zone.summary = None
                     zone.entries, zone.addresses = zone.entries[:0].copy(), zone.addresses[:0].copy()
 
     async def _add(self, zone: ZoneContent) -> None:
         unsure = zone.walked or not self._sequential
         self._unsure_zone[zone.start // self._geometry.zone_size] = unsure
-        adding = functools.partial(
-            self._l2p.add, _row_bytes(zone.entries), np.ascontiguousarray(zone.addresses), all_doubtful=unsure
-        )
-        doubtful, blocks, seq_sum = await aside(len(zone.entries) // ITEM_BLOCKS, adding)
+        summary, entries, addresses = zone.summary, zone.entries, zone.addresses
+        if summary is not None:
+            adding = functools.partial(self._l2p.add_summary, summary, zone.start, all_doubtful=unsure)
+        else:
+            adding = functools.partial(self._l2p.add, _row_bytes(entries), addresses, all_doubtful=unsure)
+        rows = len(entries) if summary is None else summary.row_count
+        doubtful, blocks, seq_sum = await aside(rows // ITEM_BLOCKS, adding)
         self._block_counts[zone.band] += blocks
         self._seq_sums[zone.band] += seq_sum
-        if len(doubtful):
-            await self._merge_verified(zone, zone.entries[doubtful], zone.addresses[doubtful], unsure)
+        if len(doubtful) and summary is not None:
+            in_doubt = summary.rows(doubtful).view(ENTRY)
+            await self._merge_verified(zone, in_doubt, doubtful + np.uint64(zone.start), unsure)
+        elif len(doubtful):
+            await self._merge_verified(zone, entries[doubtful], addresses[doubtful], unsure)
 
     async def _merge_verified(
         self, zone: ZoneContent, entries: NDArray[Any], addresses: NDArray[np.uint64], unsure: bool
@@ -166,6 +173,7 @@ class Merge:
         self._damage += [text for zone in self._every for text in zone.damage]
         self._damaged_bands.update(zone.band for zone in self._every if zone.damage)
         recovered, in_force = await self._settled()
+        await aside(self._geometry.block_count // ITEM_BLOCKS, self._l2p.drop_seqs)
         return await aside(
             len(self._zones),
             lambda: self._restored(conf, superblock_zone, superblock_used, recovered, in_force),
@@ -199,7 +207,6 @@ class Merge:
             for number in to_reset:
                 bands[number] = LoadedBand(FREE, bands[number].seq, [0] * len(bands[number].write_pointers))
         to_finish, to_empty = open_zones(self._geometry, self._zones, bands, held, to_reset)
-        self._l2p.drop_seqs()
         return Restored(
             superblock=self._superblock,
             superblock_zone=superblock_zone,
@@ -442,8 +449,8 @@ class Merge:
         async def check(run: NDArray[np.intp]) -> None:
             first, last = int(address[run[0]]), int(address[run[-1]])
             blocks = await self._reader.blocks(first, last - first + 1)
-            for i in run:
-                whole[i] = _shim.crc32c(memoryview(blocks[int(address[i]) - first])) == int(crc[i])
+            wanted = blocks[(address[run] - np.uint64(first)).astype(np.intp)]
+            whole[run] = crcs(wanted) == crc[run]
             if told:
                 self._report("blocks", next(done) / len(runs))
 

@@ -159,9 +159,10 @@ async def _entries(reader: ZoneReader, found: Restored, victim: int) -> tuple[ND
         written = band.write_pointers[punit]
         if zone is not None and written:
             content = await reader.read_zone(victim, punit, found.geometry.zone_start(zone), written, full=True)
-            mine = content.entries["lba"] < found.table.block_count
-            mine[mine] = found.table.entries_of(content.entries["lba"][mine]) == content.addresses[mine]
-            parts.append((content.entries[mine], content.addresses[mine]))
+            there, entries = content.data_blocks()
+            mine = entries["lba"] < found.table.block_count
+            mine[mine] = found.table.entries_of(entries["lba"][mine]) == there[mine]
+            parts.append((entries[mine], there[mine]))
     if not parts:
         return np.empty(0, ENTRY), np.empty(0, np.uint64)
     return np.concatenate([each for each, _ in parts]), np.concatenate([each for _, each in parts])

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ... import _shim
+from ...runtime.turns import aside
 from ..media.blockdev import BlockPort
 from ..media.geometry import SUMMARY_ENTRIES, Geometry
 from ..media.layout import (
@@ -27,8 +28,11 @@ from ..media.layout import (
     parse_batch_header,
     parse_summary,
     parse_summary_block,
+    summary_entries,
 )
 
+ITEM_ROWS: Final = 256
+"""Rows of a summary that are checked in about 1 us."""
 GAP_READ_BLOCKS: Final = 64
 """Blocks read at a time after a damaged header, to find the next one."""
 _MAGIC: Final = np.frombuffer(BATCH_MAGIC, np.uint8)
@@ -53,6 +57,8 @@ class ZoneContent:
     band_seq: int = 0
     walked: bool = False
     """It has no (valid) summary."""
+    summary: _shim.Summary | None = None
+    """If it is whole, it describes the data blocks, and ``addresses`` and ``entries`` are empty."""
     addresses: NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, np.uint64))
     entries: NDArray[Any] = field(default_factory=lambda: np.empty(0, ENTRY))
     """The entries of the data blocks at ``addresses``."""
@@ -66,6 +72,14 @@ class ZoneContent:
     checkpoint: bool = False
     """The zone holds blocks of an L2P checkpoint, used or stale, and nothing valid."""
     damage: list[str] = field(default_factory=list)
+
+    def data_blocks(self) -> tuple[NDArray[np.uint64], NDArray[Any]]:
+        """Addresses and entries of the data blocks."""
+        if self.summary is None:
+            return self.addresses, self.entries
+        entries = summary_entries(self.summary)
+        offsets = np.flatnonzero((entries["flags"] & SUMMARY_FLAG_HEADER) == 0)
+        return offsets.astype(np.uint64) + np.uint64(self.start), entries[offsets]
 
 
 class ZoneReader:
@@ -96,21 +110,23 @@ class ZoneReader:
             # The band was free when this was written: blocks after it belong to an earlier life.
             zone.checkpoint = True
             return zone
+        whole: _shim.Summary | None = None
         summary: NDArray[Any] | None = None
         known = np.zeros(self._data_blocks, bool)
         if written >= self._capacity:
-            summary = await self._summary(zone, known)
+            whole, summary = await self._summary(zone, known)
         first = self._header(zone, first_block, start)
         if first is not None and first.band_seq != zone.band_seq:
             # A summary of an earlier life of the zone, or none.
             zone.band_seq = first.band_seq
+            whole = None
             known[:] = False
         if full and not self._sequential and zone.band_seq == 0 and readable[0] and not first_block.any():
             # An emulated zone is always full. The first block of this one was never written, or was not flushed, so
             # nothing after it was.
             return zone
-        if summary is not None and known.all():
-            await self._use_summary(zone, summary)
+        if whole is not None:
+            await self._use_summary(zone, whole)
         else:
             await self._walk(zone, min(written, self._data_blocks), full, summary, known)
         zone.highest_band_seq = max(zone.highest_band_seq, zone.band_seq)
@@ -154,17 +170,22 @@ class ZoneReader:
         """(count, 4096) bytes; zeroes for blocks that can't be read."""
         return (await self._port.read_what_can_be(address, count))[0]
 
-    async def _summary(self, zone: ZoneContent, known: NDArray[np.bool_]) -> NDArray[Any]:
-        """Entries of the data area; ``known`` tells which of them come from valid summary blocks."""
+    async def _summary(
+        self, zone: ZoneContent, known: NDArray[np.bool_]
+    ) -> tuple[_shim.Summary | None, NDArray[Any] | None]:
+        """The summary if it is whole; else the entries of the data area, and ``known`` tells which of them come from
+        valid summary blocks."""
         blocks = await self.blocks(zone.start + self._data_blocks, self._summary_blocks)
         if not (blocks[:, : len(_SUMMARY_MAGIC)] == _SUMMARY_MAGIC).any():
             # The same as for a zone that was never written: a load may have very many of these.
-            return np.zeros(self._data_blocks, ENTRY)
-        whole = parse_summary(blocks, self._uuid, band=zone.band, punit=zone.punit)
-        if whole is not None and len(whole[1]) == self._data_blocks:
-            zone.band_seq = whole[0]
-            known[:] = True
-            return whole[1]
+            return None, None
+        whole = await aside(
+            self._data_blocks // ITEM_ROWS,
+            lambda: parse_summary(blocks, self._uuid, band=zone.band, punit=zone.punit),
+        )
+        if whole is not None and whole.row_count == self._data_blocks:
+            zone.band_seq = whole.band_seq
+            return whole, None
         entries = np.zeros(self._data_blocks, ENTRY)
         for index, block in enumerate(blocks):
             part = parse_summary_block(block, self._uuid)
@@ -179,10 +200,12 @@ class ZoneReader:
             count = min(len(part.entries), self._data_blocks - first)
             entries[first : first + count] = part.entries[:count]
             known[first : first + count] = True
-        return entries
+        return None, entries
 
-    async def _use_summary(self, zone: ZoneContent, summary: NDArray[Any]) -> None:
-        await self._use_entries(zone, summary, np.arange(self._data_blocks))
+    async def _use_summary(self, zone: ZoneContent, summary: _shim.Summary) -> None:
+        zone.summary, zone.highest_seq = summary, summary.highest_seq
+        for offset in summary.record_headers:
+            await self._read_records(zone, zone.start + offset)
 
     async def _use_entries(self, zone: ZoneContent, summary: NDArray[Any], offsets: NDArray[Any]) -> None:
         """Takes the summary entries at these offsets; reads headers of records for them."""
@@ -195,15 +218,17 @@ class ZoneReader:
         for offset in map(int, offsets[is_header]):
             if int(summary["flags"][offset]) & _KIND_MASK != KIND_TRIM:
                 continue
-            address = zone.start + offset
-            header = self._header(zone, (await self.blocks(address, 1))[0], address)
-            if header is not None and header.band_seq == zone.band_seq and header.kind == KIND_TRIM:
-                zone.records.append((address, header.entries))
-            elif self._sequential:
-                zone.damage.append(
-                    f"block {address} (band {zone.band}): a header of trim records is damaged: its trims and lost "
-                    "blocks are unknown"
-                )
+            await self._read_records(zone, zone.start + offset)
+
+    async def _read_records(self, zone: ZoneContent, address: int) -> None:
+        header = self._header(zone, (await self.blocks(address, 1))[0], address)
+        if header is not None and header.band_seq == zone.band_seq and header.kind == KIND_TRIM:
+            zone.records.append((address, header.entries))
+        elif self._sequential:
+            zone.damage.append(
+                f"block {address} (band {zone.band}): a header of trim records is damaged: its trims and lost blocks "
+                "are unknown"
+            )
 
     def _header(self, zone: ZoneContent, block: NDArray[np.uint8], address: int) -> BatchHeader | None:
         header = self.header_at(zone, block, address)

@@ -233,37 +233,21 @@ def parse_summary_block(block: Block, uuid: UUID) -> SummaryBlock | None:
     )
 
 
-def parse_summary(blocks: NDArray[np.uint8], uuid: UUID, *, band: int, punit: int) -> tuple[int, NDArray[Any]] | None:
-    """(band seq, entries of the whole data area), or None if any block is missing, damaged or of another band. Takes
-    many summaries at once, as a load reads them from every zone."""
-    if not len(blocks):
-        return None
-    records = blocks.copy().view(SUMMARY).reshape(-1)
-    crc = records["crc"].copy()
-    records["crc"] = 0
-    whole = (
-        (records["magic"] == SUMMARY_MAGIC)
-        & (records["version"] == FORMAT_VERSION)
-        & (blocks[:, 16:32] == np.frombuffer(uuid.bytes, np.uint8)).all(axis=1)
-        & (records["band"] == band)
-        & (records["punit"] == punit)
-        & (records["band_seq"] == records["band_seq"][0])
-        & (records["index"] == np.arange(len(records)))
-        & (records["count"] <= SUMMARY_ENTRIES)
-        & (records["band_seq"] <= SEQ_MAX)
-        & (records["entries"]["seq"] <= SEQ_MAX).all(axis=1)
-    )
-    if not whole.all() or (records["count"][:-1] != SUMMARY_ENTRIES).any():
-        return None
-    if not np.array_equal(crcs(records.view(np.uint8).reshape(blocks.shape)), crc):
-        return None
-    entries = np.ascontiguousarray(records["entries"]).reshape(-1)
-    return int(records["band_seq"][0]), entries[: int(records["count"].sum())]
+def parse_summary(blocks: NDArray[np.uint8], uuid: UUID, *, band: int, punit: int) -> _shim.Summary | None:
+    """None if any block of the zone's summary is missing, damaged or of another band."""
+    return _shim.Summary.of(np.ascontiguousarray(blocks[:, :BLOCK_BYTES]), uuid.bytes, band, punit)
+
+
+def summary_entries(summary: _shim.Summary) -> NDArray[Any]:
+    """All rows, as ENTRY: row i is for offset i of the zone."""
+    return summary.rows(np.arange(summary.row_count, dtype=np.uint32)).view(ENTRY)
 
 
 def crcs(blocks: NDArray[np.uint8]) -> NDArray[np.uint32]:
     """CRC32C of each block; the CRC field of a metadata block must be zero."""
-    return np.array([_shim.crc32c(memoryview(block)) for block in blocks], np.uint32)
+    found = np.zeros(len(blocks), np.uint32)
+    _shim.crc32c_rows(blocks, BLOCK_BYTES, found)
+    return found
 
 
 def cut_crcs(crcs: NDArray[np.uint32]) -> NDArray[np.uint16]:

@@ -91,7 +91,8 @@ class Features:
     def to_record(self) -> dict[str, Any]:
         """What the host has set, as JSON has it: for restore()."""
         return {
-            "values": {str(feature): value for feature, value in self._values.items()},
+            # int(): an IntEnum is not its number for str() before Python 3.11.
+            "values": {str(int(feature)): value for feature, value in self._values.items()},
             "temperature": list(self._temperature.values()),
             "host_behavior": self._host_behavior.hex(),
             "io_queues_created": self.io_queues_created,

@@ -293,13 +293,14 @@ async def full_zone(rig: RestoreRig, drive: Any) -> tuple[int, list[int], list[i
                 summary = layout.parse_summary(blocks[-1:], rig.device.uuid, band=number, punit=punit)
                 if summary is None:
                     continue
-                headers = np.flatnonzero(summary[1]["flags"] & layout.SUMMARY_FLAG_HEADER)
+                flags = layout.summary_entries(summary)["flags"]
+                headers = np.flatnonzero(flags & layout.SUMMARY_FLAG_HEADER)
                 offsets = [i for i in range(ZONE_CAPACITY - 1) if np.any(found.l2p == np.uint64(start + i))]
-                if len(headers) < 3 or (summary[1]["flags"][headers[:2]] & 0xFFFF != layout.KIND_DATA).any():
+                if len(headers) < 3 or (flags[headers[:2]] & 0xFFFF != layout.KIND_DATA).any():
                     continue  # what a header of records says, no summary tells
                 following = [i for i in offsets if headers[1] < i < headers[2]]
                 if len(following) > 1:
-                    return start, [int(i) for i in headers], following, summary[1]
+                    return start, [int(i) for i in headers], following, layout.summary_entries(summary)
         raise AssertionError("no zone fits")
     finally:
         await port.close()

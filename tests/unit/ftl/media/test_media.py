@@ -258,8 +258,9 @@ def test_a_summary_is_whole_or_nothing() -> None:
     all_blocks = build_summary(UUID_A, band=3, punit=1, band_seq=9, entries=entries(400), summary_blocks=3)
     parsed = layout.parse_summary(all_blocks, UUID_A, band=3, punit=1)
     assert parsed is not None
-    assert parsed[0] == 9
-    assert np.array_equal(parsed[1], entries(400))
+    assert (parsed.band_seq, parsed.row_count) == (9, 400)
+    assert np.array_equal(layout.summary_entries(parsed), entries(400))
+    assert parsed.highest_seq == int(entries(400)["seq"].max())
     assert layout.parse_summary(all_blocks, UUID_A, band=3, punit=0) is None
     all_blocks[1][100] ^= 1
     assert layout.parse_summary(all_blocks, UUID_A, band=3, punit=1) is None

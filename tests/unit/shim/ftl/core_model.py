@@ -180,8 +180,8 @@ class _Walk:
         summary = layout.parse_summary(media[data_blocks:], UUID_OF_TESTS, band=band, punit=punit)
         if summary is None:
             return band_seq, False
-        summary_seq, entries = summary
-        assert summary_seq == band_seq
+        entries = layout.summary_entries(summary)
+        assert summary.band_seq == band_seq
         told = {i: tuple(int(e[name]) for name in ("lba", "seq", "crc", "flags")) for i, e in enumerate(entries)}
         assert told == described, "a summary says what the headers said"
         return band_seq, True
