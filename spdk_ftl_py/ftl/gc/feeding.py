@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from ..media.band import MOVING, QUEUED, Bands
+from ..media.band import QUEUED, Bands
 from ..policy.limits import Limits
 from .classes import Classes
 from .moves import Moves
@@ -33,9 +33,9 @@ class Feeding:
     def feed(self, limits: Limits, *, draining: bool) -> None:
         """Opens the bands that are wanted, as far as the reserve allows. draining: as for Reserve.may_take()."""
         bands, wanting, reserve = self._bands, self._classes.wanting, self._reserve
+        streams = wanting.union(() if reserve.homeless else self._wanting_soon(limits))
         # Relocation first: without it nothing is ever freed. Then classes without any band.
-        soon: set[int] = set() if reserve.homeless else self._wanting_soon(limits)
-        for stream in sorted(wanting | soon, key=self._turn):
+        for stream in sorted(streams, key=self._turn) if len(streams) > 1 else streams:
             if bands.queued_count(stream):
                 wanting.discard(stream)
                 continue
@@ -62,25 +62,27 @@ class Feeding:
 
     def _band_for(self, stream: int) -> int | None:
         """Cold data rests in the band that was reset most; anything else goes to the one that was reset least."""
-        cold = stream not in self._classes.user and self._moves.worn(self._bands)[:1] == [True]
-        if cold and self._moves.in_line(self._bands)[0].left > self._bands.room(stream):
-            return self._bands.last_free()
+        if stream not in self._classes.user:
+            cold = self._moves.worn(self._bands)[:1] == [True]
+            if cold and self._moves.in_line(self._bands)[0].left > self._bands.room(stream):
+                return self._bands.last_free()
         return self._bands.first_free()
 
-    def _wanting_soon(self, limits: Limits) -> set[int]:
+    def _wanting_soon(self, limits: Limits) -> list[int]:
         """Streams that will ask for a band so soon that this may be too late for them. A band is not taken early if
         that makes relocation begin."""
-        soon = min(EARLY_BLOCKS, self._bands.whole_capacity // 2)
-        moving = self._bands.count(MOVING) > 0
+        bands, classes = self._bands, self._classes
+        soon = min(EARLY_BLOCKS, bands.whole_capacity // 2)
+        moving = bands.moving_count > 0
         plenty = moving or self._reserve.free_bands - 1 > limits.start_bands
         # One of several classes may have no data at all.
-        return {
+        return [
             stream
-            for stream in self._classes.all
-            if self._bands.room(stream) <= soon
-            and (plenty if stream in self._classes.user else moving)
-            and (self._classes.one_each or self._bands.being_written(stream))
-        }
+            for stream in classes.all
+            if (plenty if stream in classes.user else moving)
+            and bands.room(stream) <= soon
+            and (classes.one_each or bands.being_written(stream))
+        ]
 
     def _take_from_user(self) -> int | None:
         """The user stream's next band, to which nothing was written yet. Zones have failed that the moves in progress

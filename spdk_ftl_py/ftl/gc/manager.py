@@ -109,6 +109,8 @@ class BandManager:
         self._on_replaced = on_replaced
         self._on_decided = on_decided
         self._pace = Pace()
+        self._level: float | None = None
+        """As level, if this decision has it: moves that begin do not change it."""
         self._reset_later = False
         self._resets_due = 0
         """Bands to reset when others are done."""
@@ -182,6 +184,7 @@ class BandManager:
         if not self.classes.number(placement.classes, placement.user_classes):
             return
         self.reserve.classes_numbered()
+        self._level = None
         self._selector.least_gain = self.reserve.least_gain
         # Bands that are being written may be of another class now.
         for band in self.bands.in_state(OPEN, QUEUED):
@@ -283,7 +286,10 @@ class BandManager:
     # --- decisions
 
     def _reset_emptied(self) -> None:
-        numbers = self.bands.emptied(max(0, RESETS_MAX - self.bands.count(RESETTING)))
+        if not self.bands.emptied_count:
+            self._reset_later, self._resets_due = False, 0
+            return
+        numbers = self.bands.emptied(max(0, RESETS_MAX - self.bands.resetting_count))
         refused = set(self._core.reset_bands(numbers)) if numbers else set()
         next_seq = self._core.next_seq if numbers else 0
         placed_anew = False
@@ -302,31 +308,36 @@ class BandManager:
     def _start_moves(self) -> None:
         reserve = self.reserve
         self.levelling.saving = 0
+        self._level = None
         starved = reserve.user_starved()
         if not self._moving_allowed and not starved:
             return
-        urgent = starved or self.limits.urgent(self.free_bands)
+        urgent = starved or self.limits.urgent(reserve.free_bands)
         if self._moving_allowed and not starved and self._level_wear():
             return
-        # Moves that begin do not change the level.
-        in_line = self._moves_in_line()
+        bands = self.bands
+        in_line = 0
         while True:
-            worn = sum(self.moves.worn(self.bands))
+            worn = sum(self.moves.worn(bands))
             # Moves that level wear come on top of those that gain space.
-            moving = self.bands.count(MOVING) - worn
-            coming = self.free_bands + self.bands.count(RESETTING) + self._resets_due
+            moving = bands.moving_count - worn
+            coming = reserve.free_bands + bands.resetting_count + self._resets_due
             for_classes = reserve.for_classes(*self.classes.reloc)
             wanted = self.limits.start_bands + 1 + for_classes + self.levelling.saving - coming
+            endangered = bands.any_endangered()
+            alone = starved and not moving
+            if not endangered and (moving >= MOVES_IN_LINE or (wanted <= 0 and not alone)):
+                return
+            in_line = in_line or self._moves_in_line()
             if wanted > 0:
                 wanted = max(wanted, in_line)
-            if starved and not moving:
+            if alone:
                 wanted = max(1, wanted)
-            endangered = self.bands.any_endangered()
             most = max(wanted, int(endangered)) if endangered else min(wanted, in_line)
             if moving >= min(self._conf.max_active_relocs - worn, most):
                 return
             victim = self._selector.choose(
-                self.bands,
+                bands,
                 room=reserve.reloc_room() - reserve.committed() - reserve.buffered(user_stopped=self._user_stopped),
                 next_seq=self._core.next_seq,
                 urgent=urgent,
@@ -390,7 +401,7 @@ class BandManager:
         if number in self._told:
             return False
         self._told.add(number)
-        return self.policy.reclaimed(reclaimed(self.bands, number, next_seq))
+        return self.policy.wants_reclaimed and self.policy.reclaimed(reclaimed(self.bands, number, next_seq))
 
     def _place(self) -> None:
         """Tells the core what the policy says about placement."""
@@ -407,7 +418,8 @@ class BandManager:
             self._place()
 
     def _moves_in_line(self) -> int:
-        return MOVES_IN_LINE if self.level - self.levelling.saving < self.limits.start_bands else 1
+        self._level = self.level
+        return MOVES_IN_LINE if self._level - self.levelling.saving < self.limits.start_bands else 1
 
     @property
     def level(self) -> float:
@@ -419,12 +431,12 @@ class BandManager:
         return self._pace.user_share == 0
 
     def _set_share(self) -> None:
-        applied = self.limits.apply(self.free_bands)
+        applied = self.limits.apply(self.reserve.free_bands)
         if applied.name != self.applied.name:
             self.limits_applied[applied.name] = self.limits_applied.get(applied.name, 0) + 1
         self.applied = applied
         pace = Pace()
-        freeing = self.bands.count(MOVING, RESETTING) > 0
+        freeing = self.bands.freeing_count > 0
         # A limit makes way for relocation. If nothing can be relocated, it would only stop user writes for nothing.
         if freeing and not self._draining:
             # A reset that waits for user data has it written to relocation's band if there is no other: then nothing
@@ -438,7 +450,8 @@ class BandManager:
 
     def _fitting_pace(self) -> Pace:
         sizes = self.moves.in_line(self.bands)
-        pace = self.policy.pace(self.limits, self.level - self.levelling.saving, sizes)
+        level, self._level = self.level if self._level is None else self._level, None
+        pace = self.policy.pace(self.limits, level - self.levelling.saving, sizes)
         # Data in danger, even if it is behind in line, and writes that stand still do not wait for more writes.
         if self.reserve.user_starved() or self.moves.endangered(self.bands) or self.bands.any_endangered():
             return Pace(pace.user_share)
@@ -462,7 +475,7 @@ class BandManager:
         if self._timer is not None:
             self._timer.cancel()
         busy = self._standstill.possible or self.reserve.user_starved() or self._draining or self._reset_later
-        moving = self.bands.count(MOVING) > 0
+        moving = self.bands.moving_count > 0
         if moving or busy:
             self._idle_s = IDLE_POLL_S
             self._timer = self._turns.later(PACE_POLL_S if moving else STARVED_POLL_S, self.pump)
@@ -478,7 +491,7 @@ class BandManager:
         if (
             self._core.band_changes == self._changes
             and not self.classes.wanting
-            and not self.bands.count(MOVING, RESETTING)
+            and not self.bands.freeing_count
             and not self.bands.any_to_mend()
         ):
             self._look_later()

@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Final
 
 from ...conf import RESERVED_BANDS, FtlConf, is_small, least_gain_blocks
-from ..media.band import MOVING, RESETTING, Bands
+from ..media.band import Bands
 from ..media.geometry import Geometry
 from ..policy.limits import Limits
 from ..policy.pacing import AIM, level
@@ -87,7 +87,7 @@ class Reserve:
 
     def committed(self) -> int:
         """Blocks that moves in progress may still have to write."""
-        return sum(int(self._bands.valid[number]) + self.least_gain for number in self._bands.moving())
+        return self._bands.moving_valid() + self._bands.moving_count * self.least_gain
 
     def buffered(self, *, user_stopped: bool) -> int:
         """User blocks that a reset may have to wait for, and that may have to go to relocation's band. user_stopped:
@@ -106,16 +106,18 @@ class Reserve:
     def is_tight(self, less: int = 0, coming: int = 0) -> bool:
         """Whether user writes must get no further band, so that moves in progress and resets can end, and another move
         can begin then. less: blocks that relocation is about to lose. coming: that it will have for that other move."""
-        moves, worn = self._moves.in_line(self._bands), self._moves.worn(self._bands)
+        spare = self.reloc_room() - less - self.committed() - self._buffer_blocks
         other = self._band_blocks
+        if spare < 0 or spare + coming >= other:
+            return spare < 0
+        moves, worn = self._moves.in_line(self._bands), self._moves.worn(self._bands)
         if len(moves) > 1 and not worn[-1]:
             # The last move in line is that other one.
             other -= moves[-1].left + self.least_gain
         elif any(worn):
             # What was left for it when this move began.
             other = min(other, self.least_valid() + self.least_gain)
-        spare = self.reloc_room() - less - self.committed() - self._buffer_blocks
-        return spare < 0 or spare + coming < other
+        return spare + coming < other
 
     def may_take(self, stream: int, number: int, *, next_band_seq: int, draining: bool) -> bool:
         """Whether the stream gets this free band. Relocation takes what it needs. User writes leave the reserve bands,
@@ -126,9 +128,10 @@ class Reserve:
         for a side that has no room at all."""
         bands, classes = self._bands, self._classes
         side = classes.user if stream in classes.user else classes.reloc
-        others = [each for each in side if each != stream]
-        if others and bands.free_count - 1 < RESERVED_BANDS and self.has_room(*others):
-            return False
+        if len(side) > 1 and bands.free_count - 1 < RESERVED_BANDS:
+            others = [each for each in side if each != stream]
+            if self.has_room(*others):
+                return False
         if stream not in classes.user or draining:
             return True
         left = self.reloc_room() - int(bands.capacity[number])
@@ -140,10 +143,10 @@ class Reserve:
         if self.has_room(*side):
             return False
         if classes.shared:
-            return bands.count(RESETTING, MOVING) > 0
+            return bands.freeing_count > 0
         # If there are only trim records, they go to relocation's band. So does user data if moves in progress, and the
         # one after them, may need this band.
-        waits = bands.count(RESETTING) > 0 and self._core.stats().write_buffer_used > 0
+        waits = bands.resetting_count > 0 and self._core.stats().write_buffer_used > 0
         return waits and (in_whole_bands or left >= self.committed() + self._buffer_blocks)
 
     # --- who lacks it
@@ -155,7 +158,7 @@ class Reserve:
         """Moves are in progress that have no band to write to."""
         classes = self._classes
         wanting = not classes.wanting.isdisjoint(classes.reloc)
-        return wanting and not self.has_room(*classes.reloc) and self._bands.count(MOVING) > 0
+        return wanting and not self.has_room(*classes.reloc) and self._bands.moving_count > 0
 
     def user_starved(self) -> bool:
         """The user stream has asked for a band, and has nothing to write to until it gets one."""

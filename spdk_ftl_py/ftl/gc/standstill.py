@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from ..media.band import MOVING, RESETTING, Bands
+from ..media.band import Bands
 from .classes import Classes
 from .reserve import Reserve
 from .seam import Core, Turns
@@ -51,10 +51,10 @@ class Standstill:
     def _patience_s(self) -> float | None:
         """How long there may be no progress until it is certain that there will be none; None while progress is
         certain."""
-        if self._bands.any_to_mend():
-            return None
         starved = self._reserve.user_starved()
-        if starved and not self._bands.count(MOVING, RESETTING):
+        if (self._bands.free_count and not starved) or self._bands.any_to_mend():
+            return None
+        if starved and not self._bands.freeing_count:
             return STUCK_S
         # Moves, and resets that wait for user data, need a band. There always is one, unless zones failed that were
         # counted on.
