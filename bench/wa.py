@@ -64,7 +64,7 @@ class Sampler:
         manager = self._device._manager
         bands = manager.bands
         blocks = bands.whole_capacity
-        room = sum(bands.room(stream) for stream in manager._streams)
+        room = sum(bands.room(stream) for stream in manager.classes.all)
         queued = bands.count(QUEUED)
         return {
             "free": bands.free_count,

@@ -23,7 +23,7 @@ from typing import Any
 from spdk_ftl_py import _shim, outputs
 from spdk_ftl_py.conf import FtlConf
 from spdk_ftl_py.ftl import creation
-from spdk_ftl_py.ftl.gc import wear
+from spdk_ftl_py.ftl.gc import levelling
 from spdk_ftl_py.runtime.reactor import ReactorLoop
 
 OPEN_ZONES = 14
@@ -99,7 +99,7 @@ def main() -> None:
     outputs.check(args.json)
     logging.basicConfig(level=logging.ERROR)
     if args.without_levelling:
-        wear.BANDS_PER_MOVE = NEVER  # type: ignore[misc]
+        levelling.BANDS_PER_MOVE = NEVER  # type: ignore[misc]
     began = time.perf_counter()
     rows = asyncio.run(measure(args))
     print("| " + " | ".join(rows[0]) + " |\n|" + "---|" * len(rows[0]))

@@ -1337,6 +1337,35 @@ def band_row_layout() -> list[tuple[str, str]]:
     blocks written to it, on average; written counts what was given up, too; unreadable: once such a band is closed, its
     state is FAULTED."""
 
+class BandColumns:
+    """Takes rows of changed_bands() and band_rows() into arrays of all bands. It keeps and writes the arrays."""
+
+    def __init__(
+        self,
+        *,
+        valid: NDArray[np.int64],
+        seq: NDArray[np.int64],
+        opened_seq: NDArray[np.int64],
+        data_seq: NDArray[np.int64],
+        written: NDArray[np.int64],
+        stream: NDArray[np.uint8],
+        unwritten: NDArray[np.bool_],
+        state: NDArray[np.uint8],
+        closed: NDArray[np.bool_],
+        lasting_state: int,
+    ) -> None:
+        """Of shape (bands,). state and closed are only read. A band in lasting_state stays in it. ValueError if they
+        are of different lengths."""
+
+    def take(self, rows: NDArray[np.uint8]) -> list[tuple[int, int, int]]:
+        """(band, state, mask of failed punits) of each band in rows that has failed punits or is in another state; of
+        closed and free ones also if the seq is another one; of closed ones if they are empty now, or not any more.
+        ValueError, and nothing is written, if these are no whole rows of bands that there are."""
+
+    def movable(self, most_valid: NDArray[np.int64], room: int, allowed: NDArray[np.bool_]) -> int:
+        """Sets allowed, of shape (bands,), for closed bands with at least one valid block, at most room, and at most
+        most_valid of the band. Returns how many these are."""
+
 class CoreStats:
     """Counters since the core was made, and what it holds now."""
 

@@ -16,6 +16,7 @@ void bind_shared_host(nanobind::module_ &m);   // SharedHostQpair, and the memor
 void bind_tls(nanobind::module_ &m);           // TlsSession
 void bind_core_config(nanobind::module_ &m);   // CoreConfig, NvCacheConfig
 void bind_core_account(nanobind::module_ &m);  // BandInfo, CoreStats, NvCacheStats, ScrubStatus
+void bind_band_columns(nanobind::module_ &m);  // BandColumns
 void bind_core(nanobind::module_ &m);          // FtlCore
 void bind_restored_l2p(nanobind::module_ &m);  // RestoredL2p, uncovered_parts
 void bind_gate(nanobind::module_ &m);          // Gate

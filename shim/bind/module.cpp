@@ -15,6 +15,7 @@ NB_MODULE(_shim, m) {
     ftl::bind_shared_host(m);
     ftl::bind_core_config(m);
     ftl::bind_core_account(m);
+    ftl::bind_band_columns(m);
     ftl::bind_core(m);
     ftl::bind_restored_l2p(m);
     ftl::bind_gate(m);

@@ -38,6 +38,8 @@ FILL_BATCH: Final = 1 << 20
 IDLE_REQUESTS_MAX: Final = 10_000_000
 """So many requests in a row without a write: the workload writes nothing."""
 _MIB: Final = 1 << 20
+_DECISION, _BLOCKED = _shim.SimStop.DECISION, _shim.SimStop.BLOCKED
+_BAND_NEXT_NEEDED, _BAND_RESET_DONE = _shim.EventKind.BAND_NEXT_NEEDED, _shim.EventKind.BAND_RESET_DONE
 
 
 def simulate(spec: Spec, progress: Callable[[float], None] | None = None) -> dict[str, Any]:
@@ -174,11 +176,11 @@ class _Simulation:
             )
             at += done
             now = core.media_written_blocks
-            if stop == _shim.SimStop.DECISION:
+            if stop is _DECISION:
                 self._take_events()
                 manager.pump()
                 turns.wrote(now - media)
-            elif stop == _shim.SimStop.BLOCKED:
+            elif stop is _BLOCKED:
                 turns.wrote(now - media)
                 if now == media and not turns.skip():
                     raise FtlError("the band manager waits for nothing, and hosts wait for it")
@@ -191,9 +193,9 @@ class _Simulation:
 
     def _take_events(self) -> None:
         for kind, number in self._core.take_events():
-            if kind == _shim.EventKind.BAND_NEXT_NEEDED:
+            if kind is _BAND_NEXT_NEEDED:
                 self._manager.band_wanted(number)
-            elif kind == _shim.EventKind.BAND_RESET_DONE:
+            elif kind is _BAND_RESET_DONE:
                 self._resets[number] += 1
 
     def _on_replaced(self, reason: str) -> None:

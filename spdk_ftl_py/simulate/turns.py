@@ -61,7 +61,8 @@ class MediaTurns:
     def wrote(self, blocks: int) -> None:
         """Time goes by, and what is due is called."""
         self._now += blocks / self.blocks_per_s
-        self._run()
+        if self._soon or (self._later and self._later[0][0] <= self._now):
+            self._run()
 
     def skip(self) -> bool:
         """Nothing is written until the next timer ends. False: there is none."""

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from ..media.band import MOVING, Bands
 from ..policy.pacing import MoveSize
@@ -18,8 +17,7 @@ WORN: Final = "worn"
 """The band was reset too rarely. The move need not gain anything."""
 
 
-@dataclass(frozen=True)
-class Move:
+class Move(NamedTuple):
     """A band, as it was when it was chosen. Lengths are in blocks; age: bands opened since."""
 
     band: int
@@ -37,8 +35,9 @@ class Moves:
         self._moves: dict[int, Move] = {}
         self._line: list[MoveSize] = []
         self._worn: list[bool] = []
+        self._endangered = False
         self._found_at = -1
-        """Bands.changes when these were found."""
+        """Bands.moving_changes when these were found."""
 
     def began(
         self, bands: Bands, number: int, merit: float, *, next_band_seq: int, urgent: bool, worn: bool = False
@@ -46,36 +45,39 @@ class Moves:
         """The band was chosen for its merit, or (worn) to level wear; call it before the state of the band changes."""
         moving = bands.moving()
         self._moves = {each: move for each, move in self._moves.items() if each in moving}
-        band = bands[number]
-        why = WORN if worn else ENDANGERED if band.endangered else URGENT if urgent else THRESHOLD
-        age = max(1, next_band_seq - band.seq)
-        self._moves[number] = Move(number, why, band.valid, band.invalid, age, merit)
+        why = WORN if worn else ENDANGERED if bands.is_endangered(number) else URGENT if urgent else THRESHOLD
+        valid, capacity = int(bands.valid[number]), int(bands.capacity[number])
+        age = max(1, next_band_seq - int(bands.seq[number]))
+        self._moves[number] = Move(number, why, valid, max(0, capacity - valid), age, merit)
         self._found_at = -1
 
     def in_line(self, bands: Bands) -> list[MoveSize]:
         """In the order in which they began."""
-        self._find(bands)
+        if self._found_at != bands.moving_changes:
+            self._find(bands)
         return self._line
 
     def worn(self, bands: Bands) -> list[bool]:
         """Of each move in line, whether it levels wear."""
-        self._find(bands)
+        if self._found_at != bands.moving_changes:
+            self._find(bands)
         return self._worn
 
     def _find(self, bands: Bands) -> None:
-        if self._found_at == bands.changes:
-            return
         moving = bands.moving()
         moves = [move for number, move in self._moves.items() if number in moving]
         self._line = [
             MoveSize(move.valid, int(bands.valid[move.band]), int(bands.capacity_to_come[move.band])) for move in moves
         ]
         self._worn = [move.why == WORN for move in moves]
-        self._found_at = bands.changes
+        self._endangered = ENDANGERED in [move.why for move in moves]
+        self._found_at = bands.moving_changes
 
     def endangered(self, bands: Bands) -> bool:
         """Whether a band is moved because its data is in danger."""
-        return any(self._moves[number].why == ENDANGERED for number in bands.moving() if number in self._moves)
+        if self._found_at != bands.moving_changes:
+            self._find(bands)
+        return self._endangered
 
     def tell(self, bands: Bands) -> list[dict[str, Any]]:
         """JSON-able, for bdev_ftl_get_stats; left_blocks: what is still in force in the band."""

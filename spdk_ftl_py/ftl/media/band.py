@@ -7,7 +7,6 @@ updates these with each change. So only a choice among all bands takes longer wi
 from __future__ import annotations
 
 import heapq
-import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
@@ -38,20 +37,15 @@ SHIM_STATES: Final = tuple(state.name.lower() for state in _shim.BandState)
 """By the shim's number."""
 BAND_ROW: Final = np.dtype(_shim.band_row_layout())
 """What FtlCore.changed_bands() and band_rows() return."""
-_SIZES: Final = {8: "Q", 4: "I", 1: "B"}
-_ROW: Final = struct.Struct("<" + "".join(_SIZES[BAND_ROW[name].itemsize] for name in BAND_ROW.names or ()))
-"""The same, for a few of them."""
-assert _ROW.size == BAND_ROW.itemsize
-
 _STATES: Final = (*SHIM_STATES, RETIRED, "unknown")
 REPORTED_STATES: Final = (*_STATES, MENDING)
 """What Bands.reported_states() has the indices of."""
 _CODE: Final = {state: code for code, state in enumerate(_STATES)}
 _FREE, _QUEUED, _OPEN, _CLOSING, _CLOSED, _MOVING, _RESETTING, _FAULTED, _RETIRED, _UNKNOWN = range(len(_STATES))
-_FEW_ROWS: Final = 16
-"""So many rows of an account are faster taken one by one."""
 _FEW: Final = frozenset({_QUEUED, _OPEN, _CLOSING, _MOVING, _RESETTING, _FAULTED})
 """Only few bands are in one of these states, so their numbers are kept in a set."""
+_WRITTEN: Final = frozenset({_QUEUED, _OPEN})
+_CLOSED_STATES: Final = frozenset({_CLOSED, _FAULTED})
 
 
 @dataclass(frozen=True)
@@ -186,17 +180,31 @@ class Bands:
         self._bad_punits: dict[int, set[int]] = {}
         self._to_empty: set[int] = set()
         """Where relocate is set."""
-        self.changes = 0
-        """Increases with every change of a band: what was calculated from bands holds until then."""
-        self._written_by: dict[tuple[int, ...], _Written] = {}
-        """By streams, what was found since the last change."""
-        self._found_at = 0
-        """Bands.changes then."""
+        self.measured = 0
+        """Increases with every change of capacity or capacity_to_come."""
+        self.moving_changes = 0
+        """Increases whenever a band that is being moved may have changed, or is another one: what was calculated from
+        these holds until then."""
+        self._being_written: dict[tuple[int, ...], _Written] = {}
+        """By streams, what was found since a band that is being written may have changed, or was another one."""
         arrays: tuple[NDArray[Any], ...] = (
             self.valid, self.seq, self.opened_seq, self.data_seq, self.capacity, self.faulted, self.broken, self.closed,
             self.resets, self._state, self._stream, self._written, self._unwritten, self._ready,
         )  # fmt: skip
         self._one = _Items(*(array.data for array in arrays))
+        self._account = _shim.BandColumns(
+            valid=self.valid,
+            seq=self.seq,
+            opened_seq=self.opened_seq,
+            data_seq=self.data_seq,
+            written=self._written,
+            stream=self._stream,
+            unwritten=self._unwritten,
+            state=self._state,
+            closed=self.closed,
+            # A reset clears the failure of a zone, but such a zone is not trusted again.
+            lasting_state=_RETIRED,
+        )
         self.to_look_at: dict[str, NDArray[Any]] = {
             "valid": _read_only(self.valid),
             "capacity": _read_only(self.capacity),
@@ -240,67 +248,13 @@ class Bands:
 
     def refresh(self, rows: NDArray[np.uint8]) -> int:
         """Takes the account of some bands. Returns their number."""
-        account = rows.view(BAND_ROW)
-        self._changed()
-        if len(account) <= _FEW_ROWS:
-            for row in _ROW.iter_unpack(rows.data):
-                self._refresh_one(*row)
-            return len(account)
-        numbers = account["band"].astype(np.intp)
-        before = self._state[numbers]
-        # A reset clears the failure of a zone, but such a zone is not trusted again.
-        state = np.where(before == _RETIRED, _RETIRED, account["state"])
-        valid, seq = account["valid"].astype(np.int64), account["seq"].astype(np.int64)
-        turned = (state != before) | (seq != self.seq[numbers]) | (account["faulted_punits"] != 0)
-        turned |= ((valid == 0) != (self.valid[numbers] == 0)) & self.closed[numbers]
-        self.valid[numbers] = valid
-        self.seq[numbers] = seq
-        self.opened_seq[numbers] = account["opened_seq"]
-        self.data_seq[numbers] = account["data_seq"]
-        self._stream[numbers] = account["stream"]
-        self._written[numbers] = account["written"]
-        self._unwritten[numbers] = account["unwritten"] != 0
-        for i in np.flatnonzero(turned).tolist():
-            number, mask = int(numbers[i]), int(account["faulted_punits"][i])
-            if mask:
-                self._add_bad(number, {punit for punit in range(self._geometry.punits) if mask >> punit & 1})
-            self._file(number, int(state[i]))
-        return len(account)
-
-    def _refresh_one(
-        self,
-        seq: int,
-        faulted_punits: int,
-        opened_seq: int,
-        data_seq: int,
-        number: int,
-        valid: int,
-        written: int,
-        state: int,
-        stream: int,
-        unreadable: int,
-        unwritten: int,
-    ) -> None:
-        """What refresh() does, for one row: numpy pays off only for many."""
-        one = self._one
-        before = one.state[number]
-        state = _RETIRED if before == _RETIRED else state
-        turned = state != before or seq != one.seq[number] or faulted_punits != 0
-        turned = turned or (bool(one.closed[number]) and (valid == 0) != (one.valid[number] == 0))
-        one.valid[number] = valid
-        one.seq[number] = seq
-        one.opened_seq[number] = opened_seq
-        one.data_seq[number] = data_seq
-        one.stream[number] = stream
-        one.written[number] = written
-        one.unwritten[number] = unwritten != 0
-        if faulted_punits:
-            self._add_bad(number, {punit for punit in range(self._geometry.punits) if faulted_punits >> punit & 1})
-        if turned:
+        self.moving_changes += 1
+        self._being_written.clear()
+        for number, state, faulted_punits in self._account.take(rows):
+            if faulted_punits:
+                self._add_bad(number, {punit for punit in range(self._geometry.punits) if faulted_punits >> punit & 1})
             self._file(number, state)
-
-    def _changed(self) -> None:
-        self.changes += 1
+        return len(rows) // BAND_ROW.itemsize
 
     def _add_bad(self, number: int, punits: set[int]) -> None:
         known = self._bad_punits.setdefault(number, set())
@@ -314,6 +268,7 @@ class Bands:
             self._one.stream[number] = stream
             self._one.written[number] = 0
             self._one.unwritten[number] = True
+            self._being_written.clear()
         self._file(number, _CODE[state])
 
     def count_resets(self) -> None:
@@ -369,6 +324,9 @@ class Bands:
 
     def _measure(self, number: int) -> None:
         """Updates what depends on the zones of the band. _file() updates its place."""
+        self.measured += 1
+        self.moving_changes += 1
+        self._being_written.clear()
         self._unfile(number)
         band = self[number]
         self.capacity[number] = band.capacity
@@ -378,6 +336,7 @@ class Bands:
         self._file(number, int(self._state[number]))
 
     def _unfile(self, number: int) -> None:
+        """Of a band that is free."""
         one = self._one
         if one.ready[number]:
             one.ready[number] = False
@@ -386,44 +345,58 @@ class Bands:
         self._to_mend.pop(number, None)
 
     def _file(self, number: int, state: int) -> None:
-        """Puts the band where its state belongs."""
-        self._changed()
-        self._unfile(number)
+        """Puts the band where its state belongs. Called for each band several times while it is written and freed, so
+        it looks only where a band can be."""
         one = self._one
         before = one.state[number]
+        if before == _FREE:
+            self._unfile(number)
         if before != state:
             self._counts[before] -= 1
             self._counts[state] += 1
-            if before in _FEW:
-                del self._few[before][number]
-            if state in _FEW:
-                self._few[state][number] = None
-            if before == _RESETTING and state == _FREE:
-                self.wear.add(zone for zone in self.zone_map.of_band(number) if zone is not None)
-                self._count_resets(number)
+            few = self._few.get(before)
+            if few is not None:
+                del few[number]
+            few = self._few.get(state)
+            if few is not None:
+                few[number] = None
             one.state[number] = state
+            one.closed[number] = state in _CLOSED_STATES
             one.faulted[number] = state == _FAULTED
-            one.closed[number] = state in (_CLOSED, _FAULTED)
-        if state == _FREE and number in self._to_empty:
+        if before in _WRITTEN or state in _WRITTEN:
+            self._being_written.clear()
+        if before == _MOVING or state == _MOVING:
+            self.moving_changes += 1
+        if state == _FREE:
+            self._file_free(number, reset=before == _RESETTING)
+        if state in _CLOSED_STATES and one.valid[number] == 0:
+            if one.unwritten[number]:
+                self._emptied.pop(number, None)
+                self._emptied_unwritten.setdefault(number)
+            else:
+                # Between two accounts it may have been reset, written and emptied again.
+                self._emptied_unwritten.pop(number, None)
+                self._emptied.setdefault(number)
+        elif before in _CLOSED_STATES:
+            self._emptied.pop(number, None)
+            self._emptied_unwritten.pop(number, None)
+
+    def _file_free(self, number: int, *, reset: bool) -> None:
+        one = self._one
+        if reset:
+            zones = [zone for zone in self.zone_map.of_band(number) if zone is not None]
+            self.wear.add(zones)
+            one.resets[number] = self.wear.most(zones)
+        if number in self._to_empty:
             self.relocate[number] = False
             self._to_empty.discard(number)
-        if state == _FREE and one.broken[number]:
+        if one.broken[number]:
             self._to_mend[number] = None
-        elif state == _FREE:
+        else:
             one.ready[number] = True
             self._ready_count += 1
             self.free_capacity += one.capacity[number]
             self._rest(number)
-        if not one.closed[number] or one.valid[number] != 0:
-            self._emptied.pop(number, None)
-            self._emptied_unwritten.pop(number, None)
-        elif one.unwritten[number]:
-            self._emptied.pop(number, None)
-            self._emptied_unwritten.setdefault(number)
-        else:
-            # Between two accounts it may have been reset, written and emptied again.
-            self._emptied_unwritten.pop(number, None)
-            self._emptied.setdefault(number)
 
     def _rest(self, number: int) -> None:
         heapq.heappush(self._resting, (self._one.resets[number], self._one.seq[number], number))
@@ -455,10 +428,29 @@ class Bands:
 
     def resetting_capacity(self) -> int:
         """Data blocks of the bands that are being reset."""
-        return sum(self._one.capacity[number] for number in self._few[_RESETTING])
+        resetting, capacity = self._few[_RESETTING], self._one.capacity
+        return sum([capacity[number] for number in resetting]) if resetting else 0
+
+    def moving_valid(self) -> int:
+        """Valid blocks of the bands that are being moved."""
+        valid = self._one.valid
+        return sum([valid[number] for number in self._few[_MOVING]])
 
     def count(self, *states: str) -> int:
         return sum([self._counts[_CODE[state]] for state in states])
+
+    @property
+    def moving_count(self) -> int:
+        return self._counts[_MOVING]
+
+    @property
+    def resetting_count(self) -> int:
+        return self._counts[_RESETTING]
+
+    @property
+    def freeing_count(self) -> int:
+        """That are being moved or reset."""
+        return self._counts[_MOVING] + self._counts[_RESETTING]
 
     def counts(self) -> dict[str, int]:
         """Number of bands by reported state (Band.reported_state), without empty states."""
@@ -508,6 +500,18 @@ class Bands:
         marked: NDArray[np.bool_] = self.faulted | (self.closed & (self.broken | self.relocate))
         return marked
 
+    def movable(self, most_valid: NDArray[np.int64], room: int, allowed: NDArray[np.bool_]) -> int:
+        """Sets allowed for closed bands with something in force, but at most room blocks, and most_valid[band]. Returns
+        how many these are."""
+        return self._account.movable(most_valid, room, allowed)
+
+    def is_endangered(self, number: int) -> bool:
+        """The same of one band."""
+        state = self._one.state[number]
+        return state == _FAULTED or (
+            state == _CLOSED and bool(self._bad_punits.get(number) or number in self._to_empty)
+        )
+
     def any_endangered(self) -> bool:
         if self._counts[_FAULTED] > 0:
             return True
@@ -520,29 +524,45 @@ class Bands:
     def any_to_mend(self) -> bool:
         return bool(self._to_mend)
 
-    def being_written(self, *streams: int) -> list[int]:
-        """Queued or open bands of these streams (classes)."""
-        return self._find_written(streams).numbers
+    def being_written(self, stream: int) -> list[int]:
+        """Queued or open bands of this stream (class)."""
+        return self._find_written((stream,)).numbers
 
     def queued_count(self, *streams: int) -> int:
-        return self._find_written(streams).queued
+        found = self._being_written.get(streams)
+        return (found or self._find_written(streams)).queued
 
     def room(self, *streams: int) -> int:
         """Data blocks that can still be written to the streams' bands, as a lower bound."""
-        return self._find_written(streams).room
+        found = self._being_written.get(streams)
+        return (found or self._find_written(streams)).room
 
     def _find_written(self, streams: tuple[int, ...]) -> _Written:
-        if self._found_at != self.changes:
-            self._written_by.clear()
-            self._found_at = self.changes
-        found = self._written_by.get(streams)
+        memory = self._being_written
+        if not memory:
+            memory[()] = _Written([], 0, 0)
+            self._add_up_written()
+        found = memory.get(streams)
         if found is None:
-            one = self._one
-            queued = [number for number in self._few[_QUEUED] if one.stream[number] in streams]
-            numbers = queued + [number for number in self._few[_OPEN] if one.stream[number] in streams]
-            room = sum([max(0, one.capacity[number] - one.written[number]) for number in numbers])
-            found = self._written_by[streams] = _Written(numbers, len(queued), room)
+            parts = [memory[stream,] for stream in streams if (stream,) in memory]
+            numbers = [number for part in parts for number in part.numbers]
+            found = _Written(numbers, sum([part.queued for part in parts]), sum([part.room for part in parts]))
+            memory[streams] = found
         return found
+
+    def _add_up_written(self) -> None:
+        """For each stream that has such bands."""
+        one, memory = self._one, self._being_written
+        for state in (_QUEUED, _OPEN):
+            queued = state == _QUEUED
+            for number in self._few[state]:
+                key = (one.stream[number],)
+                room = max(0, one.capacity[number] - one.written[number])
+                found = memory.get(key)
+                if found is None:
+                    memory[key] = _Written([number], int(queued), room)
+                else:
+                    memory[key] = _Written([*found.numbers, number], found.queued + queued, found.room + room)
 
     def broken_numbers(self) -> list[int]:
         return sorted(number for number, bad in self._bad_punits.items() if bad)

@@ -22,7 +22,7 @@ from ...conf import CLASSES_MAX, DEFAULT_RELOC_POLICY
 from ...errors import ConfError
 from .interface import AgeClasses, BandTable, Placement, Policy, Reclaimed, Surroundings
 from .limits import Limits
-from .pacing import PACE_MAX, MoveSize, Pace
+from .pacing import PACE_MAX, MoveSize, Pace, decide
 from .registry import make_policy, told
 
 log = logging.getLogger(__name__)
@@ -118,7 +118,7 @@ class Guard:
             merit = self._merit
             merit[:] = _numbers(policy.merit(bands), len(allowed))
             np.putmask(merit, ~allowed, -np.inf)
-            number = int(np.argmax(merit))
+            number = int(merit.argmax())
             best = float(merit[number])
             if best != best:
                 raise NonsenseError(f"the merit of band {number} is not a number")
@@ -132,10 +132,18 @@ class Guard:
 
         return self._call("placement", look)
 
+    @property
+    def wants_reclaimed(self) -> bool:
+        """False: reclaimed() does nothing."""
+        return _overrides(self.policy, "reclaimed")
+
     def reclaimed(self, band: Reclaimed) -> bool:
         return self._call("reclaimed", lambda policy: bool(policy.reclaimed(band)))
 
     def pace(self, limits: Limits, level: float, moves: Sequence[MoveSize]) -> Pace:
+        if not _overrides(self.policy, "pace"):
+            # Asked for several times for each band.
+            return _going_on(decide(limits, level, moves))
         return self._call("pace", lambda policy: checked_pace(policy.pace(limits, level, moves)))
 
     def worn(self, bands: BandTable) -> int | None:
@@ -206,10 +214,18 @@ def checked_pace(pace: object) -> Pace:
         raise NonsenseError(f"{_shown(pace)} is not a Pace")
     share = _whole("user_share", pace.user_share, 0, 100)
     beside = pace.reloc_per_thousand
-    if beside is None:
-        return Pace(share)
-    beside = _whole("reloc_per_thousand", beside, 1, PACE_MAX)
-    return Pace(share, beside if share * (1000 + beside) >= 100 * 1000 else None)
+    return _going_on(Pace(share, None if beside is None else _whole("reloc_per_thousand", beside, 1, PACE_MAX)))
+
+
+def _going_on(pace: Pace) -> Pace:
+    share, beside = pace
+    return pace if beside is None or share * (1000 + beside) >= 100 * 1000 else Pace(share)
+
+
+def _overrides(policy: Policy, method: str) -> bool:
+    """Whether a policy has its own instead of the default. None of its code runs."""
+    own = object.__getattribute__(policy, "__dict__")
+    return method in own or getattr(type(policy), method) is not getattr(Policy, method)
 
 
 def checked_placement(placement: object, surroundings: Surroundings) -> Placement:

@@ -23,6 +23,9 @@ class Applied:
     user_share: int
 
 
+_NONE_APPLIED: Final = Applied(NO_LIMIT, UNLIMITED)
+
+
 class Limits:
     """Built from a conf that check_geometry() has filled in. It keeps no state: the same number of free bands gives the
     same answer."""
@@ -35,6 +38,9 @@ class Limits:
             if limit.thld is None:
                 raise ConfError(f"conf limit-threshold {name} is not set: check_geometry() has to fill in the defaults")
             self._table.append((name, limit.thld, limit.limit))
+        self._applied = [(thld, Applied(name, share)) for name, thld, share in self._table]
+        self._lowest = self._table[0][1:]
+        self._between = [(*one[1:], *two[1:]) for one, two in itertools.pairwise(self._table)]
         self.start_bands = self._table[-1][1]
         """Relocation runs if at most this many bands are free."""
         self.aim_bands = self.start_bands - aim
@@ -47,18 +53,17 @@ class Limits:
         return {name: {"free_bands": thld, "user_share": share} for name, thld, share in self._table}
 
     def apply(self, free_bands: int) -> Applied:
-        for name, thld, share in self._table:
+        for thld, applied in self._applied:
             if free_bands <= thld:
-                return Applied(name, share)
-        return Applied(NO_LIMIT, UNLIMITED)
+                return applied
+        return _NONE_APPLIED
 
     def share_at(self, level: float) -> int:
         """The user's share in percent. A limit is reached at its threshold; between two thresholds the share changes
         in proportion, so that nothing happens at once."""
-        (_, lowest, least), *_ = self._table
-        if level <= lowest:
-            return least
-        for (_, thld, share), (_, next_thld, next_share) in itertools.pairwise(self._table):
+        if level <= self._lowest[0]:
+            return self._lowest[1]
+        for thld, share, next_thld, next_share in self._between:
             if level <= next_thld:
                 return math.ceil(share + (next_share - share) * (level - thld) / (next_thld - thld))
         return UNLIMITED

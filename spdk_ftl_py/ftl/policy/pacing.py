@@ -5,8 +5,7 @@ docs/ftl.md, "Pacing", has the reasons.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from .limits import UNLIMITED, Limits
 
@@ -26,8 +25,7 @@ DIGITS: Final = 2
 """Of the pace. More would only mean more orders."""
 
 
-@dataclass(frozen=True)
-class Pace:
+class Pace(NamedTuple):
     """The limits for the core."""
 
     user_share: int = UNLIMITED
@@ -36,8 +34,7 @@ class Pace:
     """Blocks that are relocated for each 1000 that the user writes; None: as fast as the base allows."""
 
 
-@dataclass(frozen=True)
-class MoveSize:
+class MoveSize(NamedTuple):
     """Blocks: what was in force in the band when its move began, what still is, and what it holds when it is free."""
 
     valid: int
@@ -56,7 +53,7 @@ def level(*, free: int, room: int, moves: Iterable[MoveSize], band_blocks: int, 
 
     free: blocks of free bands, and of those that are being reset. room: blocks that can still be written to open and
     queued bands."""
-    whole = free + room + sum(move.gained for move in moves)
+    whole = free + room + sum([move.gained for move in moves])
     return whole / band_blocks - OPEN_PART * (open_bands + 1)
 
 
@@ -64,11 +61,13 @@ def decide(limits: Limits, at: float, moves: Iterable[MoveSize]) -> Pace:
     """While there is space, relocation follows the user: it moves as much as keeps the level, more below
     limits.aim_bands, less above. If the base is too slow for that, the level falls, and with it the user's share. As
     soon as that is what relocation needs to keep the level, relocation is not held back any more."""
-    moves = list(moves)
-    valid = sum(move.valid for move in moves)
-    gain = sum(move.capacity - move.valid for move in moves)
+    valid = gain = 0
+    for move in moves:
+        valid += move.valid
+        gain += move.capacity - move.valid
     share = limits.share_at(at)
-    if not moves or gain <= 0 or share * (valid + gain) <= 100 * gain:
+    # Without moves there is no gain.
+    if gain <= 0 or share * (valid + gain) <= 100 * gain:
         return Pace(share)
     factor = 1 + (limits.aim_bands - at) / max(1, limits.start_bands - limits.low_bands)
     natural = valid / gain * min(max(factor, FACTOR_MIN), FACTOR_MAX)

@@ -151,15 +151,19 @@ async def test_the_last_free_band_is_the_users_only_where_a_reset_waits_for_his_
         bands.ordered(number, CLOSED)
     bands.ordered(0, FREE)
     bands.ordered(1, RESETTING)
-    assert not manager._may_take(_shim.STREAM_USER, 0)
-    assert manager._may_take(_shim.STREAM_RELOC, 0)
+
+    def may_take(stream: int) -> bool:
+        return manager.reserve.may_take(stream, 0, next_band_seq=manager.next_band_seq, draining=False)
+
+    assert not may_take(_shim.STREAM_USER)
+    assert may_take(_shim.STREAM_RELOC)
     await rig.port.write(0, bytes(4096))
-    assert not manager._may_take(_shim.STREAM_USER, 0), "his blocks go to the band that relocation gets"
+    assert not may_take(_shim.STREAM_USER), "his blocks go to the band that relocation gets"
     # Where the reserve is in whole bands, another one was left for relocation before.
     manager.zone_ended()
-    assert manager._may_take(_shim.STREAM_USER, 0)
+    assert may_take(_shim.STREAM_USER)
     bands.ordered(1, CLOSED)
-    assert not manager._may_take(_shim.STREAM_USER, 0)
+    assert not may_take(_shim.STREAM_USER)
 
 
 async def test_mixed_reads_and_writes_are_right_while_bands_move(rig: FtlRig) -> None:

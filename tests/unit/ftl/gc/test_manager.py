@@ -13,7 +13,9 @@ import pytest
 from spdk_ftl_py import _shim
 from spdk_ftl_py.conf import FtlConf, Limit
 from spdk_ftl_py.ftl.gc import manager as manager_module
+from spdk_ftl_py.ftl.gc import standstill
 from spdk_ftl_py.ftl.gc.manager import BandManager
+from spdk_ftl_py.ftl.gc.reserve import CAREFUL_BANDS
 from spdk_ftl_py.ftl.media.band import CLOSED, CLOSING, FREE, MOVING, OPEN, QUEUED, RESETTING, Band
 from spdk_ftl_py.ftl.policy.interface import AgeClasses, Placement
 from spdk_ftl_py.ftl.policy.pacing import Pace
@@ -170,7 +172,7 @@ async def test_the_user_gets_none_of_the_last_two_free_bands_if_their_rests_may_
         manager, core = manager_of(bands, crashed=why == "a crash")
         if why == "a zone that ended":
             manager.zone_ended()
-        manager.next_band_seq += manager_module.CAREFUL_BANDS
+        manager._feeding.next_band_seq += CAREFUL_BANDS
         assert gets_one(manager, core)
 
 
@@ -267,7 +269,7 @@ async def test_a_move_that_levels_wear_leaves_room_for_all_others(written: tuple
         manager.bands.ordered(count + 3, MOVING)
         manager._set_share()
         assert core.share == 100
-        assert manager._reloc_room() >= manager._committed() + 600 + manager._selector.least_gain + 64
+        assert manager.reserve.reloc_room() >= manager.reserve.committed() + 600 + manager.reserve.least_gain + 64
     manager.stop()
 
 
@@ -329,8 +331,8 @@ async def test_a_class_leaves_the_reserve_to_a_side_without_room(wanted: int, ro
     manager.pump()
     assert [stream for stream, _, _ in core.opened] == ([] if room else [wanted])
     # The rest of all bands of relocation is what it can write.
-    assert manager._reloc_room() == 2 * BLOCKS + (BLOCKS - 10 if room else 0)
-    assert not manager._starved()
+    assert manager.reserve.reloc_room() == 2 * BLOCKS + (BLOCKS - 10 if room else 0)
+    assert not manager.reserve.user_starved()
     manager.stop()
 
 
@@ -369,7 +371,7 @@ async def test_bands_that_wait_for_one_of_several_classes_are_not_free_space() -
 async def test_a_policy_of_several_classes_is_replaced_before_the_device_is_read_only(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(manager_module, "STUCK_S", 0.01)
+    monkeypatch.setattr(standstill, "STUCK_S", 0.01)
     manager, core = manager_of(
         [
             band(0, OPEN, valid=9, written=BLOCKS, stream=0),

@@ -14,10 +14,9 @@ from spdk_ftl_py import _shim
 from spdk_ftl_py.conf import FtlConf
 from spdk_ftl_py.daemon.smart import smart_of
 from spdk_ftl_py.ftl import creation, loading
-from spdk_ftl_py.ftl.gc import manager as manager_module
+from spdk_ftl_py.ftl.gc import levelling as gc_levelling
 from spdk_ftl_py.ftl.gc import spare_zones
-from spdk_ftl_py.ftl.gc import wear as gc_wear
-from spdk_ftl_py.ftl.gc.wear import BANDS_PER_MOVE, Levelling
+from spdk_ftl_py.ftl.gc.levelling import BANDS_PER_MOVE, Levelling
 from spdk_ftl_py.ftl.media.band import CLOSED, FREE, RESETTING, Band, Bands
 from spdk_ftl_py.ftl.media.superblock_content import conf_to_store
 from spdk_ftl_py.ftl.policy import wear as policy_wear
@@ -228,7 +227,7 @@ def test_with_half_of_the_data_cold_all_bands_wear_alike_for_little(monkeypatch:
     monkeypatch.setattr(policy_wear, "LAG", 8)
     spec = Spec(bands=64, band_blocks=512, workload="hotcold:0.5:1", policy="seed", writes="30x")
     level = simulate(spec)
-    monkeypatch.setattr(gc_wear, "BANDS_PER_MOVE", 1 << 60)
+    monkeypatch.setattr(gc_levelling, "BANDS_PER_MOVE", 1 << 60)
     uneven = simulate(spec)
     assert uneven["wear"]["max_to_mean"] > 1.5
     assert uneven["wear"]["min"] == 0
@@ -239,8 +238,8 @@ def test_with_half_of_the_data_cold_all_bands_wear_alike_for_little(monkeypatch:
 async def test_cold_data_is_moved_and_nothing_is_lost(reactor: ReactorLoop, monkeypatch: pytest.MonkeyPatch) -> None:
     """Half of the data is written once, the other half at random."""
     for module, name, value in (
-        (gc_wear, "BANDS_PER_MOVE", 4),
-        (gc_wear, "SAVING_BANDS", 4),
+        (gc_levelling, "BANDS_PER_MOVE", 4),
+        (gc_levelling, "SAVING_BANDS", 4),
         (policy_wear, "LAG", 2),
         (policy_wear, "COLD_TURNS", 1),
     ):
@@ -289,8 +288,8 @@ def test_no_promise_is_broken_while_wear_is_levelled_under_faults_and_crashes(mo
     monkeypatch.setattr(Levelling, "started", count)
     monkeypatch.setattr(Levelling, "may_rest", lambda self, number: True)
     for module, name, value in (
-        (gc_wear, "BANDS_PER_MOVE", 1),
-        (manager_module, "WEAR_REST", 1),
+        (gc_levelling, "BANDS_PER_MOVE", 1),
+        (gc_levelling, "REST", 1),
         (policy_wear, "LAG", 0),
         (policy_wear, "COLD_TURNS", 0),
     ):
