@@ -12,6 +12,7 @@ from spdk_ftl_py.conf import FtlConf
 from spdk_ftl_py.ftl.check import check
 from spdk_ftl_py.ftl.load.restore import restore
 from spdk_ftl_py.ftl.media.blockdev import BlockPort
+from spdk_ftl_py.ftl.media.layout import parse_batch_header
 from spdk_ftl_py.runtime.reactor import ReactorLoop
 from unit.ftl.load.restore_rig import ZONE_CAPACITY, ZONE_SIZE, MakeRestoreRig, RestoreRig
 
@@ -144,3 +145,30 @@ async def test_the_tenth_crash_costs_no_more_reads_than_what_was_written(reactor
     for lba, block in expected.items():
         assert (await rig.port.read(lba, 1)).tobytes() == block
     await rig.end()
+
+
+async def test_a_check_notices_batches_that_a_load_does_not_find(reactor: ReactorLoop) -> None:
+    """Behind hundreds of blocks that read as if they were never written, with headers among them."""
+    drive = _shim.EmulatedMedia.zns(reactor.shim, 30, 4096, 3000, max_open_zones=7, max_active_zones=7)
+    rig = RestoreRig(reactor, drive, random.Random(3))
+    await rig.create(FtlConf(), num_punits=1)
+    for lba in range(0, 840, 8):
+        await rig.port.write(lba, b"x" * 8 * 4096)
+    await rig.port.flush()
+    await rig.port.write(900, b"y" * 4096)
+    await rig.port.flush()
+    await rig.crash()
+    start, _, end = next(zone for zone in drive.zone_states()[2:] if zone[1] != "empty")
+    port = BlockPort(reactor, drive, name="base")
+    blocks = await port.read(start, end - start)
+    first = parse_batch_header(blocks[0], rig.device.uuid)
+    assert first is not None
+    blocks[first.block_count : -2] = 0
+    await port.zone_action(_shim.ZoneAction.RESET, start)
+    for offset in range(0, len(blocks), 128):
+        await port.write(start + offset, blocks[offset : offset + 128])
+    await port.zone_action(_shim.ZoneAction.FINISH, start)
+    await port.close()
+    report = await check(reactor, drive, name="base")
+    (text,) = report.damage
+    assert f"block {end - 2} (band 1): a load does not find this batch" in text
