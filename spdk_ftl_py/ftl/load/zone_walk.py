@@ -47,6 +47,7 @@ _MAGIC: Final = np.frombuffer(BATCH_MAGIC, np.uint8)
 _SUMMARY_MAGIC: Final = np.frombuffer(SUMMARY_MAGIC, np.uint8)
 _CHECKPOINT_MAGIC: Final = np.frombuffer(CHECKPOINT_MAGIC, np.uint8)
 _ENTRY_BYTES: Final = np.dtype((np.void, ENTRY.itemsize))
+_ALL_BITS: Final = (1 << 64) - 1
 _KIND_MASK: Final = SUMMARY_FLAG_HEADER - 1
 
 
@@ -286,7 +287,7 @@ class ZoneReader:
         gap: int | None = None
         offset = 0
         ahead = _Ahead(self._port, zone.start, end)
-        step, blank = GAP_READ_BLOCKS, 0
+        step, blank_count = GAP_READ_BLOCKS, 0
         while offset < end:
             if gap is None:
                 runs = len(headers) >= AHEAD_AFTER and headers[-1][1].block_count <= AHEAD_BLOCKS // 2
@@ -294,22 +295,22 @@ class ZoneReader:
             else:
                 blocks, readable = await ahead.read(offset, min(step, end - offset))
                 step = GAP_READ_BLOCKS_LATER
-            found = self._first_header(zone, blocks, offset)
+            blank = short and _blank(blocks, readable)
+            found = None if blank else self._first_header(zone, blocks, offset)
             if found is None:
                 if gap is None and headers and await self._overtaken(zone, *headers[-1], blocks[0], end):
                     break
-                if not headers:
+                if not headers and not blank:
                     zone.checkpoint |= self._any_checkpoint(blocks, zone.start + offset)
                 gap = offset if gap is None else gap
                 offset += len(blocks)
-                if short:
-                    blank = blank + len(blocks) if _blank(blocks, readable) else 0
-                    if blank >= BLANK_BLOCKS:
-                        if await self._blank_behind(zone.start, offset, end, offset - gap):
-                            break
-                        short = False
+                blank_count = blank_count + len(blocks) if blank else 0
+                if blank_count >= BLANK_BLOCKS:
+                    if await self._blank_behind(zone.start, offset, end, offset - gap):
+                        break
+                    short = False
                 continue
-            step, blank = GAP_READ_BLOCKS, 0
+            step, blank_count = GAP_READ_BLOCKS, 0
             at, header = found
             if header.band_seq > zone.band_seq:
                 # Blocks before it belong to an earlier life.
@@ -418,6 +419,6 @@ class ZoneReader:
 def _blank(blocks: NDArray[np.uint8], readable: NDArray[np.bool_]) -> bool:
     """Whether all of them can be read, and are what drives return for blocks that were never written: all bits 0, or
     all bits 1."""
-    data = blocks[:, :BLOCK_BYTES]
+    data = np.ascontiguousarray(blocks[:, :BLOCK_BYTES]).view(np.uint64)
     first = int(data[0, 0])
-    return first in (0, 0xFF) and bool(readable.all()) and bool((data == first).all())
+    return first in (0, _ALL_BITS) and bool(readable.all()) and bool((data == first).all())
