@@ -2,7 +2,8 @@
 // Moves bands for garbage collection: copies the valid data of a closed band to the reloc stream.
 //
 // For each zone of the band, a mover reads the summary if every block of it is valid. Otherwise it reads the headers,
-// one by one, up to a block that is not a valid header, which is mostly where a zone was finished early. Data blocks
+// one by one (where batches are short, several with one read), up to a block that is not a valid header, which is
+// mostly where a zone was finished early. It stops when nothing in the band is valid any more. Data blocks
 // that an LBA points to are read in runs, verified, and queued with their seq; valid records are queued again. A block
 // that can't be read, or does not match its CRC, is read again later, alone. Then the mover asks the write buffer and
 // the nv cache, which may still have it. If they do not, the block becomes a lost record, so that no older version
@@ -81,6 +82,7 @@ private:
     static constexpr uint32_t kWindowBlocks = 8;              // of summary read at a time
     static constexpr uint32_t kRunBlocks = 32;                // data blocks read at a time
     static constexpr uint32_t kGapBlocks = 64;                // blocks read at a time in search of the next header
+    static constexpr uint32_t kAheadAfter = 32;               // headers of a zone before a walk reads ahead
     static constexpr uint64_t kStepNs = 1'000'000;            // a paced move makes a step at least this often
     static constexpr uint64_t kReadAgainNs = 10'000'000;      // before a block that failed is read again
     static constexpr uint64_t kMetadataAgainNs = 50'000'000;  // before all metadata of a band are read again
@@ -115,7 +117,10 @@ private:
         uint32_t walk_offset = 0;   // next header to read, or offset to look up in memory
         uint32_t singly_until = 0;  // offsets below are read one by one, because a longer read failed
         bool gap = false;           // the previous offset had no header
-        uint32_t seen_offset = 0;   // offsets below were scanned before the summary turned out damaged
+        uint32_t headers = 0;       // found in this zone
+        uint32_t ahead_offset = 0;  // of the blocks in the buffer that were read ahead
+        uint32_t ahead_count = 0;
+        uint32_t seen_offset = 0;  // offsets below were scanned before the summary turned out damaged
         // The window: entries of consecutive offsets from first_offset on.
         uint32_t first_offset = 0;
         uint32_t entry = 0;
@@ -177,8 +182,8 @@ private:
     [[nodiscard]] bool take_from_memory(Mover &mover) noexcept;
     void metadata_came(Mover &mover) noexcept;
     void use_summary(Mover &mover) noexcept;
-    void use_header(Mover &mover) noexcept;
-    void use_walked(Mover &mover, bool read) noexcept;
+    void use_header(Mover &mover, const layout::BatchHeader &header) noexcept;
+    void use_walked(Mover &mover, bool read, const uint8_t *blocks, uint32_t count) noexcept;
     [[nodiscard]] bool is_ours(const Mover &mover, const layout::BatchHeader &header, uint32_t offset) const noexcept;
     [[nodiscard]] bool is_ours(const Mover &mover, const layout::SummaryBlock &block, uint32_t index) const noexcept;
     [[nodiscard]] bool was_ours(const Mover &mover, const layout::SummaryBlock &block) const noexcept;

@@ -26,6 +26,8 @@ void Movers::next_zone(Mover &mover) noexcept {
         mover.seen_offset = 0;
         mover.singly_until = 0;
         mover.gap = false;
+        mover.headers = 0;
+        mover.ahead_count = 0;
         if (mover.scrubs) {
             mover.first_offset = mover.entry = 0;
             state_.scrubbed.punit = mover.punit;
@@ -46,7 +48,14 @@ void Movers::next_metadata(Mover &mover) noexcept {
     } else if (mover.walking) {
         const uint32_t end = std::min(zone.write_pointer, state_.data_area);
         if (mover.walk_offset < end && state_.bands[mover.band].in_force()) {
-            const bool single = !mover.gap || mover.walk_offset < mover.singly_until;
+            const uint32_t at = mover.walk_offset - mover.ahead_offset;
+            if (!mover.gap && at < mover.ahead_count) {
+                use_walked(mover, true, mover.buffer + size_t{at} * kBlockSize, 1);
+                return;
+            }
+            // A band that is scrubbed may be written meanwhile.
+            const bool ahead = !mover.scrubs && mover.headers >= kAheadAfter && mover.entry_count < kGapBlocks / 2;
+            const bool single = !(mover.gap || ahead) || mover.walk_offset < mover.singly_until;
             const uint32_t count =
                 single ? 1 : std::min({kGapBlocks, end - mover.walk_offset, state_.base->info().max_io_blocks});
             read_metadata(mover, Want::walk_header, zone.start + mover.walk_offset, count);
@@ -83,6 +92,7 @@ bool Movers::take_from_memory(Mover &mover) noexcept {
 
 void Movers::read_metadata(Mover &mover, Want want, uint64_t address, uint32_t block_count) noexcept {
     mover.want = want;
+    mover.ahead_count = 0;
     mover.read_done = false;
     mover.phase = Phase::reading;
     mover.iov = iovec{mover.buffer, size_t{block_count} * kBlockSize};
@@ -135,7 +145,13 @@ void Movers::metadata_came(Mover &mover) noexcept {
             }
             break;
         case Want::walk_header:
-            use_walked(mover, read);
+            if (read && !mover.gap) {
+                mover.ahead_offset = mover.walk_offset;
+                mover.ahead_count = mover.io.block_count;
+                use_walked(mover, true, mover.buffer, 1);
+            } else {
+                use_walked(mover, read, mover.buffer, mover.io.block_count);
+            }
             break;
         case Want::record_header: {
             const auto offset = static_cast<uint32_t>(mover.io.lba - state_.zone(mover.band, mover.punit).start);
@@ -171,20 +187,19 @@ bool Movers::was_ours(const Mover &mover, const BatchHeader &header) const noexc
            header.band_seq == state_.bands[mover.band].seq;
 }
 
-void Movers::use_walked(Mover &mover, bool read) noexcept {
-    const uint32_t count = mover.io.block_count;
+// Looks for the next header in the blocks from walk_offset on.
+void Movers::use_walked(Mover &mover, bool read, const uint8_t *blocks, uint32_t count) noexcept {
     for (uint32_t i = 0; read && i < count; ++i) {
-        const uint8_t *block = mover.buffer + size_t{i} * kBlockSize;
-        if (is_ours(mover, *reinterpret_cast<const BatchHeader *>(block), mover.walk_offset + i)) {
-            std::memmove(mover.buffer, block, kBlockSize);
+        const auto &header = *reinterpret_cast<const BatchHeader *>(blocks + size_t{i} * kBlockSize);
+        if (is_ours(mover, header, mover.walk_offset + i)) {
             mover.walk_offset += i;
             mover.gap = false;
-            use_header(mover);
+            ++mover.headers;
+            use_header(mover, header);
             return;
         }
     }
-    if (mover.scrubs && count == 1 &&
-        (!read || was_ours(mover, *reinterpret_cast<const BatchHeader *>(mover.buffer)))) {
+    if (mover.scrubs && count == 1 && (!read || was_ours(mover, *reinterpret_cast<const BatchHeader *>(blocks)))) {
         damaged(mover, read ? status::guard_check : mover.io.status);
     }
     if (!read && count > 1) {
@@ -243,8 +258,7 @@ void Movers::use_summary(Mover &mover) noexcept {
     mover.phase = Phase::window;
 }
 
-void Movers::use_header(Mover &mover) noexcept {
-    const auto &header = *reinterpret_cast<const BatchHeader *>(mover.buffer);
+void Movers::use_header(Mover &mover, const BatchHeader &header) noexcept {
     const uint32_t offset = mover.walk_offset++;
     mover.first_offset = offset + 1;
     mover.entry = 0;

@@ -357,6 +357,13 @@ class _Check:
             header = self._reader.header_at(content, blocks[i], address)
             if header is not None and header.band_seq == content.band_seq:
                 self._result.headers += 1
+                # With zone append, what landed in the place of lost blocks does not count.
+                behind = content.walked and address >= content.start + content.end
+                if behind and self._sequential and not self._use_append:
+                    self._result.add(
+                        f"block {address} (band {content.band}): a load does not find this batch, because too much "
+                        "before it reads as if it was never written"
+                    )
             elif not content.walked and self._sequential:
                 # A restore has listed it for other zones.
                 self._result.add(

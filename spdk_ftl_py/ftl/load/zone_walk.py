@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from ... import _shim
 from ...runtime.turns import aside
 from ..media.blockdev import BlockPort
-from ..media.geometry import SUMMARY_ENTRIES, Geometry
+from ..media.geometry import BLOCK_BYTES, SUMMARY_ENTRIES, Geometry
 from ..media.layout import (
+    BATCH_DATA_BLOCKS_MAX,
     BATCH_MAGIC,
     CHECKPOINT_MAGIC,
     ENTRY,
@@ -34,11 +35,23 @@ from ..media.layout import (
 ITEM_ROWS: Final = 256
 """Rows of a summary that are checked in about 1 us."""
 GAP_READ_BLOCKS: Final = 64
-"""Blocks read at a time after a damaged header, to find the next one."""
+"""Blocks read at first after a damaged header, to find the next one."""
+BLANK_BLOCKS: Final = 2 * (BATCH_DATA_BLOCKS_MAX + 1)
+"""Wherever so many blocks in a row were written, two of them are headers."""
+GAP_READ_BLOCKS_LATER: Final = BLANK_BLOCKS - GAP_READ_BLOCKS
+BLANK_PROBES: Final = 32
+"""Blocks read behind them, to see whether something in the middle of the zone was lost."""
+AHEAD_BLOCKS: Final = 64
+"""Blocks read at a time where batches are short."""
+AHEAD_AFTER: Final = 32
+"""Reading ahead begins after so many headers in a zone."""
+SUMMARY_READ_BLOCKS: Final = 16
+"""A longer summary is read only if its last or first block looks written."""
 _MAGIC: Final = np.frombuffer(BATCH_MAGIC, np.uint8)
 _SUMMARY_MAGIC: Final = np.frombuffer(SUMMARY_MAGIC, np.uint8)
 _CHECKPOINT_MAGIC: Final = np.frombuffer(CHECKPOINT_MAGIC, np.uint8)
 _ENTRY_BYTES: Final = np.dtype((np.void, ENTRY.itemsize))
+_ALL_BITS: Final = (1 << 64) - 1
 _KIND_MASK: Final = SUMMARY_FLAG_HEADER - 1
 
 
@@ -82,6 +95,29 @@ class ZoneContent:
         return offsets.astype(np.uint64) + np.uint64(self.start), entries[offsets]
 
 
+class _Ahead:
+    """Reads a zone in order, ahead if asked to, and keeps what was read ahead."""
+
+    def __init__(self, port: BlockPort, start: int, end: int) -> None:
+        self._port = port
+        self._start = start
+        self._end = end
+        self._first = 0
+        self._blocks = np.empty((0, port.block_bytes), np.uint8)
+        self._readable = np.empty(0, bool)
+
+    async def read(self, offset: int, count: int, ahead: int = 1) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+        """At least one block, at most count, and which of them can be read."""
+        at = offset - self._first
+        if not 0 <= at < len(self._blocks):
+            most = min(max(count, ahead), self._end - offset)
+            blocks, readable = await self._port.read_what_can_be(self._start + offset, most)
+            if most <= count:
+                return blocks, readable
+            self._first, self._blocks, self._readable, at = offset, blocks, readable, 0
+        return self._blocks[at : at + count], self._readable[at : at + count]
+
+
 class ZoneReader:
     """Reads the zones of one device. A block that can't be read counts as damaged; MediaError is raised if the base is
     gone."""
@@ -115,6 +151,8 @@ class ZoneReader:
         known = np.zeros(self._data_blocks, bool)
         if written >= self._capacity:
             whole, summary = await self._summary(zone, known)
+        # Nothing in the place of the summary: the zone was not written to its end.
+        short = full and self._sequential and written >= self._capacity and whole is None and summary is None
         first = self._header(zone, first_block, start)
         if first is not None and first.band_seq != zone.band_seq:
             # A summary of an earlier life of the zone, or none.
@@ -128,7 +166,7 @@ class ZoneReader:
         if whole is not None:
             await self._use_summary(zone, whole)
         else:
-            await self._walk(zone, min(written, self._data_blocks), full, summary, known)
+            await self._walk(zone, min(written, self._data_blocks), full, summary, known, short=short)
         zone.highest_band_seq = max(zone.highest_band_seq, zone.band_seq)
         if len(zone.entries):
             zone.highest_seq = max(zone.highest_seq, int(zone.entries["seq"].max()))
@@ -174,11 +212,20 @@ class ZoneReader:
         self, zone: ZoneContent, known: NDArray[np.bool_]
     ) -> tuple[_shim.Summary | None, NDArray[Any] | None]:
         """The summary if it is whole; else the entries of the data area, and ``known`` tells which of them come from
-        valid summary blocks."""
-        blocks = await self.blocks(zone.start + self._data_blocks, self._summary_blocks)
-        if not (blocks[:, : len(_SUMMARY_MAGIC)] == _SUMMARY_MAGIC).any():
-            # The same as for a zone that was never written: a load may have very many of these.
+        valid summary blocks. Neither if the first and the last block of the summary look as if they were never
+        written."""
+        first, count = zone.start + self._data_blocks, self._summary_blocks
+        if self._sequential and count > SUMMARY_READ_BLOCKS:
+            # Zones that were finished early have none, and this is the larger part of what is read of them.
+            ends = [await self._port.read_what_can_be(address, 1) for address in (first + count - 1, first)]
+            if all(_blank(*end) for end in ends):
+                return None, None
+        blocks, readable = await self._port.read_what_can_be(first, count)
+        if self._sequential and _blank(blocks[[0, -1]], readable[[0, -1]]):
             return None, None
+        if not (blocks[:, : len(_SUMMARY_MAGIC)] == _SUMMARY_MAGIC).any():
+            # A load may have very many of these.
+            return None, np.empty(0, ENTRY)
         whole = await aside(
             self._data_blocks // ITEM_ROWS,
             lambda: parse_summary(blocks, self._uuid, band=zone.band, punit=zone.punit),
@@ -249,25 +296,46 @@ class ZoneReader:
         return header if header is not None and header.address == (0 if self._use_append else address) else None
 
     async def _walk(
-        self, zone: ZoneContent, end: int, full: bool, summary: NDArray[Any] | None, known: NDArray[np.bool_]
+        self,
+        zone: ZoneContent,
+        end: int,
+        full: bool,
+        summary: NDArray[Any] | None,
+        known: NDArray[np.bool_],
+        *,
+        short: bool,
     ) -> None:
+        """short: the zone may have been written to any block before ``end``."""
         zone.walked = True
         headers: list[tuple[int, BatchHeader]] = []
         gaps: list[tuple[int, int]] = []
         gap: int | None = None
         offset = 0
+        ahead = _Ahead(self._port, zone.start, end)
+        step, blank_count = GAP_READ_BLOCKS, 0
         while offset < end:
-            count = 1 if gap is None else min(GAP_READ_BLOCKS, end - offset)
-            blocks = await self.blocks(zone.start + offset, count)
-            found = self._first_header(zone, blocks, offset)
+            if gap is None:
+                runs = len(headers) >= AHEAD_AFTER and headers[-1][1].block_count <= AHEAD_BLOCKS // 2
+                blocks, readable = await ahead.read(offset, 1, AHEAD_BLOCKS if runs else 1)
+            else:
+                blocks, readable = await ahead.read(offset, min(step, end - offset))
+                step = GAP_READ_BLOCKS_LATER
+            blank = short and _blank(blocks, readable)
+            found = None if blank else self._first_header(zone, blocks, offset)
             if found is None:
                 if gap is None and headers and await self._overtaken(zone, *headers[-1], blocks[0], end):
                     break
-                if not headers:
+                if not headers and not blank:
                     zone.checkpoint |= self._any_checkpoint(blocks, zone.start + offset)
                 gap = offset if gap is None else gap
-                offset += count
+                offset += len(blocks)
+                blank_count = blank_count + len(blocks) if blank else 0
+                if blank_count >= BLANK_BLOCKS:
+                    if await self._blank_behind(zone.start, offset, end, offset - gap):
+                        break
+                    short = False
                 continue
+            step, blank_count = GAP_READ_BLOCKS, 0
             at, header = found
             if header.band_seq > zone.band_seq:
                 # Blocks before it belong to an earlier life.
@@ -291,6 +359,17 @@ class ZoneReader:
         zone.checkpoint &= not headers
         if not headers and not full and not known.any() and self._sequential and not zone.checkpoint:
             zone.damage.append(f"blocks {zone.start} to {zone.start + end - 1} (band {zone.band}): no header is valid")
+
+    async def _blank_behind(self, start: int, offset: int, end: int, length: int) -> bool:
+        """Whether blocks from this offset of a zone on look as if they were never written either, to be sure that
+        nothing in the middle was lost: in places that lie the less dense the longer what looks blank is, which has
+        ``length`` so far."""
+        if offset >= end:
+            return True
+        distances = np.geomspace(length, length + end - 1 - offset, BLANK_PROBES)
+        places = np.unique(distances.astype(np.int64)) + (start + offset - length)
+        blocks = await self._port.read_each(places.tolist())
+        return blocks is not None and _blank(blocks[:, 0], np.ones(len(blocks), bool))
 
     async def _overtaken(
         self, zone: ZoneContent, at: int, header: BatchHeader, behind: NDArray[np.uint8], end: int
@@ -360,3 +439,11 @@ class ZoneReader:
                 f"blocks {zone.start + first} to {zone.start + last - 1} (band {zone.band}): a batch header is "
                 f"damaged: the content of the {last - first} blocks is unknown"
             )
+
+
+def _blank(blocks: NDArray[np.uint8], readable: NDArray[np.bool_]) -> bool:
+    """Whether all of them can be read, and are what drives return for blocks that were never written: all bits 0, or
+    all bits 1."""
+    data = np.ascontiguousarray(blocks[:, :BLOCK_BYTES]).view(np.uint64)
+    first = int(data[0, 0])
+    return first in (0, _ALL_BITS) and bool(readable.all()) and bool((data == first).all())

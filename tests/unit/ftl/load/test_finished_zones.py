@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import random
+
 import numpy as np
 import pytest
 
 from spdk_ftl_py import _shim
+from spdk_ftl_py.conf import FtlConf
 from spdk_ftl_py.ftl.check import check
 from spdk_ftl_py.ftl.load.restore import restore
 from spdk_ftl_py.ftl.media.blockdev import BlockPort
+from spdk_ftl_py.ftl.media.layout import parse_batch_header
+from spdk_ftl_py.runtime.reactor import ReactorLoop
 from unit.ftl.load.restore_rig import ZONE_CAPACITY, ZONE_SIZE, MakeRestoreRig, RestoreRig
 
 WRITE_FAULT = 0x280
@@ -106,3 +111,64 @@ async def test_a_zone_that_a_load_can_finish_in_the_end_is_as_good_as_any(rig: R
     zone = await loaded_though_finishes_fail(rig, 2)
     assert rig.base.zone_states()[zone][1] == "full"
     assert rig.device.stats()["zone_faults"] == 0
+
+
+async def test_the_tenth_crash_costs_no_more_reads_than_what_was_written(reactor: ReactorLoop) -> None:
+    """Each load finishes the zones that were being written, and later loads walk them."""
+    capacity = 3000
+    drive = _shim.EmulatedMedia.zns(reactor.shim, 66, 4096, capacity, max_open_zones=14, max_active_zones=14)
+    meter = _shim.Meter(reactor.shim, drive)
+    rig = RestoreRig(reactor, meter, random.Random(3))
+    await rig.create(FtlConf())
+    device_blocks = rig.device.block_count
+    expected: dict[int, bytes] = {}
+    most = 0
+    for _ in range(10):
+        for _ in range(6):
+            count = rig.rng.choice((1, 4, 16))
+            lba = rig.rng.randrange(device_blocks - count)
+            data = [rig.rng.randbytes(4096) for _ in range(count)]
+            await rig.port.write(lba, b"".join(data))
+            expected |= dict(enumerate(data, lba))
+            await rig.port.flush()
+        await rig.crash()
+        written = sum(min(end - start, capacity) for start, state, end in drive.zone_states() if state != "full")
+        before = meter.stats().read
+        await rig.load()
+        now = meter.stats().read
+        reads, blocks = now.operations - before.operations, (now.bytes - before.bytes) // 4096
+        full = [start for start, state, _ in drive.zone_states()[2:] if state == "full"]
+        most = max(most, len(full))
+        assert reads <= 60 * len(full) + written
+        assert blocks <= 400 * len(full) + 2 * written
+    assert most > 10
+    for lba, block in expected.items():
+        assert (await rig.port.read(lba, 1)).tobytes() == block
+    await rig.end()
+
+
+async def test_a_check_notices_batches_that_a_load_does_not_find(reactor: ReactorLoop) -> None:
+    """Behind hundreds of blocks that read as if they were never written, with headers among them."""
+    drive = _shim.EmulatedMedia.zns(reactor.shim, 30, 4096, 3000, max_open_zones=7, max_active_zones=7)
+    rig = RestoreRig(reactor, drive, random.Random(3))
+    await rig.create(FtlConf(), num_punits=1)
+    for lba in range(0, 840, 8):
+        await rig.port.write(lba, b"x" * 8 * 4096)
+    await rig.port.flush()
+    await rig.port.write(900, b"y" * 4096)
+    await rig.port.flush()
+    await rig.crash()
+    start, _, end = next(zone for zone in drive.zone_states()[2:] if zone[1] != "empty")
+    port = BlockPort(reactor, drive, name="base")
+    blocks = await port.read(start, end - start)
+    first = parse_batch_header(blocks[0], rig.device.uuid)
+    assert first is not None
+    blocks[first.block_count : -2] = 0
+    await port.zone_action(_shim.ZoneAction.RESET, start)
+    for offset in range(0, len(blocks), 128):
+        await port.write(start + offset, blocks[offset : offset + 128])
+    await port.zone_action(_shim.ZoneAction.FINISH, start)
+    await port.close()
+    report = await check(reactor, drive, name="base")
+    (text,) = report.damage
+    assert f"block {end - 2} (band 1): a load does not find this batch" in text

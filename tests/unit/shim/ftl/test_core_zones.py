@@ -267,6 +267,50 @@ def test_gc_of_zones_that_were_finished_early_reads_little(told: str) -> None:
         assert bench.core.stats().crc_errors == 0
 
 
+@pytest.mark.parametrize("hurt", ["nothing", "zeroed", "unreadable"])
+def test_gc_reads_several_short_batches_at_a_time(hurt: str) -> None:
+    """Valid are only blocks at the end, and one in the middle, whose header may be damaged."""
+    first = Bench(band_count=8, punits=2, zone_size=4096, zone_capacity=CAPACITY)
+    first.gc = first.auto_reset = False
+    for version in range(1, 400):
+        first.put(40 if version == 200 else version % 4, version)
+        assert first.flush() == 0
+    versions = dict(zip((*range(4), 40), first.versions(0, 4) + first.versions(40, 1), strict=True))
+    middle = first.address(40)
+    band = first.zone_of(middle)[0]
+    assert all(first.zone_of(first.address(lba))[0] == band for lba in versions)
+    for start in first.zones[band]:
+        assert first.base.zone_send(start, ZSA_FINISH) == 0
+    with reloaded(first, band, None) as bench:
+        if hurt == "zeroed":
+            rewritten_with_zeroes(bench, middle - 1)
+        elif hurt == "unreadable":
+            bench.media.inject_fault(op=_shim.Op.READ, lba=middle - 1, block_count=1, status=UNRECOVERED_READ)
+        before = bench.media.operations
+        bench.core.start_move(band)
+        done = bench.until(_shim.EventKind.MOVE_DONE)
+        operations = bench.media.operations - before
+        if hurt == "nothing":
+            # 32 headers of each zone, then 64 blocks at a time; and what is written elsewhere.
+            assert operations <= 2 * (32 + 7) + 20, operations
+        else:
+            assert bench.read_status(40) == UNRECOVERED_READ
+            del versions[40]
+        assert (done.moved_blocks, done.lost_blocks) == (len(versions), int(hurt != "nothing"))
+        assert {lba: bench.versions(lba, 1)[0] for lba in versions} == versions
+
+
+def rewritten_with_zeroes(bench: Bench, address: int) -> None:
+    """The same zone, but for this block of it, and finished again."""
+    start = address // bench.zone_size * bench.zone_size
+    raw = bytearray(b"".join(bench.base.read(start + i) for i in range(512)))
+    raw[(address - start) * BLOCK : (address - start + 1) * BLOCK] = bytes(BLOCK)
+    assert bench.base.zone_send(start, 4) == 0
+    for i in range(0, 512, 64):
+        assert bench.base.write(start + i, bytes(raw[i * BLOCK : (i + 64) * BLOCK])) == 0
+    assert bench.base.zone_send(start, ZSA_FINISH) == 0
+
+
 @pytest.mark.parametrize("how", ["zeroed", "unreadable"])
 def test_what_stands_behind_a_damaged_header_is_found_in_large_pieces(how: str) -> None:
     first = Bench(band_count=8, punits=2, zone_size=4096, zone_capacity=CAPACITY)
