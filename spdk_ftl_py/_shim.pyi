@@ -348,6 +348,9 @@ class GeneratedZones:
     def newest(self, lbas: NDArray[np.uint64]) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
         """Seqs and addresses of the newest block of each LBA. ValueError for one that the FTL does not have."""
 
+    def band_seqs(self) -> NDArray[np.uint64]:
+        """Of every band; 0: it was never written."""
+
     def data(self, lba: int, seq: int) -> bytes:
         """The block with that seq."""
 

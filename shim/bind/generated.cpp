@@ -42,6 +42,12 @@ std::shared_ptr<GeneratedZones> make_generated(const nb::bytes &uuid, uint64_t z
     return std::make_shared<GeneratedZones>(config);
 }
 
+NumberArray array_of(std::unique_ptr<uint64_t[]> values, size_t count) {
+    uint64_t *data = values.release();
+    const nb::capsule owner(data, [](void *memory) noexcept { delete[] static_cast<uint64_t *>(memory); });
+    return NumberArray(data, {count}, owner);
+}
+
 std::pair<NumberArray, NumberArray> newest_of(const GeneratedZones &zones, const GivenLbas &lbas) {
     const size_t count = lbas.shape(0);
     auto seqs = std::make_unique<uint64_t[]>(count);
@@ -55,12 +61,16 @@ std::pair<NumberArray, NumberArray> newest_of(const GeneratedZones &zones, const
         seqs[i] = version.seq;
         addresses[i] = version.address;
     }
-    const auto array = [count](std::unique_ptr<uint64_t[]> values) {
-        uint64_t *data = values.release();
-        const nb::capsule owner(data, [](void *memory) noexcept { delete[] static_cast<uint64_t *>(memory); });
-        return NumberArray(data, {count}, owner);
-    };
-    return {array(std::move(seqs)), array(std::move(addresses))};
+    return {array_of(std::move(seqs), count), array_of(std::move(addresses), count)};
+}
+
+NumberArray band_seqs_of(const GeneratedZones &zones) {
+    const size_t count = zones.config().band_count;
+    auto seqs = std::make_unique<uint64_t[]>(count);
+    for (size_t band = 0; band < count; ++band) {
+        seqs[band] = zones.band_seq(static_cast<uint32_t>(band));
+    }
+    return array_of(std::move(seqs), count);
 }
 
 nb::bytes data_of(const GeneratedZones &zones, uint64_t lba, uint64_t seq) {
@@ -78,6 +88,7 @@ void bind_generated(nb::module_ &m) {
              nb::arg("batches_begun") = 0, nb::arg("batch_blocks") = GeneratedConfig{}.batch_blocks,
              nb::arg("seed") = GeneratedConfig{}.seed)
         .def("newest", &newest_of, nb::arg("lbas"))
+        .def("band_seqs", &band_seqs_of)
         .def("data", &data_of, nb::arg("lba"), nb::arg("seq"))
         .def_prop_ro("slots", &GeneratedZones::slots)
         .def_prop_ro("cpu_ns", &GeneratedZones::cpu_ns)

@@ -102,6 +102,12 @@ uint64_t GeneratedZones::written(uint32_t zone) const noexcept {
     return order == config_.full_bands ? uint64_t{config_.batches_begun} * config_.batch_blocks : 0;
 }
 
+uint64_t GeneratedZones::band_seq(uint32_t band) const noexcept {
+    const uint64_t order = bands_.unmap(band);
+    const uint64_t begun = config_.batches_begun > 0 ? 1 : 0;
+    return order < config_.full_bands + begun ? order + 1 : 0;
+}
+
 void GeneratedZones::read(uint32_t zone, uint64_t offset, uint64_t block_count, IovCursor &to) noexcept {
     const uint64_t began = thread_cpu_ns();
     const Place place = place_of(zone);

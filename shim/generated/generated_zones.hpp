@@ -49,6 +49,8 @@ public:
     };
     // The newest block of an LBA below block_count.
     [[nodiscard]] Version newest(uint64_t lba) const noexcept;
+    // Greater for bands that were opened later; 0: it was never written.
+    [[nodiscard]] uint64_t band_seq(uint32_t band) const noexcept;
     // The data of an LBA's block with that seq: kBlockSize bytes.
     void data(uint64_t lba, uint64_t seq, void *block) const noexcept;
 

@@ -99,6 +99,7 @@ async def test_summaries_and_headers_say_the_same_and_every_block_matches_its_cr
                 assert parsed is not None
                 band_seq, entries = parsed
                 band_seqs.add(band_seq)
+                assert drive.content.band_seqs()[band] == band_seq
                 assert len(entries) == geometry.data_blocks
                 at = 0
                 while at < geometry.data_blocks:
@@ -119,6 +120,7 @@ async def test_summaries_and_headers_say_the_same_and_every_block_matches_its_cr
     assert (pads > 0) == (zone_capacity == CAPACITIES[2])
     assert len(band_seqs) == geometry.band_count - FREE_BANDS - 1
     assert blocks_seen == drive.content.slots > drive.device.block_count
+    assert np.count_nonzero(drive.content.band_seqs()) == len(band_seqs)
     seqs, found = drive.content.newest(drive.lbas)
     assert np.array_equal(seqs, newest["seq"])
     assert np.array_equal(found, addresses)
