@@ -131,6 +131,8 @@ class Ladder:
     """The results of one measurement at growing sizes."""
 
     points: list[dict[str, Any]] = field(default_factory=list)
+    failure: FtlError | None = None
+    """Of the size after those in points."""
 
     def line(self, of: Callable[[dict[str, Any]], float], x: Callable[[dict[str, Any]], float], at: float) -> float:
         """The least-squares line through all points, at x = at: their mean if it would fall. In proportion to a single
@@ -152,7 +154,13 @@ class Ladder:
                 if needed > limits.memory_bytes or expected_s > limits.seconds_left:
                     return
             tell(f"{what} {size:g}")
-            self.points.append(measured(what, size, seconds=seconds, limit_s=max(60.0, 2 * limits.seconds_left)))
+            try:
+                self.points.append(measured(what, size, seconds=seconds, limit_s=max(60.0, 2 * limits.seconds_left)))
+            except FtlError as error:
+                if not self.points:
+                    raise
+                self.failure = error
+                return
 
 
 def _size(point: dict[str, Any]) -> float:
@@ -436,6 +444,9 @@ def main() -> int:
                 print(error.message, file=sys.stderr)
                 failed = True
                 continue
+            if ladder.failure is not None:
+                print(ladder.failure.message, file=sys.stderr)
+                failed = True
             tell(name, 1)
             if not to_stdout:
                 show(of_this)
