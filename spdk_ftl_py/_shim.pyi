@@ -323,6 +323,49 @@ class MediaZone(NamedTuple):
     state: Literal["empty", "implicitly_open", "explicitly_open", "closed", "read_only", "full", "offline"]
     write_pointer: int
 
+class GeneratedZones:
+    """The bands of an FTL of any size that was filled and then overwritten at random, made from a seed at each read
+    (shim/generated/generated_zones.hpp). They take no memory."""
+
+    def __init__(
+        self,
+        uuid: bytes,
+        *,
+        zone_size: int,
+        zone_capacity: int,
+        band_count: int,
+        punits: int,
+        block_count: int,
+        full_bands: int,
+        batches_begun: int = 0,
+        batch_blocks: int = 128,
+        seed: int = 1,
+    ) -> None:
+        """Band b, punit p is zone 2 + b * punits + p. block_count: LBAs of the FTL. full_bands are written to their
+        end, and one more band was being written: batches_begun full batches in each of its zones. ValueError for what
+        can't be: all of these have to hold block_count to 2 * block_count blocks of data."""
+
+    def newest(self, lbas: NDArray[np.uint64]) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+        """Seqs and addresses of the newest block of each LBA. ValueError for one that the FTL does not have."""
+
+    def band_seqs(self) -> NDArray[np.uint64]:
+        """Of every band; 0: it was never written."""
+
+    def data(self, lba: int, seq: int) -> bytes:
+        """The block with that seq."""
+
+    @property
+    def slots(self) -> int:
+        """Blocks of data, stale ones included: seqs are 1 to this."""
+
+    @property
+    def cpu_ns(self) -> int:
+        """CPU time that all reads of the content have taken so far."""
+
+    @property
+    def blocks_made(self) -> int:
+        """By all reads so far; headers and summaries count, too."""
+
 class EmulatedMedia(BlockDevice):
     """Conventional, null or zoned media in memory or in a sparse file, with fault injection and power cut.
 
@@ -403,6 +446,11 @@ class EmulatedMedia(BlockDevice):
     def clear_faults(self, fault_id: int | None = None) -> None: ...
     def rot(self, lba: int, bit: int) -> None:
         """Flips one stored bit of a block, without notice. ValueError if there is no such bit."""
+
+    def hold(self, content: GeneratedZones) -> None:
+        """The zones that ``content`` makes hold it until they are reset, as if it had been written and flushed. Zoned
+        media in memory, blocks of 4096 bytes. ValueError for other media, the second call, and if one of these zones is
+        not empty."""
 
     def power_cut(self, seed: int) -> None:
         """Outstanding I/O completes with power_loss, and may be done partly. Writes since the last completed flush are

@@ -10,6 +10,7 @@ void bind_enums(nanobind::module_ &m);         // EventKind, Op, BandState, …,
 void bind_events(nanobind::module_ &m);        // Event
 void bind_reactor(nanobind::module_ &m);       // crc32c, build_info, error classes, Reactor, BlockDevice, IoPort
 void bind_media(nanobind::module_ &m);         // EmulatedMedia, ZonedOverlay
+void bind_generated(nanobind::module_ &m);     // GeneratedZones
 void bind_virtual(nanobind::module_ &m);       // Meter, Split, Delay, ErrorInjector, Striped, Mirror
 void bind_qpair(nanobind::module_ &m);         // HostQpair, TargetQpair
 void bind_shared_host(nanobind::module_ &m);   // SharedHostQpair, and the memory it shares with a server

@@ -8,9 +8,11 @@
 #include <memory>
 #include <stdexcept>
 #include <system_error>
+#include <utility>
 
 #include "bind/bindings.hpp"
 #include "bind/make_device.hpp"
+#include "generated/generated_zones.hpp"
 #include "media/media.hpp"
 #include "media/zoned_overlay.hpp"
 
@@ -162,6 +164,10 @@ void bind_media(nb::module_ &m) {
              nb::arg("drops_cache") = false, nb::arg("flip") = false, unlocked())
         .def("clear_faults", &EmulatedMedia::clear_faults, nb::arg("fault_id") = nb::none(), unlocked())
         .def("rot", &EmulatedMedia::rot, nb::arg("lba"), nb::arg("bit"), unlocked())
+        .def(
+            "hold",
+            [](EmulatedMedia &media, std::shared_ptr<GeneratedZones> content) { media.hold(std::move(content)); },
+            nb::arg("content"), unlocked())
         .def("power_cut", &EmulatedMedia::power_cut, nb::arg("seed"), unlocked())
         .def("power_on", &EmulatedMedia::power_on, unlocked())
         .def("grow", &EmulatedMedia::grow, unlocked())

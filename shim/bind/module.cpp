@@ -8,6 +8,7 @@ NB_MODULE(_shim, m) {
     ftl::bind_enums(m);
     ftl::bind_events(m);
     ftl::bind_reactor(m);
+    ftl::bind_generated(m);
     ftl::bind_media(m);
     ftl::bind_virtual(m);
     ftl::bind_tls(m);

@@ -351,6 +351,9 @@ void EmulatedMedia::rot(uint64_t lba, uint32_t bit) {
         throw std::invalid_argument("rot: block " + std::to_string(lba) + " of this device has no bit " +
                                     std::to_string(bit));
     }
+    if (content_) {
+        throw std::invalid_argument("rot: the content of this device is made, not stored");
+    }
     registration_.reactor().call([&] {
         const uint64_t offset = lba * info_.block_bytes + bit / 8;
         uint8_t byte = 0;
@@ -361,6 +364,31 @@ void EmulatedMedia::rot(uint64_t lba, uint32_t bit) {
         if (done != status::ok) {
             throw std::invalid_argument("rot: block " + std::to_string(lba) + " can't be changed");
         }
+    });
+}
+
+void EmulatedMedia::hold(std::shared_ptr<ZoneContent> content) {
+    if (!keeps_stale_ || content_ || info_.block_bytes != kBlockSize) {
+        throw std::invalid_argument("only zoned media in memory, with blocks of 4096 bytes, can hold content, once");
+    }
+    registration_.reactor().call([&] {
+        std::vector<uint64_t> made(zones_->geometry().zone_count);
+        for (uint32_t zone = 0; zone < zones_->zones_shown(); ++zone) {
+            made[zone] = content->written(zone);
+            const bool fits = made[zone] <= zones_->geometry().zone_capacity;
+            if (!fits || (made[zone] > 0 && zones_->record(zone).state != ZoneState::empty)) {
+                throw std::invalid_argument("zone " + std::to_string(zone) +
+                                            " is in use, or too small to hold content");
+            }
+        }
+        for (uint32_t zone = 0; zone < made.size(); ++zone) {
+            if (made[zone] > 0) {
+                zones_->truncate(zone, made[zone]);
+                durable_[zone] = {made[zone], false, true};
+            }
+        }
+        content_ = std::move(content);
+        made_ = std::move(made);
     });
 }
 

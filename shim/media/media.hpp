@@ -23,6 +23,7 @@
 #include "media/media_cache.hpp"
 #include "media/media_faults.hpp"
 #include "media/media_store.hpp"
+#include "media/zone_content.hpp"
 #include "media/zone_table.hpp"
 #include "reactor/block_device.hpp"
 #include "reactor/device_poller.hpp"
@@ -71,6 +72,9 @@ public:
     void clear_faults(std::optional<uint32_t> id);
     // Flips one stored bit without any error. Throws std::invalid_argument if there is no such bit.
     void rot(uint64_t lba, uint32_t bit);
+    // The zones that `content` makes hold it until they are reset, as if it had been written and flushed. They must be
+    // empty. Zoned media in memory only, with blocks of kBlockSize bytes. Once. Throws std::invalid_argument.
+    void hold(std::shared_ptr<ZoneContent> content);
     void power_cut(uint64_t seed);
     void power_on();
     // Call it only while no user of the device knows its old size.
@@ -108,6 +112,7 @@ private:
     [[nodiscard]] Status execute(Io &io) noexcept;
     [[nodiscard]] Status check_blocks(const Io &io, uint32_t max_blocks) const noexcept;
     [[nodiscard]] Status read(Io &io) noexcept;
+    void read_zone(uint32_t zone, uint64_t offset, uint64_t block_count, IovCursor &to) noexcept;
     [[nodiscard]] Status write(Io &io) noexcept;
     [[nodiscard]] Status append(Io &io) noexcept;
     [[nodiscard]] Status write_zeroes(const Io &io) noexcept;
@@ -133,6 +138,8 @@ private:
     // In memory, a reset leaves the zone's pages as they are, because faulting them in again would cost more than the
     // rest of a write. Reads must therefore stop at the write pointer.
     bool keeps_stale_ = false;
+    std::shared_ptr<ZoneContent> content_;
+    std::vector<uint64_t> made_;  // with content_: the blocks of each zone that it makes
     std::vector<Durable> durable_;
     std::vector<uint32_t> dirty_zones_;  // at most one entry per zone; reserved at the start
     UndoLog undo_;

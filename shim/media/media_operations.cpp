@@ -67,13 +67,24 @@ Status EmulatedMedia::read(Io &io) noexcept {
         const uint64_t zone_end = start + info_.zone_size;
         const uint64_t valid = lba < written_end ? std::min(left, written_end - lba) : 0;
         const uint64_t blank = std::min(left, zone_end - lba) - valid;
-        (void)store_.read(lba * info_.block_bytes, to, valid * info_.block_bytes);
-        to.skip(valid * info_.block_bytes);
+        read_zone(zone, lba - start, valid, to);
         to.write_zeroes(blank * info_.block_bytes);
         lba += valid + blank;
         left -= valid + blank;
     }
     return status::ok;
+}
+
+// Blocks below the write pointer, in memory.
+void EmulatedMedia::read_zone(uint32_t zone, uint64_t offset, uint64_t block_count, IovCursor &to) noexcept {
+    const uint64_t end = made_.empty() ? 0 : made_[zone];
+    const uint64_t made = offset < end ? std::min(block_count, end - offset) : 0;
+    if (made > 0) {
+        content_->read(zone, offset, made, to);
+    }
+    const uint64_t bytes = (block_count - made) * info_.block_bytes;
+    (void)store_.read((zones_->start_of(zone) + offset + made) * info_.block_bytes, to, bytes);
+    to.skip(bytes);
 }
 
 Status EmulatedMedia::write(Io &io) noexcept {
@@ -203,6 +214,9 @@ void EmulatedMedia::zone_reset(uint32_t zone) noexcept {
         // If the file system refuses, old data remains where zeroes belong. A real drive may do the same.
         const uint64_t written = zones_->record(zone).written;
         (void)store_.release(zones_->start_of(zone) * info_.block_bytes, written * info_.block_bytes);
+    }
+    if (!made_.empty()) {
+        made_[zone] = 0;
     }
     durable_[zone].written = 0;
     durable_[zone].finished = true;

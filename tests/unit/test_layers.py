@@ -138,7 +138,11 @@ SHIM_ROOMS: Rooms = {
     "ftl": {"base", "reactor", "nvme/zns"},
     "load": {"base", "reactor"},
     "sim": {"base", "ftl"},
-    "bind": {"base", "reactor", "nvme/zns", "nvme", "nbd", "vfio_user", "media", "virtual", "ftl", "load", "sim"},
+    "generated": {"base", "reactor", "media", "ftl"},
+    "bind": {
+        *("base", "reactor", "nvme/zns", "nvme", "nbd", "vfio_user", "media", "virtual", "ftl", "load", "sim"),
+        "generated",
+    },
     "fuzz": {"base", "reactor", "nvme", "nbd", "vfio_user", "media", "ftl"},
 }
 """Of shim/ and fuzz/. Neither the media nor the FTL knows what carries an Io; what zones look like all do."""
