@@ -294,6 +294,8 @@ class FtlDevice:
         await self.cache.finish()
         if self.no_data:
             return
+        # Resets that ended with the core count in the superblock.
+        await self._manager.take_last_account()
         content = self._superblock_content()
         place = await checkpoint.write(
             self._port,

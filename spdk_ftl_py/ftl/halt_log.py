@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 
 from .. import _shim
 from ..conf import LIMIT_NAMES
 from ..runtime.turns import Turns
 from . import stats
-from .gc.manager import CHANGES_MAX, BandManager
+from .gc.manager import BandManager
 from .media.band import Band, Bands
 
 log = logging.getLogger(__name__)
@@ -25,10 +24,7 @@ class HaltLog:
 
     async def take(self, core: _shim.FtlCore) -> None:
         """The last account of all bands. The event loop runs meanwhile."""
-        for _ in range(0, len(self._bands), CHANGES_MAX):
-            if not self._manager.take_account():
-                break
-            await asyncio.sleep(0)
+        await self._manager.take_last_account()
         self._core = core.stats()
 
     async def write(self, name: str, *, clean: bool) -> None:

@@ -278,6 +278,13 @@ class BandManager:
                 self.bands.refresh(self._core.band_rows(number, 1))
         return True
 
+    async def take_last_account(self) -> None:
+        """Of all bands, when the core has stopped. The event loop turns meanwhile."""
+        for _ in range(0, len(self.bands), CHANGES_MAX):
+            if not self.take_account():
+                break
+            await asyncio.sleep(0)
+
     @property
     def free_bands(self) -> int:
         """As limits count them. Reported as limit_free_bands; free_bands are those that are free."""

@@ -97,15 +97,15 @@ async def test_summaries_and_headers_say_the_same_and_every_block_matches_its_cr
                 data = await port.read(zone * ZONE_SIZE, zone_capacity)
                 parsed = layout.parse_summary(data[geometry.data_blocks :], uuid, band=band, punit=punit)
                 assert parsed is not None
-                band_seq, entries = parsed
-                band_seqs.add(band_seq)
-                assert drive.content.band_seqs()[band] == band_seq
+                entries = layout.summary_entries(parsed)
+                band_seqs.add(parsed.band_seq)
+                assert drive.content.band_seqs()[band] == parsed.band_seq
                 assert len(entries) == geometry.data_blocks
                 at = 0
                 while at < geometry.data_blocks:
                     header = layout.parse_batch_header(data[at], uuid)
                     assert header is not None
-                    assert (header.band, header.punit, header.band_seq) == (band, punit, band_seq)
+                    assert (header.band, header.punit, header.band_seq) == (band, punit, parsed.band_seq)
                     assert header.address == zone * ZONE_SIZE + at
                     assert tuple(entries[at].tolist()) == (HEADER_LBA, 0, 0, layout.SUMMARY_FLAG_HEADER | header.kind)
                     pads += header.kind == layout.KIND_PAD
