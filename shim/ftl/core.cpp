@@ -294,7 +294,7 @@ void FtlCore::accept_block(uint64_t lba, uint32_t slot, uint32_t crc) noexcept {
 
 void FtlCore::hold(uint32_t slot, uint64_t lba, uint64_t seq, uint32_t crc) noexcept {
     WriteBuffer &buffer = state_.buffer;
-    if (!MUTATED(trim_hits_newer_write)) {
+    if (!MUTATED(trim_hits_newer_write) || !CoreState::holds_content(state_.l2p.get(lba))) {
         state_.trims.uncover(state_, lba);
     }
     SlotRecord &record = buffer.records[slot];

@@ -142,7 +142,7 @@ void CoreState::unreadable(uint32_t number, uint64_t address, Status status) noe
 
 uint64_t CoreState::entry_of(uint64_t lba) const noexcept {
     uint64_t entry = l2p.get(lba);
-    if (trims.hides(lba) && !MUTATED(checkpoint_without_trims)) {
+    if (trims.hides(lba)) {
         entry = L2p::pending(L2p::kTrimFlag, trims.record_of(lba));
     }
     const bool of_record = L2p::tag(entry) == L2p::Tag::trim || L2p::tag(entry) == L2p::Tag::lost;

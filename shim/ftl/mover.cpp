@@ -268,9 +268,7 @@ bool Movers::declare_lost(Mover &mover) noexcept {
     while (!mover.lost_slots.empty() && state_.records.room()) {
         const uint32_t slot = mover.lost_slots.pop_front(buffer.next.data());
         const RelocBuffer::Meta &meta = buffer.meta[slot];
-        if (!MUTATED(trimmed_block_declared_lost)) {
-            state_.trims.uncover(state_, meta.lba);
-        }
+        state_.trims.uncover(state_, meta.lba);
         if (state_.l2p.get(meta.lba) == meta.source) {
             make_fresh(mover, MUTATED(rotten_block_forgotten) ? L2p::kTrimFlag : L2p::kLostFlag, meta.lba, 1);
             ++mover.lost;

@@ -71,7 +71,7 @@ void Records::landed(CoreState &state, uint32_t record, uint64_t header) noexcep
     if (!retains(state)) {
         retract(records[record].state);
     }
-    if (!record_meta.unapplied || MUTATED(trim_settled_early)) {
+    if (!record_meta.unapplied) {
         settling.push_back(next.data(), record);
     }
     if (record_meta.epoch != 0) {
@@ -81,7 +81,7 @@ void Records::landed(CoreState &state, uint32_t record, uint64_t header) noexcep
 
 void Records::applied(uint32_t record) noexcept {
     meta[record].unapplied = false;
-    if (meta[record].landed && !MUTATED(trim_settled_early)) {
+    if (meta[record].landed) {
         settling.push_back(next.data(), record);
     }
 }

@@ -166,7 +166,7 @@ uint32_t Trims::run(CoreState &state, uint32_t budget) noexcept {
         const uint64_t passed =
             found == nullptr ? span : static_cast<uint64_t>(static_cast<const uint8_t *>(found) - from);
         trim.next += passed;
-        spent += static_cast<uint32_t>(passed / kChunksPerEntry);
+        spent += static_cast<uint32_t>(passed / kChunksPerEntry) + 1;
         if (found != nullptr) {
             apply(state, trim.next++);
             spent += 1U << shift_;

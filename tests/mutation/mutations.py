@@ -122,15 +122,6 @@ TRIMS_NOT_APPLIED: tuple[Edit, ...] = (
 )
 """Trims of a few blocks are applied late, too: when somebody needs it."""
 
-TRIMS_APPLIED_LATE: tuple[Edit, ...] = (
-    (
-        "ftl/core.py",
-        "            no_data=no_data,\n",
-        "            no_data=no_data,\n            trim_chunk=8,\n            trim_step=8,\n",
-    ),
-)
-"""And in steps."""
-
 MUTATIONS = (
     Mutation("halt_accepts_writes", "a halt goes on accepting writes behind its drain", world=0),
     Mutation(
@@ -147,24 +138,13 @@ MUTATIONS = (
         "unapplied_trim_not_read",
         "a block whose trim is not applied to the L2P yet still reads as before",
         setting=TRIMS_NOT_APPLIED,
+        world=0,
     ),
     Mutation(
-        "trim_hits_newer_write", "a trim that is applied late hits what was written since", setting=TRIMS_APPLIED_LATE
-    ),
-    Mutation(
-        "checkpoint_without_trims",
-        "a halt saves the L2P without the trims that are not applied yet",
+        "trim_hits_newer_write",
+        "a trim that is applied late hits what was written since",
         setting=TRIMS_NOT_APPLIED,
-    ),
-    Mutation(
-        "trim_settled_early", "the record of a trim is given up before the trim is applied", setting=TRIMS_NOT_APPLIED
-    ),
-    Mutation(
-        "trimmed_block_declared_lost",
-        "relocation declares a block lost that was trimmed while it could not be read",
-        ("--faults",),
-        setting=TRIMS_NOT_APPLIED,
-        crashes=500,
+        world=0,
     ),
     Mutation(
         "uncorrectable_not_recorded",
