@@ -1550,6 +1550,8 @@ class CoreConfig:
         verify_reads: bool = True,
         no_data: bool = False,
         media_uuid: bytes | None = None,
+        trim_chunk: int = 128,
+        trim_step: int = 32768,
     ) -> None:
         """bands[b] = start LBAs of the band's zones, one per punit (ADDRESS_INVALID where a zone is missing).
         zone_capacity: the smallest of all zones used. batch_blocks counts the header. All lengths in blocks.
@@ -1559,7 +1561,9 @@ class CoreConfig:
         would leave it active. A write_buffer_path is made anew. verify_reads: what is read is compared with its CRC,
         which takes 2 bytes of memory for each block. no_data: the base keeps nothing of what is written to it; what
         stood where is remembered, at 4 or 8 bytes a block of the base, and nothing is verified, reads neither.
-        media_uuid: of the records on the base, where that is another than uuid.
+        media_uuid: of the records on the base, where that is another than uuid. trim_chunk: LBAs that a trim hides
+        together, a power of two, 128 at most. trim_step: L2P entries that trims visit at once without other I/O; 0:
+        only those that something needs.
         ValueError: an id is not 16 bytes."""
 
     block_count: Final[int]
@@ -1580,6 +1584,8 @@ class CoreConfig:
     next_seq: Final[int]
     verify_reads: Final[bool]
     no_data: Final[bool]
+    trim_chunk: Final[int]
+    trim_step: Final[int]
 
 class NvCacheConfig:
     """generation, lap: of the newest header, which stands on the device with that id; position: where the ring of a

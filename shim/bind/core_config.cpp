@@ -61,7 +61,8 @@ void make_core_config(CoreConfig *self, const nb::bytes &uuid, uint64_t block_co
                       bool shared_stream, uint8_t classes_max, bool finish_zones, uint32_t write_buffer_blocks,
                       std::optional<std::string> write_buffer_path, uint32_t reloc_buffer_blocks,
                       uint32_t max_reloc_qdepth, uint32_t max_active_relocs, uint32_t band_threshold, uint64_t next_seq,
-                      bool verify_reads, bool no_data, const std::optional<nb::bytes> &media_uuid) {
+                      bool verify_reads, bool no_data, const std::optional<nb::bytes> &media_uuid, uint32_t trim_chunk,
+                      uint32_t trim_step) {
     CoreConfig config;
     config.uuid = id_of(uuid, "uuid");
     config.media_uuid = media_uuid ? id_of(*media_uuid, "media_uuid") : config.uuid;
@@ -83,6 +84,8 @@ void make_core_config(CoreConfig *self, const nb::bytes &uuid, uint64_t block_co
     config.next_seq = next_seq;
     config.verify_reads = verify_reads && !no_data;
     config.no_data = no_data;
+    config.trim_chunk = trim_chunk;
+    config.trim_step = trim_step;
     new (self) CoreConfig(std::move(config));
 }
 
@@ -105,7 +108,8 @@ void bind_core_config(nb::module_ &m) {
              nb::arg("max_reloc_qdepth") = usual.max_reloc_qdepth,
              nb::arg("max_active_relocs") = usual.max_active_relocs, nb::arg("band_threshold") = usual.band_threshold,
              nb::arg("next_seq") = usual.next_seq, nb::arg("verify_reads") = usual.verify_reads,
-             nb::arg("no_data") = usual.no_data, nb::arg("media_uuid") = nb::none())
+             nb::arg("no_data") = usual.no_data, nb::arg("media_uuid") = nb::none(),
+             nb::arg("trim_chunk") = usual.trim_chunk, nb::arg("trim_step") = usual.trim_step)
         .def_ro("block_count", &CoreConfig::block_count)
         .def_ro("punits", &CoreConfig::punits)
         .def_ro("zone_size", &CoreConfig::zone_size)
@@ -123,7 +127,9 @@ void bind_core_config(nb::module_ &m) {
         .def_ro("band_threshold", &CoreConfig::band_threshold)
         .def_ro("next_seq", &CoreConfig::next_seq)
         .def_ro("verify_reads", &CoreConfig::verify_reads)
-        .def_ro("no_data", &CoreConfig::no_data);
+        .def_ro("no_data", &CoreConfig::no_data)
+        .def_ro("trim_chunk", &CoreConfig::trim_chunk)
+        .def_ro("trim_step", &CoreConfig::trim_step);
 
     const NvCacheConfig usual_cache;
     nb::class_<NvCacheConfig>(m, "NvCacheConfig")

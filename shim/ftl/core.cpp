@@ -75,8 +75,8 @@ uint32_t FtlCore::poll(uint64_t now_ns) noexcept {
 }
 
 bool FtlCore::busy() const noexcept {
-    return !done_.empty() || (cache_ && cache_->busy()) || (marking_ && state_.now >= trim_again_) || movers_.busy() ||
-           !state_.records.settling.empty();
+    return !done_.empty() || (cache_ && cache_->busy()) || (trims_go_on() && state_.now >= trim_again_) ||
+           movers_.busy() || !state_.records.settling.empty();
 }
 
 uint64_t FtlCore::deadline_ns() const noexcept {
@@ -86,7 +86,7 @@ uint64_t FtlCore::deadline_ns() const noexcept {
     const bool again = flush_again_at_ > state_.now && !flush_in_flight_;
     const bool unlimited_soon = throttled_ && state_.active_moves == 0 && state_.throttle.share > 0;
     return std::min({unlimited_soon ? state_.moved_ns + kNextMoveNs : ~uint64_t{0},
-                     marking_ ? trim_again_ : ~uint64_t{0}, writer_.deadline_ns(), movers_.deadline_ns(),
+                     trims_go_on() ? trim_again_ : ~uint64_t{0}, writer_.deadline_ns(), movers_.deadline_ns(),
                      state_.busy_ios.due_ns(), cache_ ? cache_->deadline_ns() : ~uint64_t{0},
                      again ? flush_again_at_ : ~uint64_t{0}});
 }
@@ -294,6 +294,9 @@ void FtlCore::accept_block(uint64_t lba, uint32_t slot, uint32_t crc) noexcept {
 
 void FtlCore::hold(uint32_t slot, uint64_t lba, uint64_t seq, uint32_t crc) noexcept {
     WriteBuffer &buffer = state_.buffer;
+    if (!MUTATED(trim_hits_newer_write) || !CoreState::holds_content(state_.l2p.get(lba))) {
+        state_.trims.uncover(state_, lba);
+    }
     SlotRecord &record = buffer.records[slot];
     record.lba = lba;
     record.crc = crc;
@@ -396,7 +399,7 @@ void FtlCore::end_held_back(Status status) noexcept {
 // The Io completes when everything accepted so far is on media and the base has been flushed.
 void FtlCore::flush(Io &io, bool forced) noexcept {
     if (open_ != nullptr) {
-        cut_trim(*open_);  // a flush does not wait for a trim that has not completed
+        cut_mark(*open_);  // a flush does not wait for blocks that are still being declared uncorrectable
     }
     const uint64_t epoch = MUTATED(flush_before_landing) ? 0 : state_.epochs.barrier();
     io.device_data[0] = epoch;

@@ -128,7 +128,7 @@ public:
     // without the cache.
     void forget_cache() noexcept;
     [[nodiscard]] const NvCache *cache() const noexcept { return cache_.get(); }
-    [[nodiscard]] uint64_t l2p(uint64_t lba) const noexcept { return state_.l2p.get(lba); }
+    [[nodiscard]] uint64_t l2p(uint64_t lba) const noexcept { return state_.entry_of(lba); }
     [[nodiscard]] CoreState &state() noexcept { return state_; }
     // Valid data blocks, plus headers whose records may be valid.
     [[nodiscard]] uint32_t valid_count(uint32_t band) const noexcept;
@@ -148,7 +148,7 @@ private:
     static constexpr uint64_t kTrimRestNs = 10;        // pause per such entry, about four times its visit
     static constexpr uint64_t kNextMoveNs = 20'000'000;  // a move that has ended may be followed by another one so late
     static constexpr uint32_t kTrimCost = 64;            // cost of each trim, however short
-    static constexpr uint32_t kTrimTurn = 65536;         // L2P entries of one trim; then other lines have their turn
+    static constexpr uint32_t kMarkTurn = 65536;         // L2P entries of one mark; then other lines have their turn
 
     struct Drain {
         FtlCore *core = nullptr;
@@ -184,10 +184,19 @@ private:
     uint32_t run_cache() noexcept;
     void end_held_back(Status status) noexcept;
     void end_waiting(Status status) noexcept;
-    bool trim_step(WaitingLine &line, uint32_t &budget) noexcept;
-    void cut_trim(WaitingLine &line) noexcept;
+    void spend(uint32_t &budget, uint64_t cost) noexcept;
+    bool trim(WaitingLine &line, uint32_t &budget) noexcept;
+    bool mark_step(WaitingLine &line, uint32_t &budget) noexcept;
+    void cut_mark(WaitingLine &line) noexcept;
     uint32_t run_waiting() noexcept;
     uint32_t run_line(WaitingLine &line, uint32_t &budget) noexcept;
+    // Something of the trims or marks can be done at once.
+    [[nodiscard]] bool trims_go_on() const noexcept {
+        return marking_ ||
+               (state_.trims.any() && (state_.config.trim_step > 0 || trims_wanted()) && state_.failed == status::ok);
+    }
+    // Something waits until trims are applied.
+    [[nodiscard]] bool trims_wanted() const noexcept { return state_.moves_settle || !state_.trims.room(); }
     // A caller that steps the reactor may leave its clock unchanged.
     [[nodiscard]] bool trims_rest() const noexcept { return state_.now < trim_again_ && !state_.clock_stands; }
     void make_compares();
@@ -238,9 +247,10 @@ private:
     uint64_t flushes_failed_ = 0;  // in a row
     WaitingLines waiting_;
     bool writes_wait_ = false;     // some writes find no room; later ones must not overtake them
-    bool marking_ = false;         // a trim can continue at once
-    WaitingLine *open_ = nullptr;  // the line whose trim has a record that is not queued yet
+    bool marking_ = false;         // a trim or mark can continue at once
+    WaitingLine *open_ = nullptr;  // the line whose mark has a record that is not queued yet
     uint64_t trim_again_ = 0;      // earliest time to continue
+    uint64_t trims_spent_ = 0;     // L2P entries visited in this poll, and what costs as much
     std::array<Compare, kWatches> compares_;
     PageMemory compare_blocks_{size_t{kWatches} * kBlockSize};
     IoList compares_waiting_;      // all compares are in use

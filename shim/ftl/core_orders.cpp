@@ -217,9 +217,9 @@ void FtlCore::refuse_writes() noexcept {
 }
 
 void FtlCore::end_waiting(Status status) noexcept {
-    // A partly marked trim ends where it is. The marked part goes to media.
+    // What is partly marked ends where it is. The marked part goes to media.
     if (open_ != nullptr) {
-        cut_trim(*open_);
+        cut_mark(*open_);
     }
     for (uint32_t i = 0; i < waiting_.count(); ++i) {
         WaitingLine &line = waiting_.at(i);

@@ -39,6 +39,8 @@ const CoreConfig &checked(const CoreConfig &config, const BlockDeviceInfo &info)
     require(config.band_threshold >= 1 && config.band_threshold <= 100, "band_threshold must be within 1..100");
     require(config.classes_max >= 2 && config.classes_max <= kClassesMax, "classes_max must be within 2..8");
     require(config.next_seq >= 1, "next_seq must be at least 1");
+    require(std::has_single_bit(config.trim_chunk) && config.trim_chunk <= Trims::kChunkBlocks,
+            "trim_chunk must be a power of two within 1..128");
     require(!config.zone_starts.empty() && config.punits > 0, "bands must not be empty");
     require(config.punits <= kPunitsMax, "a band has more than 64 zones");
     require(config.zone_starts.size() % config.punits == 0 && config.zone_starts.size() / config.punits < kNoBand,
@@ -55,6 +57,7 @@ CoreState::CoreState(std::shared_ptr<Reactor> the_reactor, std::shared_ptr<Block
       base(std::move(the_base)),
       config(checked(the_config, base->info())),
       l2p(config.block_count, base->info().block_count),
+      trims(config.block_count, config.trim_chunk),
       crcs(config.block_count, config.verify_reads),
       mapping(config.write_buffer_blocks, kRecordCount, config.block_count, config.uuid, config.write_buffer_path),
       buffer(mapping, config.write_buffer_blocks),
@@ -135,6 +138,19 @@ void CoreState::unreadable(uint32_t number, uint64_t address, Status status) noe
         band.state = BandState::faulted;
     }
     emit(EventKind::band_unreadable, number, address, status);
+}
+
+uint64_t CoreState::entry_of(uint64_t lba) const noexcept {
+    uint64_t entry = l2p.get(lba);
+    if (trims.hides(lba)) {
+        entry = L2p::pending(L2p::kTrimFlag, trims.record_of(lba));
+    }
+    const bool of_record = L2p::tag(entry) == L2p::Tag::trim || L2p::tag(entry) == L2p::Tag::lost;
+    if (of_record && L2p::is_pending(entry)) {
+        const Records::Meta &record = records.meta[L2p::pending_record(entry)];
+        entry = record.landed ? (entry & ~L2p::kPayloadMask) | record.header : entry;
+    }
+    return entry;
 }
 
 void CoreState::forget(uint64_t entry) noexcept {

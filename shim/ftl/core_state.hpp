@@ -20,6 +20,7 @@
 #include "ftl/layout.hpp"
 #include "ftl/placement.hpp"
 #include "ftl/records.hpp"
+#include "ftl/trims.hpp"
 #include "ftl/write_buffer.hpp"
 #include "reactor/block_device.hpp"
 #include "reactor/reactor.hpp"
@@ -55,6 +56,10 @@ struct CoreConfig {
     uint32_t max_active_relocs = 3;
     uint32_t band_threshold = 90;
     uint64_t next_seq = 1;
+    // Of trims that are applied later: LBAs of a chunk, and L2P entries in a poll without other I/O (0: only those that
+    // somebody needs). Tests have fewer.
+    uint32_t trim_chunk = Trims::kChunkBlocks;
+    uint32_t trim_step = kScanStep;
     bool verify_reads = true;
     bool no_data = false;  // the base keeps nothing: only memory knows the content of blocks
 };
@@ -246,11 +251,14 @@ public:
     [[nodiscard]] uint8_t look_up_copy(uint32_t from_band, uint64_t seq) const noexcept;
     [[nodiscard]] uint64_t age_of(uint64_t seq) const noexcept { return seq < next_seq ? next_seq - seq : 0; }
 
-    // --- L2P, keeping the bands' counts
+    // --- L2P, keeping the bands' counts. What Trims hides is to be uncovered before its content changes.
     void replace(uint64_t lba, uint64_t entry) noexcept {
         const uint64_t before = l2p.get(lba);
         forget(before);
-        mapped += (holds_content(entry) ? 1U : 0U) - (holds_content(before) ? uint64_t{1} : uint64_t{0});
+        if (const bool holds = holds_content(entry); holds != holds_content(before)) [[unlikely]] {
+            mapped += holds ? uint64_t{1} : ~uint64_t{0};
+            trims.count(lba, holds);
+        }
         if (watch_count != 0) [[unlikely]] {
             note_change(lba);
         }
@@ -291,6 +299,8 @@ public:
             each.changed |= each.lba == lba;
         }
     }
+    // The entry of an LBA as if all trims were applied, and all records on media settled.
+    [[nodiscard]] uint64_t entry_of(uint64_t lba) const noexcept;
     // Like replace(), for an entry that was read before.
     void forget(uint64_t entry) noexcept;
     void forget_scrubbed(uint64_t address) noexcept;
@@ -363,6 +373,7 @@ public:
     Bands bands;
 
     L2p l2p;
+    Trims trims;
     BlockCrcs crcs;
     NvCache *cache = nullptr;  // of FtlCore; null: there is none
     std::unique_ptr<L2p> p2l;  // with no_data: the LBA that was last written to each address of the base
@@ -376,7 +387,7 @@ public:
 
     Placement placement;  // Writer: BandWriter::place()
     uint64_t next_seq = 1;
-    uint64_t mapped = 0;  // LBAs whose entry holds_content(). Writer: replace()
+    uint64_t mapped = 0;  // LBAs that hold content. Writers: replace(), Trims
     std::array<Watch, kWatches> watches;
     uint32_t watch_count = 0;
     // The rest of a partly marked trim that has a record and a seq: first LBA, end.
@@ -395,6 +406,7 @@ public:
     uint32_t active_moves = 0;   // Writer: Movers
     uint32_t moves_reading = 0;  // moves that may still find blocks to copy. Writer: Movers, anew in each poll
     uint64_t moves_read = 0;     // a bit for each mover that only waits for its copies. Writer: Movers, as above
+    bool moves_settle = false;   // a move waits for records that are not settled. Writer: Movers, anew in each poll
     bool moves_rest = false;     // relocation waits for the user's next writes. Writer: Movers, anew in each poll
     uint64_t moved_ns = 0;       // when bands were last being moved. Writer: Movers
     uint64_t io_before = 0;      // reads and writes of hosts. Writer: beside_io()

@@ -79,6 +79,7 @@ bool Movers::start(uint32_t band) noexcept {
 
 uint32_t Movers::run() noexcept {
     scanning_ = false;
+    state_.moves_settle = false;
     state_.moves_rest = false;
     state_.moves_reading = 0;
     state_.moves_read = 0;
@@ -113,6 +114,7 @@ uint32_t Movers::run(Mover &mover) noexcept {
                 return work;
             case Phase::settling:
                 if (band.settling > 0) {
+                    state_.moves_settle = true;
                     return work;
                 }
                 mover.phase = Phase::next_zone;
@@ -266,6 +268,7 @@ bool Movers::declare_lost(Mover &mover) noexcept {
     while (!mover.lost_slots.empty() && state_.records.room()) {
         const uint32_t slot = mover.lost_slots.pop_front(buffer.next.data());
         const RelocBuffer::Meta &meta = buffer.meta[slot];
+        state_.trims.uncover(state_, meta.lba);
         if (state_.l2p.get(meta.lba) == meta.source) {
             make_fresh(mover, MUTATED(rotten_block_forgotten) ? L2p::kTrimFlag : L2p::kLostFlag, meta.lba, 1);
             ++mover.lost;
@@ -282,6 +285,7 @@ bool Movers::declare_lost(Mover &mover) noexcept {
 // stay trimmed.
 bool Movers::sweep(Mover &mover) noexcept {
     const auto flag_of = [&](uint64_t lba) -> uint64_t {
+        state_.trims.uncover(state_, lba);
         const uint64_t entry = state_.l2p.get(lba);
         const L2p::Tag tag = L2p::tag(entry);
         if (tag == L2p::Tag::slot || entry == L2p::kInvalid || (tag != L2p::Tag::media && L2p::is_pending(entry)) ||

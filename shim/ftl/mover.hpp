@@ -10,6 +10,9 @@
 // comes back. If valid data is left then, everything is read once more, with a search for headers after damaged ones.
 // Finally, a sweep over the L2P declares data lost that no metadata described (trims are simply recorded again).
 //
+// A trim that is not applied yet (Trims) is applied to the chunk of each block that a mover finds in force, before the
+// block is read.
+//
 // A mover waits for a busy base, and decides nothing meanwhile. A block that a busy base does not read counts as
 // unreadable only if the base reads another block. A base that reads nothing has failed.
 // If the base keeps nothing (no_data), the P2L in memory says which LBA each block has. Nothing is verified, and trims
@@ -208,6 +211,7 @@ private:
     static void on_metadata(Io &io) noexcept;
     static void on_read(Io &io) noexcept;
     [[nodiscard]] bool in_force(const Mover &mover, uint32_t entry) const noexcept;
+    [[nodiscard]] bool may_uncover(uint32_t &uncovered) noexcept;
     [[nodiscard]] bool may_go_on() noexcept;
 
     uint32_t run_scrub() noexcept;

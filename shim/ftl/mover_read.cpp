@@ -21,6 +21,13 @@ bool Movers::in_force(const Mover &mover, uint32_t entry) const noexcept {
            state_.l2p.get(block.lba) == state_.zone(mover.band, mover.punit).start + offset;
 }
 
+// Whether another chunk may be uncovered in this step.
+bool Movers::may_uncover(uint32_t &uncovered) noexcept {
+    scanning_ |= uncovered >= kScanStep;
+    uncovered += state_.config.trim_chunk;
+    return uncovered <= kScanStep;
+}
+
 // Whether the pace allows another read. A move makes small steps while hosts write or read, however little they write,
 // and goes on without a pause when they do nothing.
 bool Movers::may_go_on() noexcept {
@@ -37,6 +44,7 @@ bool Movers::scan_window(Mover &mover) noexcept {
     RelocBuffer &buffer = state_.reloc;
     const uint64_t start = state_.zone(mover.band, mover.punit).start;
     const auto valid = [&](uint32_t entry) { return in_force(mover, entry); };
+    uint32_t uncovered = 0;
     const uint32_t run_max = std::min(kRunBlocks, state_.base->info().max_io_blocks);
     while (mover.entry < mover.entry_count) {
         const BlockEntry &block = mover.entries[mover.entry];
@@ -51,6 +59,13 @@ bool Movers::scan_window(Mover &mover) noexcept {
         }
         if (!valid(mover.entry)) {
             ++mover.entry;
+            continue;
+        }
+        if (state_.trims.hides(block.lba)) [[unlikely]] {
+            if (!may_uncover(uncovered)) {
+                return false;
+            }
+            state_.trims.uncover(state_, block.lba);
             continue;
         }
         if (mover.reads >= state_.config.max_reloc_qdepth || free_reads_.empty() || buffer.free.count() == 0 ||
@@ -70,7 +85,7 @@ bool Movers::scan_window(Mover &mover) noexcept {
             read.slots[read.count++] = slot;
             ++mover.entry;
         } while (mover.entry < mover.entry_count && read.count < run_max && buffer.free.count() > 0 &&
-                 valid(mover.entry));
+                 valid(mover.entry) && !state_.trims.hides(mover.entries[mover.entry].lba));
         ++mover.reads;
         ++state_.reloc_reads;
         state_.throttle.relocates(read.count);
@@ -179,6 +194,7 @@ bool Movers::verified(uint32_t slot) const noexcept {
 // `status`: ok for a verified block.
 void Movers::check_block(Mover &mover, uint32_t slot, Status status) noexcept {
     RelocBuffer &buffer = state_.reloc;
+    state_.trims.uncover(state_, buffer.meta[slot].lba);  // it may have been trimmed since
     if (!wanted(slot)) {
         buffer.free.give(slot);
         return;

@@ -79,7 +79,13 @@ bool Reader::advance(Io &io) noexcept {
     uint32_t block = static_cast<uint32_t>(io.device_data[1]);
     IovCursor cursor(io.memory());
     cursor.skip(size_t{block} * kBlockSize);
+    const bool hidden = state_.trims.any() && !MUTATED(unapplied_trim_not_read);
     while (block < io.block_count) {
+        if (hidden && state_.trims.hides(io.lba + block)) [[unlikely]] {
+            cursor.write_zeroes(kBlockSize);
+            ++block;
+            continue;
+        }
         const uint64_t entry = state_.l2p.get(io.lba + block);
         switch (L2p::tag(entry)) {
             case L2p::Tag::slot:
@@ -107,7 +113,10 @@ bool Reader::advance(Io &io) noexcept {
                     return false;
                 }
                 uint32_t count = 1;
-                const uint32_t most = std::min({io.block_count - block, state_.base->info().max_io_blocks, kRunBlocks});
+                uint32_t most = std::min({io.block_count - block, state_.base->info().max_io_blocks, kRunBlocks});
+                if (hidden) [[unlikely]] {
+                    most = state_.trims.visible(io.lba + block, most);
+                }
                 while (count < most && state_.l2p.get(io.lba + block + count) == entry + count) {
                     ++count;
                 }
@@ -337,7 +346,7 @@ Reader::Found Reader::look_up(Child &child) noexcept {
     IovCursor cursor(child.parent->memory());
     cursor.skip(size_t{child.first + child.done} * kBlockSize);
     child.crcs[child.done] = state_.crcs.get(lba);
-    const uint64_t entry = state_.l2p.get(lba);
+    const uint64_t entry = state_.trims.hides(lba) ? L2p::kInvalid : state_.l2p.get(lba);
     switch (L2p::tag(entry)) {
         case L2p::Tag::media:
             point_apart(child);

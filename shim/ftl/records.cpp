@@ -71,9 +71,18 @@ void Records::landed(CoreState &state, uint32_t record, uint64_t header) noexcep
     if (!retains(state)) {
         retract(records[record].state);
     }
-    settling.push_back(next.data(), record);
+    if (!record_meta.unapplied) {
+        settling.push_back(next.data(), record);
+    }
     if (record_meta.epoch != 0) {
         state.epochs.leave(record_meta.epoch);
+    }
+}
+
+void Records::applied(uint32_t record) noexcept {
+    meta[record].unapplied = false;
+    if (meta[record].landed) {
+        settling.push_back(next.data(), record);
     }
 }
 

@@ -3,7 +3,8 @@
 //
 // A new record marks its LBAs as pending(record); a copy (garbage collection writes a valid record again) leaves them
 // at the old header. When the record's batch is on media, the record has landed: its band counts its LBAs as references
-// at once, and settle() replaces the entries that have not changed since by the header's address, in bounded steps.
+// at once, and settle() replaces the entries that have not changed since by the header's address, in bounded steps. The
+// record of a trim that is not applied yet settles when it is.
 #pragma once
 
 #include <cstdint>
@@ -33,6 +34,7 @@ public:
         uint16_t mover = kNoMover;
         bool landed = false;
         bool of_user = false;
+        bool unapplied = false;  // Trims hides LBAs whose entries do not refer to it yet
     };
 
     explicit Records(BufferMapping &mapping)
@@ -64,6 +66,8 @@ public:
 
     [[nodiscard]] SlotList &queue(bool of_user) noexcept { return of_user ? user_queue : reloc_queue; }
     void landed(CoreState &state, uint32_t record, uint64_t header) noexcept;
+    // Trims hides nothing any more that the record covers.
+    void applied(uint32_t record) noexcept;
     void release(uint32_t record) noexcept;
     // Calls done(mover) for each completed record of a mover.
     template <typename Done>

@@ -138,6 +138,7 @@ bool Movers::scrub_window(Mover &mover) noexcept {
     const uint32_t run_max = std::min(kRunBlocks, state_.base->info().max_io_blocks);
     // Host I/O goes first, and so do moves that free bands for it.
     const uint32_t reads_max = state_.throttle.limits() || state_.demand.user_waits ? 1 : kScrubReads;
+    uint32_t uncovered = 0;
     const auto passed = [&] { state_.scrubbed.offset = std::max(mover.seen_offset, mover.first_offset + mover.entry); };
     while (mover.entry < mover.entry_count) {
         const BlockEntry &block = mover.entries[mover.entry];
@@ -156,6 +157,14 @@ bool Movers::scrub_window(Mover &mover) noexcept {
             ++mover.entry;
             continue;
         }
+        if (state_.trims.hides(block.lba)) [[unlikely]] {
+            if (!may_uncover(uncovered)) {
+                passed();
+                return false;
+            }
+            state_.trims.uncover(state_, block.lba);
+            continue;
+        }
         const auto free =
             std::find_if(scrub_reads_.begin(), scrub_reads_.end(), [](const ScrubRead &each) { return !each.taken; });
         if (mover.reads >= reads_max || free == scrub_reads_.end() || state_.now < scrub_next_ns_) {
@@ -172,7 +181,8 @@ bool Movers::scrub_window(Mover &mover) noexcept {
             const BlockEntry &next = mover.entries[mover.entry++];
             read.lbas[read.count] = next.lba;
             read.crcs[read.count++] = next.crc;
-        } while (mover.entry < mover.entry_count && read.count < run_max && in_force(mover, mover.entry));
+        } while (mover.entry < mover.entry_count && read.count < run_max && in_force(mover, mover.entry) &&
+                 !state_.trims.hides(mover.entries[mover.entry].lba));
         state_.scrubbed.seen += read.count;
         ++mover.reads;
         send(read, read.address, read.count, 0);
@@ -292,7 +302,7 @@ bool Movers::check_timing(ScrubRead &read) noexcept {
 }
 
 bool Movers::wanted(const ScrubRead &read, uint32_t block) const noexcept {
-    return state_.l2p.get(read.lbas[block]) == read.address + block;
+    return state_.l2p.get(read.lbas[block]) == read.address + block && !state_.trims.hides(read.lbas[block]);
 }
 
 // A block that is read singly is the first in its memory. The CRC in memory is checked too, because host reads check

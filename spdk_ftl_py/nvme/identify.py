@@ -54,7 +54,8 @@ NAMESPACE = _layout(
     (26, "flbas", "u1"), (27, "mc", "u1"), (28, "dpc", "u1"), (29, "dps", "u1"), (30, "nmic", "u1"),
     (31, "rescap", "u1"), (33, "dlfeat", "u1"),
     (34, "nawun", "<u2"), (36, "nawupf", "<u2"), (38, "nacwu", "<u2"), (40, "nabsn", "<u2"), (42, "nabo", "<u2"),
-    (44, "nabspf", "<u2"), (74, "mssrl", "<u2"), (76, "mcl", "<u4"), (80, "msrc", "u1"),
+    (44, "nabspf", "<u2"), (64, "npwg", "<u2"), (66, "npwa", "<u2"), (68, "npdg", "<u2"), (70, "npda", "<u2"),
+    (72, "nows", "<u2"), (74, "mssrl", "<u2"), (76, "mcl", "<u4"), (80, "msrc", "u1"),
     (92, "anagrpid", "<u4"), (104, "nguid", "V16"), (120, "eui64", "V8"), (128, "lbaf", (LBA_FORMAT, 64)),
 )  # fmt: skip
 
@@ -105,7 +106,7 @@ SGLS_SUPPORTED, SGLS_OFFSET = 1, 1 << 20
 VWC_PRESENT = 1
 VWC_FLUSH_ONE_NAMESPACE = 2 << 1
 """Flush with NSID FFFFFFFFh is not supported."""
-NSFEAT_THIN, NSFEAT_ATOMICITY = 1, 1 << 1
+NSFEAT_THIN, NSFEAT_ATOMICITY, NSFEAT_OPTIMAL_SIZES = 1, 1 << 1, 1 << 4
 FLBAS_EXTENDED = 1 << 4
 MC_EXTENDED = 1
 DLFEAT_READS_ZEROES, DLFEAT_WRITE_ZEROES_DEALLOCATES = 1, 1 << 3
@@ -239,7 +240,9 @@ def build_namespace(traits: NamespaceTraits, allocated_blocks: int | None = None
     if traits.deallocated_reads_zeroes:
         page["dlfeat"] = DLFEAT_READS_ZEROES | DLFEAT_WRITE_ZEROES_DEALLOCATES
     atomic_blocks = max(1, ATOMIC_BYTES // traits.data_bytes)
-    page["nsfeat"] = NSFEAT_ATOMICITY | (NSFEAT_THIN if traits.thin else 0)
+    page["nsfeat"] = NSFEAT_ATOMICITY | (NSFEAT_THIN | NSFEAT_OPTIMAL_SIZES if traits.thin else 0)
+    # NPWG, NPWA, NPDG, NPDA and NOWS stay 0, which means one block: an FTL writes its base in batches whatever sizes
+    # hosts write, and frees each block that they deallocate.
     page["nawun"] = page["nawupf"] = atomic_blocks - 1
     if fabrics:
         page["nacwu"] = max(traits.compare_write_blocks - 1, 0)

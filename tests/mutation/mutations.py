@@ -113,6 +113,15 @@ BUSY_BASES: tuple[Edit, ...] = (
 )
 """Drives are busy in every life, and nothing is lost: a daemon that comes back had no reason to go."""
 
+TRIMS_NOT_APPLIED: tuple[Edit, ...] = (
+    (
+        "ftl/core.py",
+        "            no_data=no_data,\n",
+        "            no_data=no_data,\n            trim_chunk=8,\n            trim_step=0,\n",
+    ),
+)
+"""Trims of a few blocks are applied late, too: when somebody needs it."""
+
 MUTATIONS = (
     Mutation("halt_accepts_writes", "a halt goes on accepting writes behind its drain", world=0),
     Mutation(
@@ -125,6 +134,18 @@ MUTATIONS = (
     Mutation("gc_undoes_overwrites", "a relocated block takes its LBA back from a write that came meanwhile", world=0),
     Mutation("gc_drops_records", "trim records in force are not written again when their band is relocated", world=0),
     Mutation("trim_not_recorded", "a trim leaves no record on media", world=0),
+    Mutation(
+        "unapplied_trim_not_read",
+        "a block whose trim is not applied to the L2P yet still reads as before",
+        setting=TRIMS_NOT_APPLIED,
+        world=0,
+    ),
+    Mutation(
+        "trim_hits_newer_write",
+        "a trim that is applied late hits what was written since",
+        setting=TRIMS_NOT_APPLIED,
+        world=0,
+    ),
     Mutation(
         "uncorrectable_not_recorded",
         "blocks that a host declares uncorrectable have no record on media",

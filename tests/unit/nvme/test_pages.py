@@ -41,6 +41,14 @@ def test_a_namespace_page_says_its_block_size_both_ways(data_bytes: int, metadat
     assert page.dif_type == 0
 
 
+@pytest.mark.parametrize("thin", [False, True])
+def test_the_namespace_of_an_ftl_prefers_no_size(thin: bool) -> None:
+    raw = identify.build_namespace(traits(thin=thin), 7)
+    assert raw[24] & 0x11 == (0x11 if thin else 0), "thin-provisioned, and NPWG to NOWS are valid"
+    assert raw[64:74] == bytes(10), "one block each, as these fields count from 0"
+    assert int.from_bytes(raw[16:24], "little") == 7
+
+
 @pytest.mark.parametrize("limit", [0, 1, 14, 0xFFFFFFFF])
 def test_zone_limits_are_zero_based_on_the_wire_and_absent_ones_all_ones(limit: int) -> None:
     made = traits(csi=2, zone_size=100, max_open_zones=limit, max_active_zones=limit)

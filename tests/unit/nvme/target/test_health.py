@@ -77,12 +77,13 @@ async def test_nuse_counts_the_blocks_that_hosts_have_written(here: Bench) -> No
         page = await controller.identify(Cns.NAMESPACE, nsid=FTL_NSID)
         return (*struct.unpack_from("<QQQ", page), page[24])
 
-    assert await nuse() == (256, 256, 0, identify.NSFEAT_THIN | identify.NSFEAT_ATOMICITY)
+    features = identify.NSFEAT_THIN | identify.NSFEAT_ATOMICITY | identify.NSFEAT_OPTIMAL_SIZES
+    assert await nuse() == (256, 256, 0, features)
     port.submit(_shim.Op.WRITE, 3, 8, bytes(8 * 4096))
     assert core.allocated_blocks() in (0, 8)
     while core.allocated_blocks() < 8:
         pass
-    assert await nuse() == (256, 256, 8, 3)
+    assert await nuse() == (256, 256, 8, features)
     page = await controller.identify(Cns.NAMESPACE, nsid=FTL_NSID)
     assert struct.unpack_from("<HIB", page, 74) == (4096, 4096, 127)
     page = await controller.identify(Cns.NAMESPACE, nsid=1)
