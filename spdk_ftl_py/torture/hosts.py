@@ -35,7 +35,7 @@ class Hosts:
     """Several hosts on one namespace. They never have overlapping I/Os outstanding unless both read: after a connection
     loss hosts repeat I/Os, and no order of the repetitions is promised."""
 
-    def __init__(self, reactor: ReactorLoop, hosts: list[ReconnectingHost], seed: int) -> None:
+    def __init__(self, reactor: ReactorLoop, hosts: list[ReconnectingHost], seed: int, blocks: int = 0) -> None:
         """Use connect()."""
         self.violations: list[Violation] = []
         self.ios = 0
@@ -48,7 +48,8 @@ class Hosts:
         self._ports = [
             BlockPort(reactor, host.device, name=f"host {i}", depth=64, patience_s=0) for i, host in enumerate(hosts)
         ]
-        self._block_count = hosts[0].namespace.block_count
+        there = hosts[0].namespace.block_count
+        self._block_count = min(there, blocks) if blocks else there
         self._io_blocks_max = min(IO_BLOCKS_MAX, hosts[0].device.max_io_blocks)
         self._model = Model(self._block_count)
         self._content = Content(seed)
@@ -61,9 +62,19 @@ class Hosts:
 
     @classmethod
     async def connect(
-        cls, reactor: ReactorLoop, traddr: str, trsvcid: str, subnqn: str, *, count: int, seed: int, timeout_s: float
+        cls,
+        reactor: ReactorLoop,
+        traddr: str,
+        trsvcid: str,
+        subnqn: str,
+        *,
+        count: int,
+        seed: int,
+        timeout_s: float,
+        blocks: int = 0,
     ) -> Hosts:
-        """timeout_s: how long a host tries to reconnect. Raises FtlError; nothing is left behind then."""
+        """timeout_s: how long a host tries to reconnect. blocks: only the first so many are used (0: all). Raises
+        FtlError; nothing is left behind then."""
         hosts: list[ReconnectingHost] = []
         try:
             for number in range(count):
@@ -77,7 +88,7 @@ class Hosts:
             for host in hosts:
                 await host.close()
             raise
-        return cls(reactor, hosts, seed)
+        return cls(reactor, hosts, seed, blocks)
 
     async def close(self) -> None:
         """Closes all hosts. Outstanding I/O fails and is not verified."""

@@ -76,6 +76,12 @@ class Options:
     """The target reaches the FTL by vfio-user, and hosts reach it through the target."""
     cores: int = 1
     """Reactors that serve the hosts."""
+    drive: str = DRIVE
+    shapes: tuple[tuple[int, int], ...] = SHAPES
+    kinds: tuple[str, ...] = ()
+    """Of crashes, in turn; empty: all that are possible."""
+    blocks: int = 0
+    """Hosts use only the first so many blocks of the FTL; 0: all."""
 
 
 def _free_port() -> int:
@@ -142,7 +148,7 @@ class _World:
             "spdk-ftl target",
             spdk_ftl(
                 "target", "--rpc-socket", self._rpc.address, "--config", str(folder / "target.json"),
-                "--zns", f"name={BASE_BDEV},path={folder / 'drive'},{DRIVE}",
+                "--zns", f"name={BASE_BDEV},path={folder / 'drive'},{options.drive}",
             ),
             "spdk-ftl target: listening on ",
             folder / "target.log",
@@ -156,7 +162,7 @@ class _World:
             "spdk-ftl: ready",
             folder / "serve.log",
         )  # fmt: skip
-        self._kinds = (
+        self._kinds = options.kinds or (
             *(DAEMON_KILLED, TARGET_KILLED, BOTH_KILLED, DAEMON_ENDED, HALT_KILLED),
             *([BUFFER_LOST] if options.cache else []),
         )
@@ -194,7 +200,7 @@ class _World:
 
     async def _create(self) -> None:
         params: dict[str, Any] = {"name": FTL_BDEV, "base_bdev": BASE_BDEV, "target": self._rpc.address}
-        params["num_punits"], params["overprovisioning"] = self._rng.choice(SHAPES)
+        params["num_punits"], params["overprovisioning"] = self._rng.choice(self._options.shapes)
         if self._options.vfio_user:
             params["transport"] = "vfio-user"
         else:
@@ -217,7 +223,14 @@ class _World:
             export = next(device["export"] for device in devices if device["name"] == FTL_BDEV)
             traddr, trsvcid, subnqn = export["traddr"], export["trsvcid"], export["subnqn"]
         hosts = await Hosts.connect(
-            reactor, traddr, trsvcid, subnqn, count=HOSTS, seed=self._options.seed, timeout_s=IO_TIMEOUT_S
+            reactor,
+            traddr,
+            trsvcid,
+            subnqn,
+            count=HOSTS,
+            seed=self._options.seed,
+            timeout_s=IO_TIMEOUT_S,
+            blocks=self._options.blocks,
         )
         self._report.values |= {"hosts": HOSTS, "capacity_blocks": hosts.block_count}
         return hosts
