@@ -218,7 +218,7 @@ MUTATIONS = (
         ("--chain", "--faults", "--cache", "non-vss"),
         setting=BUSY_CACHES,
         crashes=500,
-        world=21,
+        world=26,
     ),
     Mutation(
         "busy_flush_doubted",
@@ -377,7 +377,13 @@ MUTATIONS = (
         "summary_of_an_earlier_life",
         "a load trusts a summary that is older than the headers of its zone",
         setting=EMULATED_ZONES,
-        edits=(("ftl/load/zone_walk.py", "            known[:] = False\n        if full and", "        if full and"),),
+        edits=(
+            (
+                "ftl/load/zone_walk.py",
+                "            whole = None\n            known[:] = False\n        if full and",
+                "        if full and",
+            ),
+        ),
         world=0,
     ),
     Mutation(
@@ -519,7 +525,7 @@ MUTATIONS = (
         "a core executes what waits in it for a host that has lost its connection, and has sent it again",
         ("--chain",),
         setting=HOSTS_WAIT,
-        world=2,
+        world=23,
     ),
     Mutation(
         "durability_not_crossed",
