@@ -106,7 +106,7 @@ bool FtlCore::trim(WaitingLine &line, uint32_t &budget) noexcept {
     }
     const uint64_t end = io.lba + io.block_count;
     const uint64_t stop = state_.trims.part_end(line.cursor, end);
-    spend(budget, kTrimCost + (stop - line.cursor) / (uint64_t{state_.config.trim_chunk} * Trims::kChunksPerEntry));
+    spend(budget, kTrimCost + state_.trims.cost(stop - line.cursor));
     const uint64_t first = state_.trims.first_content(state_, line.cursor, stop);
     if (first < stop) {
         if (!records.user_room() || !state_.trims.room()) {

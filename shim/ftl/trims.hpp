@@ -8,6 +8,7 @@
 // content applies the trim to its chunk first. So no entry of a hidden chunk is ever newer than the trim.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 
@@ -43,6 +44,10 @@ public:
         chunk = static_cast<uint8_t>(holds_content ? chunk + 1 : chunk - 1);
     }
 
+    // What it takes to accept a trim of so many LBAs: as long as to visit this number of entries.
+    [[nodiscard]] uint64_t cost(uint64_t block_count) const noexcept {
+        return std::min(block_count, uint64_t{2} << shift_) + (block_count >> shift_) / kChunksPerEntry;
+    }
     // The end of the next part of a trim.
     [[nodiscard]] uint64_t part_end(uint64_t lba, uint64_t end) const noexcept;
     // The first LBA that holds content and is not hidden, or the first one of its chunk; `end`: there is none.
