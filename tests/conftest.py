@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 pytest_plugins = ["support.async_tests"]
 
-FORKED = tuple(Path(__file__).parent / name for name in ("e2e", "interop"))
+FORKED = tuple(Path(__file__).parent / name for name in ("e2e", "interop", "mutation"))
 """Tests whose programs are forked, where they can be."""
 _forking = contextlib.ExitStack()
 
@@ -30,7 +30,7 @@ def pytest_report_header(config: pytest.Config) -> str | None:
         return None
     why_not = forks.why_not()
     how = f"each is started ({why_not})" if why_not else f"forked where they can be; {forks.CHOSEN}=0 starts each"
-    return f"programs of tests/e2e and tests/interop: {how}"
+    return f"programs of tests/e2e, interop and mutation: {how}"
 
 
 @pytest.hookimpl(wrapper=True)

@@ -400,6 +400,7 @@ def test_daemons_and_targets_are_the_same_and_import_what_forks_have(folder: Pat
             (folder / "plan").write_text(json.dumps(plan))
             logs["devices"] = cli("devices", "--socket", daemon.socket)
             logs["apply"] = cli("apply", "plan", "--socket", daemon.socket, "--check")
+            logs["torture"] = cli("torture", "--plain", "--crashes", "1")
             logs["check"] = cli("check", "Nvme0n1", "--target", target.socket)
             logs["spdk_ftl_py"] = rpc("spdk_ftl_py", "ftl_get_devices")
             logs["ftltgt"] = rpc("ftltgt", "bdev_get_bdevs")

@@ -8,7 +8,7 @@ What can't be the same is started: what is not in KINDS, the first of each kind 
 each starts from nothing), what is started otherwise than plainly, whose environment differs by more than MAY_DIFFER, or
 whose limits, signals and so on are not those of the forking process. Tests of a start itself are marked `started`.
 
-tests/conftest.py has it on for tests/e2e and tests/interop. SPDK_FTL_TEST_FORKS=0 turns it off. Linux only.
+tests/conftest.py has it on for tests/e2e, interop and mutation. SPDK_FTL_TEST_FORKS=0 turns it off. Linux only.
 """
 
 from __future__ import annotations
@@ -77,6 +77,11 @@ KINDS: Final = (
     _cli("target", "spdk_ftl_py.target.command", "spdk_ftl_py.target.app"),
     _cli("check", "spdk_ftl_py.daemon.check_command"),
     _cli("apply", "spdk_ftl_py.cli.apply_command", CLIENT_MODULE),
+    _cli(
+        "torture",
+        *("spdk_ftl_py.torture.command", "rich.console", "spdk_ftl_py.demo.screen"),
+        *(f"spdk_ftl_py.torture.{name}" for name in ("campaign_command", "processes", "report", "run")),
+    ),
     *(
         _cli(word, "spdk_ftl_py.cli.commands", CLIENT_MODULE)
         for word in ("devices", "status", "create", "delete", "properties")
