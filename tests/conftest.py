@@ -2,18 +2,49 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+
+from support import forks
 
 if TYPE_CHECKING:
     from xdist.remote import Producer
     from xdist.scheduler import LoadScopeScheduling
 
 pytest_plugins = ["support.async_tests"]
+
+FORKED = tuple(Path(__file__).parent / name for name in ("e2e", "interop", "mutation"))
+"""Tests whose programs are forked, where they can be."""
+_forking = contextlib.ExitStack()
+
+
+def pytest_report_header(config: pytest.Config) -> str | None:
+    given = [Path(argument.partition("::")[0]).resolve() for argument in config.args]
+    if not any(path in (folder, *folder.parents) or folder in path.parents for path in given for folder in FORKED):
+        return None
+    why_not = forks.why_not()
+    how = f"each is started ({why_not})" if why_not else f"forked where they can be; {forks.CHOSEN}=0 starts each"
+    return f"programs of tests/e2e, interop and mutation: {how}"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Around a test and its fixtures, those of its module among them."""
+    fork = any(folder in item.path.parents for folder in FORKED) and item.get_closest_marker("started") is None
+    if fork and os.environ.get(forks.CHOSEN) != "0":
+        _forking.enter_context(forks.forking_anyway())
+    with forks.started(not fork):
+        return (yield)
+
+
+def pytest_unconfigure() -> None:
+    _forking.close()
 
 
 @pytest.fixture(autouse=True, scope="session")

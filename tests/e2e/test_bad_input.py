@@ -215,6 +215,7 @@ def test_a_daemon_that_died_leaves_a_socket_that_a_new_one_takes_over(folder: Pa
     assert not Path(daemon.socket).exists()
 
 
+@pytest.mark.started
 def test_a_second_daemon_is_refused(folder: Path) -> None:
     with daemon_process(folder) as daemon:
         for state, expected in ((folder / "other", "control socket"), (folder / "state", "state directory")):

@@ -18,6 +18,8 @@ from spdk_ftl_py.errors import FtlError
 from support.processes import Daemon, EmbeddedTarget, free_port, target_process
 from support.service_manager import Manager, service_manager
 
+pytestmark = pytest.mark.started
+
 WAIT_S = 60.0
 POLL_S = 0.05
 ZNS = "name=Nvme0n1,zones=64,zone_size=1M,capacity=768K,max_open=14"

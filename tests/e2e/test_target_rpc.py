@@ -238,6 +238,7 @@ def test_a_saved_configuration_makes_the_same_target(folder: Path) -> None:
         assert (rpc("bdev_get_bdevs"), rpc("nvmf_get_subsystems")) == before
 
 
+@pytest.mark.started
 def test_a_live_socket_is_refused_by_name_and_a_dead_one_taken_over(folder: Path, target: EmbeddedTarget) -> None:
     done = subprocess.run(
         [*COMMAND, "-r", target.socket], cwd=folder, capture_output=True, text=True, timeout=60, check=False

@@ -10,7 +10,7 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +45,23 @@ def mutant(edits: Sequence[Edit], shim: Path, folder: Path) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def mutants(mutated_shim: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Sequence[Edit]], Path]:
+    """As mutant(), but of what has the same edits there is one: each copy costs time, and controls of the same folder
+    can be forked (support/forks.py)."""
+    made: dict[tuple[Edit, ...], Path] = {}
+
+    def of(edits: Sequence[Edit]) -> Path:
+        if (key := tuple(edits)) not in made:
+            made[key] = mutant(key, mutated_shim, tmp_path_factory.mktemp("mutant"))
+        return made[key]
+
+    return of
+
+
 def torture(folder: Path, arguments: Sequence[str], mutation: str = "") -> dict[str, Any]:
     report = folder / "report.json"
+    report.unlink(missing_ok=True)
     done = subprocess.run(
         [sys.executable, "-m", "spdk_ftl_py.cli", "torture", "--plain", "--json", str(report), *arguments],
         cwd=folder,
@@ -76,15 +91,15 @@ def noticed(mutation: Mutation, folder: Path, chosen: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.name)
-def test_torture_notices(mutation: Mutation, mutated_shim: Path, tmp_path: Path) -> None:
+def test_torture_notices(mutation: Mutation, mutants: Callable[[Sequence[Edit]], Path]) -> None:
     """And finds nothing in the same world, to the same crash and beyond, without it: else that were no proof."""
-    folder = mutant((*mutation.edits, *mutation.setting), mutated_shim, tmp_path / "mutant")
+    folder = mutants((*mutation.edits, *mutation.setting))
     chosen = mutation.name if mutation.in_shim else ""
     values = noticed(mutation, folder, chosen)
     assert values["violations"] > 0, f"{mutation.name} went unnoticed through {values['crashes']} crashes"
     program, command, *arguments = shlex.split(values["replay"])
     assert (program, command) == ("spdk-ftl", "torture")
-    control = torture(mutant(mutation.setting, mutated_shim, tmp_path / "control"), arguments)
+    control = torture(mutants(mutation.setting), arguments)
     assert control["crashes"] > 0
     assert control["violations"] == 0, control["found"]
 

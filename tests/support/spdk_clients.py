@@ -18,7 +18,7 @@ RELEASES = ("25.5", "26.5", "26.9")
 
 INSTALL_TIMEOUT_S = 300.0
 RPC_TIMEOUT_S = 120.0
-_PROGRAM = "import sys; from spdk.spdk_rpc import main; sys.argv[0] = 'spdk-rpc'; sys.exit(main())"
+PROGRAM = "import sys; from spdk.spdk_rpc import main; sys.argv[0] = 'spdk-rpc'; sys.exit(main())"
 _ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -86,7 +86,7 @@ class SpdkRpc:
         path = os.pathsep.join([str(self._folder), *inherited, *checkout])
         plugin = ("--plugin", self.plugin) if self.plugin is not None else ()
         return subprocess.run(
-            [sys.executable, "-c", _PROGRAM, "-s", self.socket, *global_options, *plugin, *arguments],
+            [sys.executable, "-c", PROGRAM, "-s", self.socket, *global_options, *plugin, *arguments],
             env={**os.environ, **self._environment, "PYTHONPATH": path},
             cwd=self._folder,  # not the checkout: the package under test is the installed one
             input=stdin,
