@@ -20,7 +20,9 @@ uint32_t FtlCore::run_waiting() noexcept {
     // I/O, or if a move waits for it, trims run at full speed.
     const bool beside = state_.beside_io() && !state_.moves_settle;
     const uint32_t most = !beside ? kScanStep : trims_rest() ? 0 : kTrimShared;
-    uint32_t budget = most;
+    // Accepting trims must not delay for ever those that were accepted before: moves and other trims may wait for them.
+    const uint32_t kept = state_.trims.any() ? most / 2 : 0;
+    uint32_t budget = most - kept;
     trims_spent_ = 0;
     // A record that is not queued yet delays flushes, so its mark continues until its turn ends.
     if (open_ != nullptr) {
@@ -31,7 +33,7 @@ uint32_t FtlCore::run_waiting() noexcept {
     }
     waiting_.turn();
     const uint32_t step = trims_wanted() ? kScanStep : state_.config.trim_step;
-    const uint32_t applied = state_.trims.run(state_, std::min(budget, step));
+    const uint32_t applied = state_.trims.run(state_, std::min(budget + kept, step));
     trims_spent_ += applied;
     work += applied > 0 ? 1 : 0;
     if (!beside) {

@@ -304,6 +304,26 @@ def test_a_chunk_is_a_power_of_two_of_128_at_most(chunk: int) -> None:
         Bench(trim_chunk=chunk)
 
 
+@pytest.mark.parametrize("beside_reads", [False, True])
+def test_trims_are_applied_although_large_ones_come_without_end(beside_reads: bool) -> None:
+    zone = 1 << 20
+    options = {"band_count": 6, "punits": 1, "zone_size": zone, "zone_capacity": zone, "verify_reads": False}
+    with Bench(block_count=LARGE, volatile_cache=False, trim_chunk=1, **options) as bench:
+        bench.core.load_band(0, _shim.BandState.CLOSED, 1, [zone])
+        bench.core.load_l2p(0, np.arange(64, dtype=np.uint64) + np.uint64(bench.zones[0][0]))
+        bench.gc = bench.auto_reset = False
+        bench.band_seq = 100
+        waiting: list[int] = []
+        for _ in range(100):
+            if beside_reads:
+                bench.wait(bench.port.submit(_shim.Op.READ, 0, 1, bytearray(4096)))
+            waiting = [ticket for ticket in waiting if ticket not in bench.completed]
+            # To look through all LBAs takes all of a turn, and there is always another one.
+            waiting += [bench.port.submit(_shim.Op.DEALLOCATE, 0, LARGE) for _ in range(4 - len(waiting))]
+            bench.step()
+        assert bench.core.bands()[0].valid == 0
+
+
 class LargeTrims(Workload):
     """Reads are checked whenever nothing is outstanding. Trims are often of many chunks."""
 
