@@ -140,7 +140,9 @@ class Merge:
         self._seq_sums[zone.band] += seq_sum
         if len(doubtful) and summary is not None:
             in_doubt = summary.rows(doubtful).view(ENTRY)
-            await self._merge_verified(zone, in_doubt, doubtful + np.uint64(zone.start), unsure)
+            # NumPy 1 would add them in 32 bits if the start fits into these.
+            there = doubtful.astype(np.uint64) + np.uint64(zone.start)
+            await self._merge_verified(zone, in_doubt, there, unsure)
         elif len(doubtful):
             await self._merge_verified(zone, entries[doubtful], addresses[doubtful], unsure)
 

@@ -135,3 +135,25 @@ async def test_a_load_looks_for_room_in_a_large_l2p_beside_the_event_loop(monkey
     port: Any = None
     assert not await loading._make_room(base, port, "ftl0", found)
     assert given[0] >= turns.ASIDE_MIN
+
+
+async def test_addresses_of_held_rows_have_64_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With NumPy 1, a start below 2^32 plus an offset of 32 bits would wrap: of a zone that crosses 16 TiB."""
+    merge = merge_of(Reader())
+    summary: Any = SimpleNamespace(row_count=300, rows=lambda numbers: np.zeros(len(numbers), ENTRY).view(np.uint8))
+    start = 2**32 - 100
+    zone: Any = SimpleNamespace(summary=summary, start=start, band=0, walked=False, entries=[], addresses=[])
+    geometry: Any = merge._geometry
+    geometry.zone_size = start
+    merge._l2p = SimpleNamespace(  # type: ignore[assignment]
+        add_summary=lambda *args, **options: (np.array([7, 200], np.uint32), 300, 0.0)
+    )
+    given = []
+
+    async def taken(zone: Any, entries: Any, addresses: NDArray[np.uint64], unsure: bool) -> None:
+        given.append(addresses)
+
+    monkeypatch.setattr(merge, "_merge_verified", taken)
+    await merge._add(zone)
+    assert given[0].dtype == np.uint64
+    assert given[0].tolist() == [start + 7, start + 200]
