@@ -41,6 +41,8 @@ INCARNATION_GAP_MAX: Final = 1 << 32
 FINISH_ATTEMPTS: Final = 3
 L2P_STEP: Final = 1 << 16
 """Entries that are passed to the shim at a time: one or two ms of the event loop."""
+ITEM_BLOCKS: Final = 256
+"""Entries of the L2P that are looked at in about 1 us."""
 BANDS_STEP: Final = 1 << 12
 
 
@@ -246,7 +248,8 @@ async def _make_room(base: _shim.BlockDevice, port: BlockPort, name: str, found:
     """Whether no band was free."""
     without_room = bool(found.bands_to_reset)
     looked_at = functools.partial(lacks_room, found)
-    if not (without_room or found.superblock.clean) and await aside(found.geometry.zone_count, looked_at):
+    items = found.geometry.zone_count + found.table.block_count // ITEM_BLOCKS
+    if not (without_room or found.superblock.clean) and await aside(items, looked_at):
         without_room = True
         emptied = None if isinstance(base, _shim.ZonedOverlay) or found.damage else await make_room(port, found)
         outcome = "and none can be emptied" if emptied is None else f"band {emptied} was emptied"

@@ -80,12 +80,16 @@ class HeldIndex:
         every = np.concatenate([np.empty(0, _ITEM), *items])
         # The newest first. A block that is damaged in one source may be intact in another: blocks before records.
         self._items = every[np.lexsort((every["is_record"], ~every["seq"]))]
-        item, first, count = _shim.uncovered_parts(
-            np.ascontiguousarray(self._items["lba"]), np.ascontiguousarray(self._items["block_count"]), block_count
-        )
-        order = np.argsort(first)
-        self._item, self._first, self._count = item[order], first[order], count[order]
-        self._seq: NDArray[np.uint64] = np.ascontiguousarray(self._items["seq"][self._item.astype(np.intp)])
+        lba, counts = (np.ascontiguousarray(self._items[name]) for name in ("lba", "block_count"))
+        if self._items["is_record"].any():
+            item, first, count = _shim.uncovered_parts(lba, counts, block_count)
+            order = np.argsort(first)
+            self._item, self._first, self._count = item[order].astype(np.intp), first[order], count[order]
+        else:
+            # An nv cache may hold very many blocks, and no records.
+            self._first, self._item = np.unique(lba, return_index=True)
+            self._count = np.ones(len(self._first), np.uint64)
+        self._seq: NDArray[np.uint64] = np.ascontiguousarray(self._items["seq"][self._item])
 
     def __bool__(self) -> bool:
         return bool(len(self._items))

@@ -17,7 +17,7 @@ from ... import _shim
 from ...conf import FtlConf
 from ...errors import FtlError
 from ...runtime.progress import Progress
-from ...runtime.turns import aside
+from ...runtime.turns import Turns, aside
 from ..media.band import CLOSED, FAULTED, FREE
 from ..media.blockdev import side_by_side
 from ..media.geometry import SUMMARY_ENTRIES, Geometry
@@ -49,8 +49,6 @@ _BROKEN: Final = np.dtype(
 or newer."""
 _RECORD: Final = np.dtype([("lba", "<u8"), ("seq", "<u8"), ("block_count", "<u8"), ("entry", "<u8"), ("band", "<i8")])
 _ROW_BYTES: Final = ENTRY.itemsize
-
-_UNCHECKED, _GOOD, _DROPPED, _LOST = range(4)
 
 
 class Merge:
@@ -142,7 +140,9 @@ class Merge:
         self._seq_sums[zone.band] += seq_sum
         if len(doubtful) and summary is not None:
             in_doubt = summary.rows(doubtful).view(ENTRY)
-            await self._merge_verified(zone, in_doubt, doubtful + np.uint64(zone.start), unsure)
+            # NumPy 1 would add them in 32 bits if the start fits into these.
+            there = doubtful.astype(np.uint64) + np.uint64(zone.start)
+            await self._merge_verified(zone, in_doubt, there, unsure)
         elif len(doubtful):
             await self._merge_verified(zone, entries[doubtful], addresses[doubtful], unsure)
 
@@ -307,22 +307,34 @@ class Merge:
     async def _settle_broken(self) -> None:
         """Decides about blocks that do not match their CRC, and for which nothing newer or as new is known."""
         broken = np.concatenate([np.empty(0, _BROKEN), *self._broken])
-        broken = broken[self._l2p.seqs_of(np.ascontiguousarray(broken["lba"])) < broken["seq"]]
-        # By version, the newest first; copies that may have been cut off come before others.
-        broken = broken[np.lexsort((broken["address"], ~broken["cut"], ~broken["seq"], broken["lba"]))]
+
+        def remaining() -> NDArray[Any]:
+            there = broken[self._is_unknown(broken)]
+            return there[np.lexsort((~there["address"], ~there["seq"], there["lba"]))]
+
+        # By version, the newest first.
+        broken = await aside(len(broken), remaining)
+        turns = Turns()
         lost: int | None = None
-        for i in range(len(broken)):
-            one = broken[i]
-            if lost == int(one["lba"]):
-                continue
-            if i + 1 < len(broken) and broken["lba"][i + 1] == one["lba"] and broken["seq"][i + 1] == one["seq"]:
-                # The last copy decides.
-                continue
-            if one["cut"] or one["held"] or await self._never_came(int(one["address"]), int(one["band"])):
-                self._torn += 1
-                continue
-            lost = int(one["lba"])
-            self._lose(lost, int(one["seq"]), int(one["address"]), int(one["band"]))
+        # A version is lost if any of its copies should be there.
+        for i in np.flatnonzero(~(broken["cut"] | broken["held"])).tolist():
+            await turns()
+            lba, seq, address, band = (int(broken[name][i]) for name in ("lba", "seq", "address", "band"))
+            if lba != lost and not await self._never_came(address, band):
+                lost = lba
+                self._lose(lba, seq, address, band)
+
+        def torn() -> int:
+            there = broken[self._is_unknown(broken)]
+            again = (there["lba"][1:] == there["lba"][:-1]) & (there["seq"][1:] == there["seq"][:-1])
+            return len(there) - int(np.count_nonzero(again))
+
+        self._torn += await aside(len(broken), torn)
+
+    def _is_unknown(self, rows: NDArray[Any]) -> NDArray[np.bool_]:
+        """Whether nothing newer or as new is known for their LBAs."""
+        unknown: NDArray[np.bool_] = self._l2p.seqs_of(np.ascontiguousarray(rows["lba"])) < rows["seq"]
+        return unknown
 
     async def _never_came(self, address: int, band: int) -> bool:
         """Whether the address holds a header. If so, an earlier load continued there after a batch that was cut off
@@ -388,45 +400,66 @@ class Merge:
         """Chooses one block of each version that is on media more than once: one that matches its CRC."""
         if not len(rows):
             return
-        band_of = self._zone_bands()[(rows["address"] // np.uint64(self._geometry.zone_size)).astype(np.intp)]
-        order = np.lexsort((rows["address"], dispensable[band_of], rows["lba"]))
-        rows, band_of = rows[order], band_of[order]
+        zone_size = np.uint64(self._geometry.zone_size)
+
+        def in_winning_order() -> tuple[NDArray[Any], NDArray[np.int64], NDArray[np.bool_]]:
+            band_of = self._zone_bands()[(rows["address"] // zone_size).astype(np.intp)]
+            order = np.lexsort((rows["address"], dispensable[band_of], rows["lba"]))
+            there = rows[order]
+            verified = self._unsure_zone[(there["address"] // zone_size).astype(np.intp)]
+            verified |= self._held.seqs(np.ascontiguousarray(there["lba"])) >= there["seq"]
+            return there, band_of[order], verified
+
+        rows, band_of, good = await aside(items, in_winning_order)
         lba, address, crc = (np.ascontiguousarray(rows[name]) for name in ("lba", "address", "crc"))
-        verified = self._unsure_zone[(address // np.uint64(self._geometry.zone_size)).astype(np.intp)]
-        verified |= self._held.seqs(lba) >= rows["seq"]
-        unknown = np.flatnonzero((rows["in_table"] == 1) & ~verified)
+        unknown = np.flatnonzero((rows["in_table"] == 1) & ~good)
         crc[unknown] = await self._crcs_at(address[unknown])
-        state = np.where(verified, _GOOD, _UNCHECKED).astype(np.uint8)
-        while True:
-            winners = _firsts(state, lba)
-            open_ = winners[state[winners] == _UNCHECKED]
-            if not len(open_):
-                break
-            whole = await self._verify(address[open_], crc[open_], told=True)
-            state[open_[whole]] = _GOOD
-            for i in open_[~whole].tolist():
-                another = i + 1 < len(lba) and lba[i + 1] == lba[i]
-                state[i] = _DROPPED if another else _LOST
-        for i in winners[state[winners] == _LOST].tolist():
+        first = np.r_[True, lba[1:] != lba[:-1]]
+        version = np.cumsum(first) - 1
+        open_ = np.flatnonzero(first & ~good)
+        good[open_] = await self._verify(address[open_], crc[open_], told=True)
+        # All other copies of these at once: there may be very many.
+        failed = np.zeros(int(version[-1]) + 1, bool)
+        failed[version[open_[~good[open_]]]] = True
+        open_ = np.flatnonzero(failed[version] & ~good & ~first)
+        good[open_] = await self._verify(address[open_], crc[open_], told=True)
+
+        def winners() -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+            those = np.flatnonzero(good)
+            _, firsts = np.unique(version[those], return_index=True)
+            found = those[firsts]
+            lasts = np.flatnonzero(np.r_[first[1:], True])
+            return found[rows["in_table"][found] == 0], np.delete(lasts, version[found])
+
+        chosen, lost = await aside(items, winners)
+        for i in lost.tolist():
             self._lose(int(lba[i]), int(rows["seq"][i]), int(address[i]), int(band_of[i]))
-        good = winners[(state[winners] == _GOOD) & (rows["in_table"][winners] == 0)]
-        await aside(items, lambda: self._l2p.put(lba[good], address[good], crcs=cut_crcs(crc[good])))
+        await aside(items, lambda: self._l2p.put(lba[chosen], address[chosen], crcs=cut_crcs(crc[chosen])))
 
     async def _crcs_at(self, addresses: NDArray[np.uint64]) -> NDArray[np.uint32]:
         """The CRCs of these blocks, as the summaries of their zones say."""
         size = np.uint64(self._geometry.zone_size)
         found = np.zeros(len(addresses), np.uint32)
-        start, offset = addresses // size * size, (addresses % size).astype(np.int64)
-        place = start.astype(np.int64) + self._geometry.data_blocks + offset // SUMMARY_ENTRIES
+        if not len(addresses):
+            return found
 
-        async def one(where: int) -> None:
+        def by_place() -> tuple[NDArray[np.int64], list[tuple[int, NDArray[np.intp]]]]:
+            start, offset = addresses // size * size, (addresses % size).astype(np.int64)
+            place = start.astype(np.int64) + self._geometry.data_blocks + offset // SUMMARY_ENTRIES
+            order = np.argsort(place, kind="stable")
+            places, firsts = np.unique(place[order], return_index=True)
+            return offset % SUMMARY_ENTRIES, list(zip(places.tolist(), np.split(order, firsts[1:]), strict=True))
+
+        entries, work = await aside(len(addresses), by_place)
+
+        async def one(item: tuple[int, NDArray[np.intp]]) -> None:
+            where, of_it = item
             part = parse_summary_block((await self._reader.blocks(where, 1))[0], self._superblock.media_uuid)
-            of_it = np.flatnonzero(place == where)
-            entry = offset[of_it] % SUMMARY_ENTRIES
+            entry = entries[of_it]
             if part is not None and int(entry.max()) < len(part.entries):
                 found[of_it] = part.entries["crc"][entry]
 
-        await side_by_side(one, np.unique(place).tolist())
+        await side_by_side(one, work)
         return found
 
     async def _verify(self, address: NDArray[Any], crc: NDArray[Any], *, told: bool = False) -> NDArray[np.bool_]:
@@ -456,13 +489,6 @@ class Merge:
 
         await side_by_side(check, runs)
         return whole
-
-
-def _firsts(state: NDArray[np.uint8], lba: NDArray[Any]) -> NDArray[np.intp]:
-    """The first block of each LBA that was not dropped."""
-    alive = np.flatnonzero(state != _DROPPED)
-    lbas = lba[alive]
-    return alive[np.r_[True, lbas[1:] != lbas[:-1]]] if len(alive) else alive
 
 
 def _row_bytes(entries: NDArray[Any]) -> NDArray[np.uint8]:

@@ -120,7 +120,7 @@ async def restore(
         damage=[] if damage is None else [damage],
         with_crcs=conf.verify_reads,
     )
-    merge = await aside(len(zones), merging)
+    merge = await aside(len(zones) + sum(len(each.blocks) for each in held if each is not None), merging)
     await _read_bands(reader, geometry, zones, merge, report)
     restored = await merge.run(conf, which, used)
     restored.superblock_beside = beside

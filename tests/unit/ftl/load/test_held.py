@@ -61,3 +61,18 @@ def test_only_what_is_newer_than_media_and_than_each_other_is_recovered_in_order
         ("RecoveredRecord", 1, 10),
         ("RecoveredBlock", 2, 12),
     ]
+
+
+def test_blocks_alone_are_indexed_as_beside_records_but_without_a_map_of_ranges(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An nv cache may hold very many of them."""
+    rng = np.random.default_rng(3)
+    blocks = [(int(lba), seq) for seq, lba in enumerate(rng.integers(0, 40, 100), 1)]
+    media = rng.integers(0, 100, 64).tolist()
+    entries, found, _ = supersede([held(blocks=blocks), held(records=[(63, 1, 1, ENTRY_FLAG_TRIM)])], [*media[:63], 2])
+    monkeypatch.delattr(_shim, "uncovered_parts")
+    assert supersede([held(blocks=blocks)], [*media[:63], 2])[0] == entries
+    again = supersede([held(blocks=blocks[:60]), held(blocks=blocks[60:])], [*media[:63], 2])[1]
+    names = [[(each.lba, each.seq) for each in some] for some in (found, again)]  # type: ignore[attr-defined]
+    assert names[0] == names[1] != []
