@@ -45,8 +45,10 @@ RestoredL2p::Added RestoredL2p::add(const Summary &summary, uint64_t start, bool
         if (i + kAhead < count) {
             prefetch(summary.row(i + kAhead).lba);
         }
-        // Rows of headers have no LBA of the device.
-        consider(summary.row(i), static_cast<uint32_t>(i), start + i, all_doubtful, added);
+        // Whatever LBA the row of a header has, garbage collection would not look for a block there.
+        if ((summary.row(i).flags & layout::kHeaderFlag) == 0) {
+            consider(summary.row(i), static_cast<uint32_t>(i), start + i, all_doubtful, added);
+        }
     }
     return added;
 }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import uuid
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -10,6 +12,7 @@ from numpy.typing import NDArray
 
 from spdk_ftl_py import _shim
 from spdk_ftl_py.ftl.media.layout import ENTRY, cut_crcs
+from unit.ftl.media.summaries import build_summary
 
 BLOCKS = 40
 NARROW, WIDE = 1 << 20, 1 << 31
@@ -75,6 +78,18 @@ def test_with_all_doubtful_only_what_is_not_older_is_left_out() -> None:
     doubtful, blocks, _ = l2p.add(rows((1, 4), (2, 5), (3, 1), (HEADER, 0)), u64(20, 21, 22, 23), all_doubtful=True)
     assert (doubtful.tolist(), blocks) == ([1, 2], 3)
     assert l2p.entries_of(u64(1, 2, 3)).tolist() == [10, 11, _shim.ADDRESS_INVALID]
+
+
+def test_the_row_of_a_header_is_no_block_whatever_its_lba() -> None:
+    entries = np.zeros(3, ENTRY)
+    entries["lba"], entries["seq"], entries["flags"] = (1, 2, HEADER), (7, 8, 0), (0, 0x10001, 0x10002)
+    blocks = build_summary(uuid.UUID(int=5), band=3, punit=1, band_seq=9, entries=entries, summary_blocks=1)
+    summary = _shim.Summary.of(blocks, uuid.UUID(int=5).bytes, 3, 1)
+    assert summary is not None
+    assert (summary.row_count, summary.record_headers, summary.highest_seq) == (3, [2], 8)
+    l2p = _shim.RestoredL2p(BLOCKS, NARROW)
+    assert l2p.add_summary(summary, 100, all_doubtful=False)[1:] == (1, 7.0)
+    assert l2p.l2p(0, 3).tolist() == [_shim.ADDRESS_INVALID, 100, _shim.ADDRESS_INVALID]
 
 
 def test_a_record_counts_where_nothing_is_newer_and_a_held_write_where_something_is_older() -> None:
