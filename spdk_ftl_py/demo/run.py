@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ..client import DaemonClient
-from ..errors import FtlError
+from ..errors import FtlError, MediaError
 from ..runtime.tasks import cancelled_by_signals
 from ..spdk.rpc import TargetRpc
 from .processes import Child, run_rpc, spdk_ftl
@@ -35,6 +35,9 @@ RANDOM_READ_PART: Final = 0.07
 RANDOM_IO_BLOCKS: Final = 16
 """When the time for 4 KiB writes is over, the demo writes the rest in I/Os of this size; and when the time for these is
 over, sequentially."""
+ENDING_S: Final = 2.0
+"""For the kernel to report the end of a program whose connections are gone."""
+ENDING_POLL_S: Final = 0.02
 TRIM_PART: Final = 50
 """The demo trims one block out of this number."""
 
@@ -247,15 +250,26 @@ class Demo:
     ) -> Result:
         total = total_blocks
         with self._screen.phase(name, total) as phase:
-            result = await host.run(
-                phase, kind, pattern=pattern, total_blocks=total_blocks, watch=self._check_alive, **options
-            )
+            try:
+                result = await host.run(
+                    phase, kind, pattern=pattern, total_blocks=total_blocks, watch=self._check_alive, **options
+                )
+            except MediaError:
+                await self._check_ending()
+                raise
             _note(phase, result, options["io_blocks"])
         return result
 
     def _check_alive(self) -> None:
         self._target.check_alive()
         self._daemon.check_alive()
+
+    async def _check_ending(self) -> None:
+        """As _check_alive(), for a lost connection: those of a program that is killed go a moment before it does."""
+        deadline = time.monotonic() + ENDING_S
+        while time.monotonic() < deadline:
+            self._check_alive()
+            await asyncio.sleep(ENDING_POLL_S)
 
     async def _read_stats(self) -> None:
         stats = json.loads(await self._spdk_rpc("bdev_ftl_get_stats", "-b", FTL_BDEV))

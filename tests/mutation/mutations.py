@@ -525,7 +525,7 @@ MUTATIONS = (
         "a core executes what waits in it for a host that has lost its connection, and has sent it again",
         ("--chain",),
         setting=HOSTS_WAIT,
-        world=23,
+        world=55,
     ),
     Mutation(
         "durability_not_crossed",

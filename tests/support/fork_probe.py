@@ -98,7 +98,7 @@ def tell(sys) -> None:  # type: ignore[no-untyped-def]
 
 
 KEPT = (
-    *("Name", "Umask", "TracerPid", "Uid", "Gid", "Groups", "Kthread", "Threads", "SigQ", "SigPnd"),
+    *("Name", "Umask", "TracerPid", "Uid", "Gid", "Groups", "Kthread", "Threads", "SigPnd"),
     *("ShdPnd", "SigBlk", "SigIgn", "SigCgt", "CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb", "NoNewPrivs"),
     *("Seccomp", "Cpus_allowed", "THP_enabled"),
 )
