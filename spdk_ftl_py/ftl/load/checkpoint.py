@@ -365,9 +365,13 @@ class _Reader:
         self._known_zone[list(in_bands - set(self._zones))] = True
         self._bands = np.zeros(geometry.band_count, CHECKPOINT_BAND)
         self._pointers = np.full(geometry.band_count * geometry.punits, _NO_ZONE, _POINTER)
-        self._table = _shim.RestoredL2p(
-            geometry.block_count, port.device.block_count, with_crcs=with_crcs, with_seqs=False
-        )
+        try:
+            self._table = _shim.RestoredL2p(
+                geometry.block_count, port.device.block_count, with_crcs=with_crcs, with_seqs=False
+            )
+        except MemoryError as error:
+            # The load without a checkpoint says so, and what it needs.
+            raise NotUsableError(f"there is not enough memory for {geometry.block_count} blocks") from error
         self._has_crc = np.zeros(-(-geometry.block_count // _per_block(SECTION_CRCS)) if with_crcs else 0, bool)
         self._seen = {SECTION_BANDS: 0, SECTION_POINTERS: 0}
 

@@ -636,3 +636,27 @@ def test_restore_knows_no_other_errors_of_it() -> None:
     """NotUsableError stays inside."""
     assert issubclass(checkpoint.NotUsableError, FtlError)
     assert "NotUsableError" not in vars(restore_module)
+
+
+async def test_without_the_memory_for_it_the_bands_are_read(
+    rig: RestoreRig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    await rig.create()
+    await rig.traffic(600)
+    await rig.halt()
+    made = _shim.RestoredL2p
+
+    def make(*blocks: int, with_seqs: bool = True, **options: Any) -> _shim.RestoredL2p:
+        if not with_seqs:
+            raise MemoryError
+        return made(*blocks, **options)
+
+    monkeypatch.setattr(_shim, "RestoredL2p", make)
+    await rig.load()
+    assert not came_from_checkpoint(rig)
+    assert "not using its L2P checkpoint: there is not enough memory" in caplog.text
+    await rig.check("after the load")
+    monkeypatch.undo()
+    await rig.halt()
+    await rig.load()
+    assert came_from_checkpoint(rig)
