@@ -10,7 +10,6 @@ has the policy, and the proof that it can't deadlock.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable
 from typing import Final
 
@@ -30,8 +29,6 @@ from .reloc import Selector, reclaimed, surroundings, table
 from .reserve import Reserve, limits_of
 from .seam import LOOP_TURNS, Core, Handle, Turns
 from .standstill import Standstill
-
-log = logging.getLogger(__name__)
 
 STARVED_POLL_S: Final = 0.05
 """While the user stream has no band, there may be no event, although trims and overwrites in the write buffer can make

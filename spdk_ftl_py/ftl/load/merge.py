@@ -6,7 +6,6 @@ import asyncio
 import errno
 import functools
 import itertools
-import logging
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -29,8 +28,6 @@ from .held import HeldIndex, HeldWrites, Recovered
 from .history import History, guessed
 from .restored import DAMAGE_TOLD_MAX, LoadedBand, Restored, open_zones, used_spares
 from .zone_walk import ZoneContent, ZoneReader
-
-log = logging.getLogger(__name__)
 
 VERIFY_RUN_BLOCKS: Final = 32
 BAND_SEQ_GAP: Final = 1024

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 from uuid import UUID
@@ -36,8 +35,6 @@ from .history import estimated, unpacked
 from .merge import Merge
 from .restored import LoadedBand, Restored, open_zones, used_spares
 from .zone_walk import ZoneContent, ZoneReader
-
-log = logging.getLogger(__name__)
 
 ROWS_AT_A_TIME: Final = 1 << 20
 """Rows of summaries that are read at a time, at least those of one band."""
