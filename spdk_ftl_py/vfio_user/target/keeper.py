@@ -232,6 +232,9 @@ class Keeper:
             sock.close()
             return
         if self._link is not None:
+            # Its daemon may have ended before this one connected, with messages on their way that come before the end.
+            self._link.catch_up()
+        if self._link is not None:
             refused = Link(self._loop, sock, lambda content, descriptor: None, lambda reason: None)
             refused.send({"op": "busy", "pid": self._daemon_pid})
             # Closing a socket with something unread resets the connection: the other side may miss the answer.

@@ -20,6 +20,8 @@ from .endpoint import Loop
 
 MESSAGE_BYTES_MAX: Final = 64 << 10
 _DESCRIPTORS_MAX: Final = 1
+_MESSAGES_AT_ONCE: Final = 10_000
+"""More than a socket's buffer takes. catch_up() stops there, because a daemon that is alive may send on and on."""
 _DESCRIPTOR_BYTES: Final = array.array("i").itemsize
 
 Content = dict[str, Any]
@@ -85,20 +87,27 @@ class Link:
             close_all(descriptors)
         self._loop.remove_writer(self._socket)
 
-    def _readable(self) -> None:
+    def catch_up(self) -> None:
+        """Delivers what the other side has sent until now, and notices if it has closed its end."""
+        for _ in range(_MESSAGES_AT_ONCE):
+            if self._closed or not self._readable():
+                return
+
+    def _readable(self) -> bool:
+        """False: nothing is there."""
         room = socket.CMSG_SPACE(_DESCRIPTORS_MAX * _DESCRIPTOR_BYTES)
         try:
             data, ancillary, flags, _ = self._socket.recvmsg(MESSAGE_BYTES_MAX, room, socket.MSG_CMSG_CLOEXEC)
         except (BlockingIOError, InterruptedError):
-            return
+            return False
         except OSError as error:
             self._lose(error.strerror or "it is lost")
-            return
+            return False
         descriptors = received_descriptors(ancillary)
         if not data:
             close_all(descriptors)
             self._lose("the other process has ended")
-            return
+            return False
         try:
             if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC) or len(descriptors) > _DESCRIPTORS_MAX:
                 close_all(descriptors)
@@ -110,6 +119,7 @@ class Link:
             self._on_message(content, descriptors[0] if descriptors else -1)
         except (ProtocolError, KeyError, TypeError, ValueError) as error:
             self._lose(f"a message that can't be understood: {error}")
+        return True
 
     def _lose(self, reason: str) -> None:
         if not self._closed:

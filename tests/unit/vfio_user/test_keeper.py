@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import shutil
 import signal
@@ -21,7 +22,7 @@ from spdk_ftl_py.errors import BusyError
 from spdk_ftl_py.nvme import wire
 from spdk_ftl_py.nvme.wire import AdminOp, Feature
 from spdk_ftl_py.vfio_user.target import kept_endpoint
-from spdk_ftl_py.vfio_user.target.keeper import DAEMON_SOCKET, Keeper, SmallLoop
+from spdk_ftl_py.vfio_user.target.keeper import DAEMON_SOCKET, HAND_OVER_VERSION, Keeper, SmallLoop
 from support.vfio_user_client import CC_ENABLE, PAGE, QueuePair, VfioUserClient
 from support.vfio_user_server import Server
 from unit.vfio_user.rig import Rig
@@ -276,6 +277,38 @@ def test_a_keeper_whose_directory_is_gone_ends(tmp_path: Path) -> None:
     keeper._alone_since += 1000
     loop.run()
     keeper.close()
+
+
+def test_a_daemon_that_ended_before_the_next_one_came_is_not_in_its_way(keeper: Keeper, folder: Path) -> None:
+    """However much of what it sent the keeper has not read yet."""
+
+    def daemon() -> socket.socket:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        sock.settimeout(20)
+        sock.connect(str(folder / DAEMON_SOCKET))
+        return sock
+
+    serve = json.dumps({"op": "serve", "cap": 0, "version": HAND_OVER_VERSION}).encode()
+    with daemon() as first:
+        first.send(serve)
+        thread = threading.Thread(target=keeper._loop.run)
+        thread.start()
+        assert json.loads(first.recv(1000))["op"] == "ready"
+        with daemon() as second:
+            assert json.loads(second.recv(1000))["op"] == "busy"
+        first.send(json.dumps({"op": "end"}).encode())
+        thread.join(20)
+        # The keeper reads nothing while these come and go.
+        for _ in range(20):
+            first.send(json.dumps({"op": "none"}).encode())
+    with daemon() as second:
+        second.send(serve)
+        keeper._loop.running = True
+        thread = threading.Thread(target=keeper._loop.run)
+        thread.start()
+        assert json.loads(second.recv(1000))["op"] == "ready"
+    thread.join(20)
+    assert not thread.is_alive()
 
 
 # --- with kill -9 ----------------------------------------------------------------------------------------------------
