@@ -28,7 +28,7 @@ namespace ftl {
 namespace {
 
 template <typename T>
-using Given = nb::ndarray<const T, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using GivenValues = nb::ndarray<const T, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using GivenRows = nb::ndarray<const uint8_t, nb::shape<-1, sizeof(layout::BlockEntry)>, nb::c_contig, nb::device::cpu>;
 template <typename T>
 using Array = nb::ndarray<nb::numpy, T, nb::ndim<1>>;
@@ -48,7 +48,7 @@ Array<T> copied(const std::vector<T> &values) {
 }
 
 template <typename T>
-std::span<const T> span_of(const Given<T> &given) {
+std::span<const T> span_of(const GivenValues<T> &given) {
     return {given.data(), given.shape(0)};
 }
 
@@ -81,7 +81,7 @@ void check_range(const RestoredL2p &l2p, uint64_t first, uint64_t count, const c
     }
 }
 
-nb::tuple add(RestoredL2p &l2p, const GivenRows &rows, const Given<uint64_t> &addresses, bool all_doubtful) {
+nb::tuple add(RestoredL2p &l2p, const GivenRows &rows, const GivenValues<uint64_t> &addresses, bool all_doubtful) {
     check_same(rows.shape(0), addresses.shape(0), "add");
     check_seqs(l2p, "add");
     RestoredL2p::Added added;
@@ -92,22 +92,22 @@ nb::tuple add(RestoredL2p &l2p, const GivenRows &rows, const Given<uint64_t> &ad
     return nb::make_tuple(copied(added.doubtful), added.blocks, added.seq_sum);
 }
 
-void merge(RestoredL2p &l2p, const GivenRows &rows, const Given<uint64_t> &addresses) {
+void merge(RestoredL2p &l2p, const GivenRows &rows, const GivenValues<uint64_t> &addresses) {
     check_same(rows.shape(0), addresses.shape(0), "merge");
     check_seqs(l2p, "merge");
     const nb::gil_scoped_release other_threads_run;
     l2p.merge(rows_of(rows), span_of(addresses));
 }
 
-void hold(RestoredL2p &l2p, const Given<uint64_t> &firsts, const Given<uint64_t> &counts) {
+void hold(RestoredL2p &l2p, const GivenValues<uint64_t> &firsts, const GivenValues<uint64_t> &counts) {
     check_same(firsts.shape(0), counts.shape(0), "hold");
     for (size_t i = 0; i < firsts.shape(0); ++i) {
         l2p.hold(firsts.data()[i], counts.data()[i]);
     }
 }
 
-void apply_records(RestoredL2p &l2p, const Given<uint64_t> &firsts, const Given<uint64_t> &counts,
-                   const Given<uint64_t> &seqs, const Given<uint64_t> &entries) {
+void apply_records(RestoredL2p &l2p, const GivenValues<uint64_t> &firsts, const GivenValues<uint64_t> &counts,
+                   const GivenValues<uint64_t> &seqs, const GivenValues<uint64_t> &entries) {
     check_same(firsts.shape(0), counts.shape(0), "apply_records");
     check_same(firsts.shape(0), seqs.shape(0), "apply_records");
     check_same(firsts.shape(0), entries.shape(0), "apply_records");
@@ -117,8 +117,8 @@ void apply_records(RestoredL2p &l2p, const Given<uint64_t> &firsts, const Given<
     }
 }
 
-Array<uint64_t> supersede(RestoredL2p &l2p, const Given<uint64_t> &firsts, const Given<uint64_t> &counts,
-                          const Given<uint64_t> &seqs) {
+Array<uint64_t> supersede(RestoredL2p &l2p, const GivenValues<uint64_t> &firsts, const GivenValues<uint64_t> &counts,
+                          const GivenValues<uint64_t> &seqs) {
     check_same(firsts.shape(0), counts.shape(0), "supersede");
     check_same(firsts.shape(0), seqs.shape(0), "supersede");
     std::unique_ptr<uint64_t[]> older(new uint64_t[firsts.shape(0)]);
@@ -142,15 +142,15 @@ Array<uint8_t> copies(const RestoredL2p &l2p) {
 }
 
 template <typename Value>
-Array<uint64_t> each(const RestoredL2p &l2p, const Given<uint64_t> &lbas, const char *what, Value value) {
+Array<uint64_t> each(const RestoredL2p &l2p, const GivenValues<uint64_t> &lbas, const char *what, Value value) {
     check_lbas(l2p, span_of(lbas), what);
     std::unique_ptr<uint64_t[]> values(new uint64_t[lbas.shape(0)]);
     std::transform(lbas.data(), lbas.data() + lbas.shape(0), values.get(), value);
     return owned(std::move(values), lbas.shape(0));
 }
 
-void put(RestoredL2p &l2p, const Given<uint64_t> &lbas, const Given<uint64_t> &entries,
-         const std::optional<Given<uint64_t>> &seqs, const std::optional<Given<uint16_t>> &crcs) {
+void put(RestoredL2p &l2p, const GivenValues<uint64_t> &lbas, const GivenValues<uint64_t> &entries,
+         const std::optional<GivenValues<uint64_t>> &seqs, const std::optional<GivenValues<uint16_t>> &crcs) {
     check_same(lbas.shape(0), entries.shape(0), "put");
     check_same(lbas.shape(0), seqs ? seqs->shape(0) : lbas.shape(0), "put");
     check_same(lbas.shape(0), crcs ? crcs->shape(0) : lbas.shape(0), "put");
@@ -167,7 +167,7 @@ void put(RestoredL2p &l2p, const Given<uint64_t> &lbas, const Given<uint64_t> &e
     }
 }
 
-void put_range(RestoredL2p &l2p, uint64_t first, const Given<uint64_t> &entries) {
+void put_range(RestoredL2p &l2p, uint64_t first, const GivenValues<uint64_t> &entries) {
     check_range(l2p, first, entries.shape(0), "put_range");
     for (size_t i = 0; i < entries.shape(0); ++i) {
         // Else it would take memory where nothing is.
@@ -177,7 +177,7 @@ void put_range(RestoredL2p &l2p, uint64_t first, const Given<uint64_t> &entries)
     }
 }
 
-void put_crcs(RestoredL2p &l2p, uint64_t first, const Given<uint16_t> &crcs) {
+void put_crcs(RestoredL2p &l2p, uint64_t first, const GivenValues<uint16_t> &crcs) {
     check_range(l2p, first, crcs.shape(0), "put_crcs");
     for (size_t i = 0; i < crcs.shape(0); ++i) {
         if (crcs.data()[i] != 0) {
@@ -258,7 +258,7 @@ public:
 
     [[nodiscard]] const Summary &get() const noexcept { return summary_; }
 
-    [[nodiscard]] Array<uint8_t> rows(const Given<uint32_t> &numbers) const {
+    [[nodiscard]] Array<uint8_t> rows(const GivenValues<uint32_t> &numbers) const {
         const size_t count = numbers.shape(0);
         constexpr size_t bytes = sizeof(layout::BlockEntry);
         std::unique_ptr<uint8_t[]> data(new uint8_t[count * bytes]);
@@ -287,7 +287,7 @@ nb::tuple add_summary(RestoredL2p &l2p, const BoundSummary &summary, uint64_t st
     return nb::make_tuple(copied(added.doubtful), added.blocks, added.seq_sum);
 }
 
-nb::tuple parts_not_covered(const Given<uint64_t> &firsts, const Given<uint64_t> &counts, uint64_t end) {
+nb::tuple parts_not_covered(const GivenValues<uint64_t> &firsts, const GivenValues<uint64_t> &counts, uint64_t end) {
     check_same(firsts.shape(0), counts.shape(0), "uncovered_parts");
     std::vector<uint64_t> ranges, first, count;
     {
@@ -324,13 +324,13 @@ void bind_restored_l2p(nb::module_ &m) {
         .def("copies", &copies)
         .def(
             "entries_of",
-            [](const RestoredL2p &l2p, const Given<uint64_t> &lbas) {
+            [](const RestoredL2p &l2p, const GivenValues<uint64_t> &lbas) {
                 return each(l2p, lbas, "entries_of", [&](uint64_t lba) { return l2p.entry(lba); });
             },
             nb::arg("lbas"))
         .def(
             "seqs_of",
-            [](const RestoredL2p &l2p, const Given<uint64_t> &lbas) {
+            [](const RestoredL2p &l2p, const GivenValues<uint64_t> &lbas) {
                 return each(l2p, lbas, "seqs_of", [&](uint64_t lba) { return l2p.seq(lba); });
             },
             nb::arg("lbas"))

@@ -33,8 +33,8 @@ namespace {
 using Base = std::shared_ptr<BlockDevice>;
 using OnReactor = std::shared_ptr<Reactor>;
 
-constexpr uint64_t kNsPerUs = 1000;
-constexpr uint64_t kLatencyUsMax = ~uint64_t{0} / kNsPerUs / 4;  // so that a time with it added does not overflow
+constexpr uint64_t kNsInUs = 1000;
+constexpr uint64_t kLatencyUsMax = ~uint64_t{0} / kNsInUs / 4;  // so that a time with it added does not overflow
 constexpr uint32_t kStatusMax = 0x7FF;
 
 // The position of `name` among `names`.
@@ -56,7 +56,7 @@ uint64_t latency_ns(uint64_t latency_us) {
     if (latency_us > kLatencyUsMax) {
         throw std::invalid_argument("a latency is out of range");
     }
-    return latency_us * kNsPerUs;
+    return latency_us * kNsInUs;
 }
 
 std::shared_ptr<Meter> meter(const OnReactor &reactor, const Base &base) {

@@ -70,6 +70,8 @@ class NbdServer:
         """Oldest first."""
         self._connections: dict[int, _shim.NbdConnection] = {}
         self._closing: set[asyncio.Task[None]] = set()
+        self._draining: list[_shim.NbdConnection] = []
+        """Connections that have ended, and whose I/O has not. They still count."""
         self._ended = NbdCounts()
         self._refused_at = 0.0
 
@@ -101,7 +103,7 @@ class NbdServer:
     def counts(self) -> NbdCounts:
         """Waits for the reactor, a moment for each connection."""
         counts = self._ended
-        for connection in self._connections.values():
+        for connection in (*self._connections.values(), *self._draining):
             counts = counts.plus(connection.stats())
         return counts
 
@@ -203,6 +205,7 @@ class NbdServer:
         if connection is None:
             return
         self._reactor.unsubscribe(number)
+        self._draining.append(connection)
         task = asyncio.create_task(self._release(connection), name=f"end of an NBD connection at {self.path}")
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
@@ -214,6 +217,7 @@ class NbdServer:
         # Whoever closes a connection waits for its device.
         await until(lambda: connection.drained, timeout_s=math.inf, poll_s=DRAIN_POLL_S)
         connection.close()
+        self._draining.remove(connection)
         self._ended = self._ended.plus(connection.stats())
 
     def _tell_refusal(self) -> None:

@@ -164,7 +164,10 @@ class OneLife:
         self._device.zone_watch.round_s = ZONE_WATCH_ROUND_S
         self._read_only = []
         self._placing.begin(self._device)
-        self._bad_at_birth = len(self._device.zone_map.bad_zones)
+        # A zone that failed when the last life ended, too late to be given up, fails again in the load, and is given up
+        # before the device is here.
+        failed_in_the_load = self._device.zone_faults
+        self._bad_at_birth = max(0, len(self._device.zone_map.bad_zones) - failed_in_the_load)
         self._scrubbing = Scrubbing(self._device, self._scrub_rng, self._rotten)
 
     def _drives(self) -> list[_shim.EmulatedMedia]:

@@ -85,7 +85,7 @@ def test_every_rpc_is_a_method_with_all_its_parameters(client: type, method: str
     }
     assert all(each.kind is inspect.Parameter.KEYWORD_ONLY for each in declared.values())
     for each in rpc.parameters:
-        assert re.search(rf"^ +{each.name}: ", function.__doc__, re.MULTILINE), each.name
+        assert re.search(rf"^ *{each.name}: ", function.__doc__, re.MULTILINE), each.name
 
 
 def test_an_rpc_that_the_generator_does_not_know_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

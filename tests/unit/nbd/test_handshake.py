@@ -175,6 +175,20 @@ async def test_requests_behind_the_handshake_are_not_swallowed(tmp_path: Path) -
         assert server.counts().write_blocks == 1
 
 
+async def test_what_a_connection_did_counts_at_every_moment_of_its_end(tmp_path: Path) -> None:
+    async with served(tmp_path) as server:
+        client = await asyncio.to_thread(NbdClient.connect, server.path)
+        await asyncio.to_thread(client.ok, WRITE, 0, BLOCK, data=b"5" * BLOCK)
+        before = server.counts()
+        assert before.write_blocks == 1
+        (number,) = server._connections
+        server._end(number)
+        assert server.counts() == before
+        await until(lambda: not server._closing)
+        assert server.counts() == before
+        client.close()
+
+
 async def test_who_does_not_finish_the_handshake_is_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nbd_server, "HANDSHAKE_S", 0.05)
     async with served(tmp_path) as server:

@@ -203,7 +203,10 @@ async def test_a_load_that_empties_a_band_costs_nothing(
     monkeypatch.setattr(loading, "lacks_room", lambda found: True)
     monkeypatch.setattr(loading, "make_room", noted)
     cut_off = 0
-    for number in range(24):
+    # How often a load finds a band to empty follows from the version of Python, too.
+    for number in range(100):
+        if number >= 24 and sum(band is not None for band in emptied) >= 5:
+            break
         disk.cut_power_at(disk.operations + rig.rng.randrange(5, 600), rig.rng.randrange(1 << 32))
         assert not await rig.overwrite(20 * blocks)
         await rig.crash()
