@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import signal
 from collections.abc import Iterator
@@ -31,6 +32,12 @@ def pytest_report_header(config: pytest.Config) -> str | None:
     why_not = forks.why_not()
     how = f"each is started ({why_not})" if why_not else f"forked where they can be; {forks.CHOSEN}=0 starts each"
     return f"programs of tests/e2e, interop and mutation: {how}"
+
+
+def pytest_collection_finish() -> None:
+    """The garbage collector no longer looks at what pytest has collected, which is there until the end."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(wrapper=True)

@@ -39,7 +39,7 @@ def _built(build: Path) -> Path:
     for command in (
         [
             *("cmake", "-S", str(CHECKOUT), "-B", str(build), "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release"),
-            *("-DSHIM_MUTATIONS=ON", f"-DPython_EXECUTABLE={sys.executable}"),
+            *("-DSHIM_MUTATIONS=ON", "-DSHIM_WERROR=ON", f"-DPython_EXECUTABLE={sys.executable}"),
         ],
         ["cmake", "--build", str(build)],
     ):
