@@ -26,6 +26,7 @@ from .control_sockets import ControlSockets, SocketOptions
 from .discovery_service import DiscoveryService, give_up_socket
 from .export_sockets import ExportSockets
 from .http_listener import Address, HttpListeners
+from .load_turns import LoadTurns
 from .log_rpcs import LogRpcs
 from .metrics import PATH as METRICS_PATH
 from .native_engine import NativeEngine
@@ -71,9 +72,10 @@ async def serve(
     http: HttpOptions | None = None,
     discovery: str | None = None,
     reactors: Reactors | None = None,
+    loads: LoadTurns | None = None,
 ) -> None:
     """Serves until a signal or a halt. listens, transport: as in DaemonIdentity. saved: FTLs to load. reactors: for all
-    FTLs. Raises FtlError if the daemon can't start; then nothing that it has made is left."""
+    FTLs. loads: bounds on them. Raises FtlError if the daemon can't start; then nothing that it has made is left."""
     # Imported objects stay. Without this, each garbage collection would take some 10 ms to scan them.
     gc.freeze()
     http = http or HttpOptions()
@@ -133,6 +135,7 @@ async def serve(
             state.path / FOLDER,
             listens,
             reactors or Reactors(),
+            loads or LoadTurns(),
         )
         registry = Registry(state, identity, socket_path=str(sockets.path), logs=logs)
         registry.on_halted = halt.set

@@ -1,0 +1,193 @@
+"""Many FTLs in one daemon: their loads stay within bounds of number and memory, and each is online when its own load
+has ended, whatever becomes of the others."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from spdk_ftl_py.daemon import reloading
+from spdk_ftl_py.daemon.load_turns import LoadTurns
+from spdk_ftl_py.errors import FtlError
+from spdk_ftl_py.ftl import device as ftl_device
+from spdk_ftl_py.ftl import loading
+from spdk_ftl_py.ftl.load import restore as restore_module
+from unit.daemon.registry_rig import Daemon, World, create
+from unit.nvme.nvme_loop import until
+
+HANG_US = 6_000_000
+STALL_S = 3.0
+MIB = 1 << 20
+
+
+async def make_drives(here: World, count: int) -> list[str]:
+    names = [f"Many{number}n1" for number in range(count)]
+    for name in names:
+        await here.rpc(
+            "ftltgt_zns_create", name=name, path=str(here.folder / name),
+            num_zones=32, zone_size=256, zone_capacity=192, max_open_zones=14,
+        )  # fmt: skip
+    return names
+
+
+async def make_ftls(here: World, count: int, *, checkpoints: bool = True) -> None:
+    """As an earlier daemon left them, halted."""
+    daemon = await here.start()
+    drives = await make_drives(here, count)
+    await asyncio.gather(*(create(here, daemon, f"ftl{i}", base_bdev=drive) for i, drive in enumerate(drives)))
+    with pytest.MonkeyPatch.context() as patch:
+        if not checkpoints:
+
+            async def none(*_args: Any, **_options: Any) -> None:
+                return None
+
+            patch.setattr(ftl_device.checkpoint, "write", none)
+        await daemon.halt()
+
+
+class Counted:
+    """Counts for itself what runs at the same time."""
+
+    def __init__(self) -> None:
+        self.loads: set[str] = set()
+        self.merging: dict[object, int] = {}
+        self.most_loads = self.most_bytes = 0
+        self.hanging: set[str] = set()
+        self.may_go_on = asyncio.Event()
+
+    def count(self) -> None:
+        self.most_loads = max(self.most_loads, len(self.loads - self.hanging))
+        self.most_bytes = max(self.most_bytes, sum(self.merging.values()))
+
+
+@contextmanager
+def counted() -> Iterator[Counted]:
+    here = Counted()
+    load, read_bands = loading.load, restore_module._read_bands
+
+    async def counted_load(*args: Any, **options: Any) -> Any:
+        name = options["name"]
+        room = options["room"]
+        here.loads.add(name)
+        here.count()
+
+        async def counted_room(byte_count: int) -> None:
+            here.loads.discard(name)
+            await room(byte_count)
+            here.loads.add(name)
+            here.count()
+
+        try:
+            if name in here.hanging:
+                await here.may_go_on.wait()
+            return await load(*args, **(options | {"room": counted_room}))
+        finally:
+            here.loads.discard(name)
+
+    async def counted_reading(reader: Any, geometry: Any, *args: Any) -> None:
+        here.merging[reader] = restore_module.bytes_beside_l2p(geometry)
+        here.count()
+        try:
+            await read_bands(reader, geometry, *args)
+        finally:
+            del here.merging[reader]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loading, "load", counted_load)
+        patch.setattr(restore_module, "_read_bands", counted_reading)
+        yield here
+
+
+def states(daemon: Daemon) -> dict[str, str]:
+    return {device.name: device.state.value for device in daemon.registry.devices.values()}
+
+
+@pytest.mark.parametrize(("count", "checkpoints"), [(12, True), (64, False)], ids=["from checkpoints", "from bands"])
+async def test_many_come_online_within_the_bounds_though_as_many_hang_as_may_load(
+    here: World, count: int, checkpoints: bool
+) -> None:
+    await make_ftls(here, count, checkpoints=checkpoints)
+    turns = LoadTurns(4, memory_mib=2, stall_s=STALL_S)
+    with counted() as seen:
+        seen.hanging = {f"ftl{number}" for number in range(4)}
+        daemon = await here.start(loads=turns)
+        await until(lambda: len(seen.loads) == 4)
+        waiting: set[str] = set()
+
+        def others_online() -> bool:
+            waiting.update(device.waiting_for for device in daemon.registry.devices.values())
+            return all(state == "online" for name, state in states(daemon).items() if name not in seen.hanging)
+
+        await until(others_online)
+        assert {states(daemon)[name] for name in seen.hanging} == {"creating"}
+        assert any("at most 4 at a time (serve --loads)" in why for why in waiting)
+        assert 1 <= seen.most_loads <= 4
+        assert seen.most_bytes == 0 if checkpoints else MIB / 2 < seen.most_bytes <= 2 * MIB
+        seen.may_go_on.set()
+        for name in seen.hanging:
+            await daemon.wait_for("online", name)
+    assert turns.taken_bytes == 0
+    assert not turns.running
+    for device in daemon.registry.devices.values():
+        assert device.ftl is not None
+        assert (device.ftl.restored or {})["from_checkpoint"] == checkpoints
+    await daemon.halt()
+
+
+async def test_a_base_that_hangs_keeps_neither_an_order_nor_the_end_of_the_daemon_waiting(
+    monkeypatch: pytest.MonkeyPatch, here: World
+) -> None:
+    monkeypatch.setattr(reloading, "CANCELLED_S", 0.2)
+    await make_ftls(here, 3)
+    for number in range(2):
+        await here.rpc("ftltgt_inject_fault", name=f"Many{number}n1", op="read", latency_us=HANG_US)
+    daemon = await here.start(loads=LoadTurns(1, stall_s=0.2))
+    await daemon.wait_for("online", "ftl2")
+    clock = asyncio.get_running_loop().time
+    began = clock()
+    await daemon.halt()
+    assert clock() - began < HANG_US / 1e6
+    assert {record["name"] for record in daemon.record()["devices"]} == {"ftl0", "ftl1", "ftl2"}
+    for number in range(2):
+        await here.rpc("ftltgt_clear_faults", name=f"Many{number}n1")
+    daemon = await here.start()
+    for number in range(3):
+        await daemon.wait_for("online", f"ftl{number}")
+    await daemon.halt()
+
+
+async def test_an_order_to_load_waits_its_turn_tells_so_and_fails_cleanly_at_a_halt(here: World) -> None:
+    await make_ftls(here, 1)
+    daemon = await here.start()
+    await daemon.wait_for("online")
+    uuid = (await daemon.device())["uuid"]
+    await daemon.call("bdev_ftl_delete", name="ftl0")
+    await daemon.halt()
+    exports = await here.exports()
+
+    turns = LoadTurns(1, stall_s=1000.0)
+    daemon = await here.start(loads=turns)
+    async with turns.turn(1):
+        order = asyncio.ensure_future(create(here, daemon, base_bdev="Many0n1", uuid=uuid))
+        await until(lambda: "ftl0" in states(daemon) and daemon.managed().waiting_for != "")
+        told = await daemon.device()
+        assert told["state"] == "creating"
+        why = "its turn to load: 1 FTLs are being loaded, at most 1 at a time (serve --loads), and 0 are before it"
+        assert told["waiting_for"] == why
+        assert (await daemon.call("bdev_ftl_get_properties", name="ftl0"))["waiting_for"] == why
+        await daemon.halt()
+        with pytest.raises(FtlError, match="not created, the daemon is halting"):
+            await order
+    assert await here.exports() == exports
+
+    daemon = await here.start(loads=turns)
+    async with turns.turn(1):
+        order = asyncio.ensure_future(create(here, daemon, base_bdev="Many0n1", uuid=uuid))
+        await until(lambda: "ftl0" in states(daemon) and daemon.managed().waiting_for != "")
+    assert (await order)["uuid"] == uuid
+    assert (await daemon.wait_for("online")).get("waiting_for") is None
+    await daemon.halt()
