@@ -137,6 +137,8 @@ class DaemonIdentity:
     """Every FTL is exported over NVMe/TCP, also if its target uses vfio-user."""
     reactors: Reactors = field(default_factory=Reactors)
     """The threads that do the I/O of all FTLs."""
+    halt_timeout_s: float = 600.0
+    """How long a halt of the daemon may take."""
     loads: LoadTurns = field(default_factory=LoadTurns)
     """Which FTLs are loaded at the same time."""
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 LISTEN_DEFAULT: Final = "127.0.0.1"
 TRANSPORT_DEFAULT: Final = "tcp"
 PEER_TIMEOUT_S: Final = 120.0
+HALT_TIMEOUT_S: Final = 600.0
 
 log = logging.getLogger(__name__)
 
@@ -193,6 +194,17 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         ),
     )
     parser.add_argument(
+        "--halt-timeout",
+        metavar="SECONDS",
+        type=seconds,
+        default=HALT_TIMEOUT_S,
+        help=(
+            "how long a halt may take. FTLs that have not written their L2P checkpoint after four fifths of it go "
+            "without, and load more slowly; an FTL that is not done at the end is given up like one whose base is gone: "
+            "its write buffer keeps what is not on media (default: %(default)g)"
+        ),
+    )
+    parser.add_argument(
         "--loads",
         metavar="N",
         type=_loads,
@@ -331,6 +343,7 @@ def run(args: argparse.Namespace) -> int:
                 discovery=args.discovery,
                 reactors=reactors,
                 loads=loads,
+                halt_timeout_s=args.halt_timeout,
             )
         )
     finally:

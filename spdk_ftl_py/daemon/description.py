@@ -36,7 +36,7 @@ def describe(device: DeviceParts) -> dict[str, Any]:
         "error": device.error or device.kept_bdev.error or device.dependents.error,
         **device.dependents.describe(),
     }
-    if device.state in (DeviceState.CREATING, DeviceState.WAITING) and device.progress:
+    if device.state in (DeviceState.CREATING, DeviceState.WAITING, DeviceState.DELETING) and device.progress:
         description["progress"] = device.progress
     if device.state in (DeviceState.WAITING, DeviceState.DEFERRED) or device.waiting_for:
         description["waiting_for"] = device.waiting_for

@@ -33,6 +33,7 @@ from .base_watch import BaseWatch
 from .changes import Changes
 from .checks import split_address
 from .dependents import Dependents
+from .ending import HaltLimit
 from .export_nqn import export_nqn
 from .failed_flushes import FailedFlushes
 from .front import Export, Front
@@ -144,6 +145,10 @@ class DeviceParts:
         self.load_turn: LoadTurn | None = None
         """While it is loaded, or waits for its turn."""
         self.last_load_failed = False
+        self.halt_limit: HaltLimit | None = None
+        """Of the daemon's halt."""
+        self.halt_moves = 0
+        """Counted while its halt moves on."""
         self.failed_flushes = FailedFlushes()
         self.changes = Changes()
         self.settings_turn = asyncio.Lock()
@@ -244,6 +249,11 @@ class DeviceParts:
             or bool(self.listeners.more)
             or (self.export_before is not None and self.export_before.trsvcid != 0)
         )
+
+    def report_halt(self, progress: str) -> None:
+        if progress != self.progress:
+            self.progress = progress
+            self.halt_moves += 1
 
     @property
     def waiting_for(self) -> str:

@@ -73,9 +73,10 @@ async def serve(
     discovery: str | None = None,
     reactors: Reactors | None = None,
     loads: LoadTurns | None = None,
+    halt_timeout_s: float = 600.0,
 ) -> None:
     """Serves until a signal or a halt. listens, transport: as in DaemonIdentity. saved: FTLs to load. reactors: for all
-    FTLs. loads: bounds on them. Raises FtlError if the daemon can't start; then nothing that it has made is left."""
+    FTLs. loads, halt_timeout_s: as in DaemonIdentity. Raises FtlError if the daemon can't start; then nothing that it has made is left."""
     # Imported objects stay. Without this, each garbage collection would take some 10 ms to scan them.
     gc.freeze()
     http = http or HttpOptions()
@@ -135,6 +136,7 @@ async def serve(
             state.path / FOLDER,
             listens,
             reactors or Reactors(),
+            halt_timeout_s,
             loads or LoadTurns(),
         )
         registry = Registry(state, identity, socket_path=str(sockets.path), logs=logs)
@@ -154,7 +156,7 @@ async def serve(
         opened.push_async_callback(sockets.close)
         made.keep()
         watchdog = await opened.enter_async_context(Watchdog(manager))
-        registry.on_halting = watchdog.stopping
+        registry.on_halting, registry.on_halt_status = watchdog.stopping, watchdog.tell_status
         with watchdog.starting():
             await registry.start(saved)
         try:

@@ -116,7 +116,7 @@ class Daemon:
     def __init__(
         self, folder: Path, listen: str, peers: PeerLimits | None, nqn_template: str | None,
         catalog: Catalog | None = None, transport: TransportName = TransportName.TCP,
-        loads: LoadTurns | None = None, peer_timeout_s: float = WAIT_S,
+        loads: LoadTurns | None = None, peer_timeout_s: float = WAIT_S, halt_timeout_s: float = WAIT_S,
     ) -> None:  # fmt: skip
         self.state = StateDirectory(folder / "state")
         self.state.open()
@@ -139,6 +139,7 @@ class Daemon:
             transport=transport,
             endpoint_dir=self.state.path / FOLDER,
             loads=loads or LoadTurns(),
+            halt_timeout_s=halt_timeout_s,
         )
         self.registry = Registry(self.state, identity, socket_path="")
         self.methods = NativeEngine(self.registry, identity).route(self.registry.methods)
@@ -191,9 +192,10 @@ class World:
         transport: TransportName = TransportName.TCP,
         loads: LoadTurns | None = None,
         peer_timeout_s: float = WAIT_S,
+        halt_timeout_s: float = WAIT_S,
     ) -> Daemon:
         """A daemon that serves, with the devices that the one before it left."""
-        daemon = Daemon(self.folder, "127.0.0.1", peers, None, catalog, transport, loads, peer_timeout_s)
+        daemon = Daemon(self.folder, "127.0.0.1", peers, None, catalog, transport, loads, peer_timeout_s, halt_timeout_s)
         await daemon.registry.start()
         return daemon
 
