@@ -279,6 +279,7 @@ class DeviceParts:
             choice=self.choice,
             make_listener=self._make_listener,
             reactors=self.identity.reactors,
+            hold_s=self.identity.peer_timeout_s,
         )
 
     def _is_served(self) -> bool:

@@ -4,19 +4,23 @@ has ended, whatever becomes of the others."""
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from uuid import UUID
 
 import pytest
 
-from spdk_ftl_py.daemon import reloading
+from spdk_ftl_py.daemon import device_parts, reloading
 from spdk_ftl_py.daemon.load_turns import LoadTurns
-from spdk_ftl_py.errors import FtlError
+from spdk_ftl_py.errors import FtlError, MediaError
 from spdk_ftl_py.ftl import device as ftl_device
 from spdk_ftl_py.ftl import loading
 from spdk_ftl_py.ftl.load import restore as restore_module
-from unit.daemon.registry_rig import Daemon, World, create
+from spdk_ftl_py.nvme.host.controller import Controller
+from unit.daemon.registry_rig import HOSTNQN, Daemon, World, create, gate_of
+from unit.daemon.test_orderly_restart import writing
 from unit.nvme.nvme_loop import until
 
 HANG_US = 6_000_000
@@ -157,6 +161,85 @@ async def test_a_base_that_hangs_keeps_neither_an_order_nor_the_end_of_the_daemo
     daemon = await here.start()
     for number in range(3):
         await daemon.wait_for("online", f"ftl{number}")
+    await daemon.halt()
+
+
+async def test_host_io_is_held_beyond_the_peer_timeout_while_a_load_waits_its_turn_or_moves_on(
+    monkeypatch: pytest.MonkeyPatch, here: World
+) -> None:
+    monkeypatch.setattr(device_parts, "HOLD_LOOK_S", 0.01)
+    turns = LoadTurns(1, stall_s=1000.0)
+    daemon = await here.start(loads=turns)
+    await create(here, daemon)
+    device = daemon.managed()
+    port = gate_of(daemon)
+    with counted() as seen:
+        seen.hanging = {"ftl0"}
+        async with turns.turn(1):
+            await here.remove_drive()
+            await daemon.wait_for("waiting")
+            await here.make_drive()
+            await until(lambda: device.load_turn is not None and device.load_turn.waits)
+            # All time is over.
+            monkeypatch.setattr(device, "identity", dataclasses.replace(device.identity, peer_timeout_s=0.0))
+            device.start_hold_timer()
+            write = asyncio.ensure_future(port.write(0, bytes(4096)))
+            await asyncio.sleep(0.1)
+            assert (await daemon.device())["host_io"] == "holding"
+        await until(lambda: "ftl0" in seen.loads)
+        await asyncio.sleep(0.1)
+        assert (await daemon.device())["host_io"] == "holding"
+        assert not write.done()
+        # It moves no more.
+        turns.stall_s = 0.0
+        with pytest.raises(MediaError, match="path error"):
+            await write
+        assert (await daemon.device())["host_io"] == "failing"
+        turns.stall_s = 1000.0
+        seen.may_go_on.set()
+        await daemon.wait_for("online")
+    await port.write(0, bytes(4096))
+    await port.close()
+    await daemon.halt()
+
+
+async def test_the_target_holds_its_io_for_the_peer_timeout_too(here: World) -> None:
+    for peer_timeout_s, told in ((1.0, 120), (300.5, 301)):
+        daemon = await here.start(peer_timeout_s=peer_timeout_s)
+        await create(here, daemon, no_attach=False, force=True)
+        (attached,) = (each["params"] for each in here.target.nvme.saved() if each["params"]["name"].startswith("ftl0"))
+        assert attached["ctrlr_loss_timeout_sec"] == -1
+        assert attached["fast_io_fail_timeout_sec"] == told
+        await daemon.halt(undo=True)
+        daemon = await here.start()
+        await daemon.wait_for("online")
+        await daemon.call("bdev_ftl_delete", name="ftl0")
+        await daemon.halt()
+
+
+async def test_hosts_of_a_daemon_that_loads_long_are_told_to_try_again_and_see_no_error(here: World) -> None:
+    daemon = await here.start()
+    await create(here, daemon)
+    async with writing(daemon) as (writer, host):
+        await writer.goes_on()
+        await daemon.halt()
+        with counted() as seen:
+            seen.hanging = {"ftl0"}
+            daemon = await here.start()
+            await until(lambda: "ftl0" in seen.loads)
+            address = daemon.managed().front.tcp.address
+            assert address is not None
+            with pytest.raises(FtlError) as refused:
+                await Controller.connect(*address, daemon.managed().nqn, hostnqn=HOSTNQN, hostid=UUID(int=7))
+            assert not getattr(refused.value, "do_not_retry", False)
+            before = writer.number
+            await asyncio.sleep(0.3)
+            assert writer.number == before
+            seen.may_go_on.set()
+            await daemon.wait_for("online")
+        await writer.goes_on()
+        await writer.verify()
+        assert host.losses == 1
     await daemon.halt()
 
 
