@@ -200,8 +200,8 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         default=HALT_TIMEOUT_S,
         help=(
             "how long a halt may take. FTLs that have not written their L2P checkpoint after four fifths of it go "
-            "without, and load more slowly; an FTL that is not done at the end is given up like one whose base is gone: "
-            "its write buffer keeps what is not on media (default: %(default)g)"
+            "without, and load more slowly. An FTL that is not done at the end is given up like one whose base is "
+            "gone: its write buffer keeps what is not on media (default: %(default)g)"
         ),
     )
     parser.add_argument(
@@ -209,8 +209,8 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         metavar="N",
         type=_loads,
         help=(
-            "how many FTLs to load at the same time, at a start of the daemon or when bases come back; the others wait, "
-            "the smallest goes first (default: 4)"
+            "how many FTLs to load at the same time, at a start of the daemon or when bases come back; the others "
+            "wait, the smallest goes first (default: 4)"
         ),
     )
     parser.add_argument(
@@ -304,8 +304,8 @@ def run(args: argparse.Namespace) -> int:
     # The imports of the data path are only needed to serve, not for every --help.
     from ..nvme.target.peers import PeerLimits
     from ..runtime.reactors import Reactors
-    from .load_turns import LOADS_DEFAULT, MEMORY_DEFAULT_MIB, LoadTurns
     from .control_sockets import SocketOptions
+    from .load_turns import LOADS_DEFAULT, MEMORY_DEFAULT_MIB, LoadTurns
     from .serving import HttpOptions, serve
 
     with refusing(args.parser, "--limit"):

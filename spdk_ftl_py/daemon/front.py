@@ -91,8 +91,8 @@ class Front:
         """nqn: of the export. peers: limits on what one host may use. is_own: whether a host NQN is the one of the SPDK
         target itself; no limit keeps the target out. sockets: those that are kept between daemons. catalog: of the
         discovery service. listeners: besides the first one, and the states of all. address: where a TCP port is
-        opened later. choice: of the target's transport. make_listener: for vfio-user. reactors: those of the daemon. hold_s: how long the
-        target holds I/O over NVMe/TCP while nobody serves it, if that is more than its least."""
+        opened later. choice: of the target's transport. make_listener: for vfio-user. reactors: those of the daemon.
+        hold_s: as by_tcp() takes it."""
         self.name = name
         self.gate: _shim.Gate | None = None
         self.came_early = False

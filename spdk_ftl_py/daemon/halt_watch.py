@@ -19,9 +19,7 @@ log = logging.getLogger(__name__)
 class HaltWatch:
     """One halt of all devices."""
 
-    def __init__(
-        self, devices: Callable[[], Collection[ManagedDevice]], on_status: Callable[[str], object]
-    ) -> None:
+    def __init__(self, devices: Callable[[], Collection[ManagedDevice]], on_status: Callable[[str], object]) -> None:
         """devices: those of the daemon now. on_status: gets the state of the halt in a line, now and then."""
         self._devices = devices
         self._on_status = on_status

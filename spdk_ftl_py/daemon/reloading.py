@@ -129,18 +129,14 @@ class Reloading:
         assert device.link.raw is not None
         return Media(base, device.link.raw, await device.link.connect_cache(device.front.reactor))
 
-    async def load(
-        self, media: Media, once: Mapping[str, Any] | None = None, *, first: bool = False
-    ) -> FtlDevice:
+    async def load(self, media: Media, once: Mapping[str, Any] | None = None, *, first: bool = False) -> FtlDevice:
         """Loads the FTL from media when it is its turn. first: before others that wait. Raises what FtlMaker.load()
         raises, and UnfitError if media do not hold the FTL that hosts know."""
         device = self._device
         failed_before, device.last_load_failed = device.last_load_failed, True
         loads = device.identity.loads
         try:
-            device.load_turn = turn = loads.turn(
-                media.raw_base.block_count, first=first, failed_before=failed_before
-            )
+            device.load_turn = turn = loads.turn(media.raw_base.block_count, first=first, failed_before=failed_before)
             async with turn:
                 load = device.maker.load(
                     device.front.reactor, media, **(once or {}), life=device.life_seen, room=turn.room

@@ -75,8 +75,8 @@ async def serve(
     loads: LoadTurns | None = None,
     halt_timeout_s: float = 600.0,
 ) -> None:
-    """Serves until a signal or a halt. listens, transport: as in DaemonIdentity. saved: FTLs to load. reactors: for all
-    FTLs. loads, halt_timeout_s: as in DaemonIdentity. Raises FtlError if the daemon can't start; then nothing that it has made is left."""
+    """Serves until a signal or a halt. listens, transport, loads, halt_timeout_s: as in DaemonIdentity. saved: FTLs to
+    load. reactors: for all FTLs. Raises FtlError if the daemon can't start; then nothing that it has made is left."""
     # Imported objects stay. Without this, each garbage collection would take some 10 ms to scan them.
     gc.freeze()
     http = http or HttpOptions()

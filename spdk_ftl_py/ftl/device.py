@@ -305,7 +305,7 @@ class FtlDevice:
         # Resets that ended with the core count in the superblock.
         await self._manager.take_last_account()
         content = self._superblock_content()
-        place = None if self._leave_out_checkpoint else await checkpoint.write(
+        place = await checkpoint.write(
             self._port,
             dataclasses.replace(self.geometry, bands=self.zone_map.bands()),
             self._superblock.media_uuid,

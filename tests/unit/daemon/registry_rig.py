@@ -195,7 +195,9 @@ class World:
         halt_timeout_s: float = WAIT_S,
     ) -> Daemon:
         """A daemon that serves, with the devices that the one before it left."""
-        daemon = Daemon(self.folder, "127.0.0.1", peers, None, catalog, transport, loads, peer_timeout_s, halt_timeout_s)
+        daemon = Daemon(
+            self.folder, "127.0.0.1", peers, None, catalog, transport, loads, peer_timeout_s, halt_timeout_s
+        )
         await daemon.registry.start()
         return daemon
 

@@ -19,7 +19,9 @@ NEVER_S = 1000.0
 class Load:
     """One that runs until end() is called."""
 
-    def __init__(self, turns: LoadTurns, size: int, *, room: int = 0, first: bool = False, failed: bool = False) -> None:
+    def __init__(
+        self, turns: LoadTurns, size: int, *, room: int = 0, first: bool = False, failed: bool = False
+    ) -> None:
         self.size = size
         self.turn: LoadTurn | None = None
         self.began = asyncio.Event()

@@ -19,6 +19,7 @@ from spdk_ftl_py.ftl import device as ftl_device
 from spdk_ftl_py.ftl import loading
 from spdk_ftl_py.ftl.load import restore as restore_module
 from spdk_ftl_py.nvme.host.controller import Controller
+from spdk_ftl_py.nvme.wire import CommandError
 from unit.daemon.registry_rig import HOSTNQN, Daemon, World, create, gate_of
 from unit.daemon.test_orderly_restart import writing
 from unit.nvme.nvme_loop import until
@@ -229,9 +230,9 @@ async def test_hosts_of_a_daemon_that_loads_long_are_told_to_try_again_and_see_n
             await until(lambda: "ftl0" in seen.loads)
             address = daemon.managed().front.tcp.address
             assert address is not None
-            with pytest.raises(FtlError) as refused:
+            with pytest.raises(CommandError) as refused:
                 await Controller.connect(*address, daemon.managed().nqn, hostnqn=HOSTNQN, hostid=UUID(int=7))
-            assert not getattr(refused.value, "do_not_retry", False)
+            assert not refused.value.do_not_retry
             before = writer.number
             await asyncio.sleep(0.3)
             assert writer.number == before

@@ -149,8 +149,8 @@ async def test_a_halt_gets_more_time_only_while_it_moves_on_and_within_its_bound
     watchdog.stopping(100.0, lambda: moves)
     assert listening.heard() == ["STOPPING=1", more]
     extended = []
-    for now in range(1010, 1130, 10):  # noqa: B007 - it is read above
-        moves += now <= 1030 or 1080 <= now
+    for now in range(1010, 1130, 10):
+        moves += now <= 1030 or now >= 1080
         watchdog._extend()
         if listening.heard():
             extended.append(now)
