@@ -325,7 +325,7 @@ class FtlDevice:
         self.checkpoint_part = part
         self.checkpoint_steps += 1
         if self._leave_out_checkpoint and part < 1:
-            raise checkpoint.NotUsableError(f"there is no time for the rest of it, {1 - part:.0%}")
+            raise FtlError(f"there is no time for the rest of it, {1 - part:.0%}")
 
     async def _release(self) -> None:
         """Idempotent."""

@@ -104,7 +104,7 @@ async def write(
     """Writes the checkpoint of a closed core, durably. Returns its description for superblock ``generation``.
 
     Returns None if there is no room, if the base refuses it, or if something is not on media. with_crcs: the core keeps
-    CRCs. refused: bands that must not be written. progress: may raise NotUsableError, which ends it. Raises MediaError
+    CRCs. refused: bands that must not be written. progress: may raise FtlError, which ends it. Raises MediaError
     only if the base is gone, or if a flush leaves in doubt what the base's cache has lost (FlushDoubtError).
     """
     place = None
