@@ -290,7 +290,7 @@ class ManagedDevice(OrderedDevice):
 
     async def _halt_ftl(self) -> None:
         if self.ftl is not None:
-            await halt_ftl(self.ftl, self.link, limit=self.halt_limit, report=self.report_halt)
+            await halt_ftl(self.ftl, self.link, limit_now=lambda: self.halt_limit, report=self.report_halt)
             if self.ftl.halted_cleanly:
                 self.hosts.flushed()
 

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
 
-from ..errors import TargetError
+from ..errors import MediaError, TargetError
 from ..ftl.device import FtlDevice
 from ..spdk.rpc import TargetRpc, is_gone
 from .base import BaseLink
@@ -41,25 +41,25 @@ async def halt_ftl(
     ftl: FtlDevice,
     link: BaseLink,
     *,
-    limit: HaltLimit | None = None,
+    limit_now: Callable[[], HaltLimit | None] = lambda: None,
     report: Callable[[str], object] = lambda progress: None,
 ) -> None:
     """Halts the FTL. If the base stops answering, the connection to it is closed, which ends the halt with an error. A
     target may hold the I/O of a drive that went away for as long as it tries to reconnect it.
 
-    limit: the halt leaves the L2P checkpoint out when the time for that is over, and ends like that of a base that
-    stops answering when all time is over. What was accepted is then in the write buffer's file. report: of the
-    progress, again and again.
+    limit_now: a halt of the daemon, which has a limit, may begin meanwhile. This halt leaves the L2P checkpoint out
+    when the time for that is over, and ends like that of a base that stops answering when all time is over. What was
+    accepted is then in the write buffer's file. report: of the progress, again and again.
     """
     clock = asyncio.get_running_loop().time
     halt = asyncio.ensure_future(ftl.halt())
-    before, moved_at = _progress(ftl), clock()
+    before, moved_at, why = _progress(ftl), clock(), ""
     while not (await asyncio.wait({halt}, timeout=min(HALT_LOOK_S, HALT_STALL_S)))[0]:
         now = _progress(ftl)
         if now != before:
             before, moved_at = now, clock()
         report(_progress_text(ftl))
-        why = ""
+        limit = limit_now()
         if clock() - moved_at >= HALT_STALL_S:
             why = f"the base bdev did not answer for {HALT_STALL_S:g} s during the halt"
         elif limit is not None and clock() >= limit.until:
@@ -71,7 +71,12 @@ async def halt_ftl(
             break
         if limit is not None and clock() >= limit.checkpoint_until:
             ftl.leave_out_checkpoint()
-    await halt
+    try:
+        await halt
+    except MediaError as error:
+        if not why or why in error.message:
+            raise
+        raise MediaError(f"{ftl.name}: {why}: {error.message}", status=error.status) from error
 
 
 def _progress(ftl: FtlDevice) -> list[float]:

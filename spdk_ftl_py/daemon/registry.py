@@ -171,13 +171,15 @@ class Registry:
 
     async def _halt_watched(self, watch: HaltWatch, *, undo: bool) -> None:
         limit = HaltLimit.from_now(self._identity.halt_timeout_s)
+        for device in self._devices.values():
+            # Also if it is being deleted, or halted for a change.
+            device.halt_limit = limit
         await self.creations.end()
         await asyncio.gather(*self._deletions, return_exceptions=True)
         await self._saver.end()
         kept = [device for device in self._devices.values() if worth_keeping(device)]
 
         async def halt_one(device: ManagedDevice) -> str:
-            device.halt_limit = limit
             try:
                 return await self._halt_one(device, undo=undo)
             finally:

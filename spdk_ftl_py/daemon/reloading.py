@@ -96,7 +96,7 @@ class Reloading:
         device.start_hold_timer()
         device.ftl = None
         try:
-            await halt_ftl(ftl, device.link, report=device.report_halt)
+            await halt_ftl(ftl, device.link, limit_now=lambda: device.halt_limit, report=device.report_halt)
         finally:
             await device.link.disconnect()
         if not ftl.halted_cleanly:

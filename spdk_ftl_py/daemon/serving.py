@@ -18,6 +18,7 @@ from ..runtime.logs import LogLevels
 from ..runtime.reactors import Reactors
 from ..runtime.service_manager import ServiceManager
 from ..runtime.signals import ignored, on_signals
+from ..runtime.turns import many_aside
 from ..runtime.watchdog import Watchdog
 from ..spdk.exports import host_nqn
 from .audit import audit_to_file, audit_to_log
@@ -79,6 +80,7 @@ async def serve(
     load. reactors: for all FTLs. Raises FtlError if the daemon can't start; then nothing that it has made is left."""
     # Imported objects stay. Without this, each garbage collection would take some 10 ms to scan them.
     gc.freeze()
+    many_aside()
     http = http or HttpOptions()
     manager = manager or ServiceManager({})
     peers = PeerLimits.parse(limits)

@@ -15,6 +15,7 @@ from spdk_ftl_py.daemon import ending, halt_watch
 from spdk_ftl_py.daemon.registry import Registry
 from spdk_ftl_py.errors import FtlError
 from spdk_ftl_py.runtime import watchdog as watchdog_module
+from spdk_ftl_py.runtime.turns import many_aside
 from spdk_ftl_py.runtime.watchdog import Watchdog
 from unit.daemon.registry_rig import Daemon, World, create, read, write
 from unit.daemon.test_many import make_drives
@@ -85,6 +86,29 @@ async def test_a_base_that_is_not_done_in_time_is_given_up_and_the_write_buffer_
     assert not restored(daemon)["lossy"]
     assert await read(here, daemon, BLOCKS) == [lba + 1 for lba in range(BLOCKS)]
     await daemon.halt()
+
+
+async def test_a_halt_for_a_change_and_a_delete_have_no_more_time_than_the_halt_of_the_daemon(here: World) -> None:
+    many_aside()
+    drives = await make_drives(here, 2)
+    daemon = await here.start(halt_timeout_s=1.0)
+    for number, drive in enumerate(drives):
+        await create(here, daemon, f"ftl{number}", base_bdev=drive)
+        await slow_down(here, "write", 1_500_000, drive)
+    changing = asyncio.ensure_future(
+        daemon.call("bdev_ftl_set_property", name="ftl0", ftl_property="verify_reads", value="false")
+    )
+    deleting = asyncio.ensure_future(daemon.call("bdev_ftl_delete", name="ftl1"))
+    clock = asyncio.get_running_loop().time
+    halting = [daemon.managed("ftl0"), daemon.managed("ftl1")]
+    await until(lambda: all(device.progress.startswith("halt: ") for device in halting))
+    began = clock()
+    await daemon.registry.halt()
+    assert clock() - began < 10
+    for each in (changing, deleting):
+        with pytest.raises(FtlError, match=r"was not done after 1 s \(serve --halt-timeout\)"):
+            await each
+    daemon.state.close()
 
 
 def watched(registry: Registry, watchdog: Watchdog) -> None:
