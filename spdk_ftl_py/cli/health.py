@@ -89,8 +89,14 @@ def _of_state(device: Mapping[str, Any], stats: Mapping[str, Any] | None) -> Ite
             f"bring base bdev {base} and the target at {target} back; the daemon continues by itself",
         )
     elif state == "creating":
-        progress = f" ({device['progress']})" if device.get("progress") else ""
-        yield Problem(Health.DEGRADED, f"is being created or loaded{progress}", "wait until it is done")
+        how_far = device.get("progress")
+        if device.get("waiting_for"):
+            how_far = f"waits for {device['waiting_for']}"
+        yield Problem(
+            Health.DEGRADED,
+            "is being created or loaded" + (f" ({how_far})" if how_far else ""),
+            "wait until it is done",
+        )
     elif state == "deleting":
         yield Problem(Health.DEGRADED, "is being deleted", "wait until it is done")
     elif error:

@@ -56,6 +56,7 @@ from ..vfio_user.host.controller import VfioUserController
 from .base_endpoints import base_endpoint
 from .checks import check_base, check_cache_is_nobodys, find_cache
 from .export_sockets import ExportSockets
+from .load_turns import LoadTurns
 from .own_bdevs import OwnBdevs
 from .probing import Prober
 from .requests import FtlOptions
@@ -136,6 +137,10 @@ class DaemonIdentity:
     """Every FTL is exported over NVMe/TCP, also if its target uses vfio-user."""
     reactors: Reactors = field(default_factory=Reactors)
     """The threads that do the I/O of all FTLs."""
+    halt_timeout_s: float = 600.0
+    """How long a halt of the daemon may take."""
+    loads: LoadTurns = field(default_factory=LoadTurns)
+    """Which FTLs are loaded at the same time."""
 
     @functools.cached_property
     def prober(self) -> Prober:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 LISTEN_DEFAULT: Final = "127.0.0.1"
 TRANSPORT_DEFAULT: Final = "tcp"
 PEER_TIMEOUT_S: Final = 120.0
+HALT_TIMEOUT_S: Final = 600.0
 
 log = logging.getLogger(__name__)
 
@@ -193,6 +194,35 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         ),
     )
     parser.add_argument(
+        "--halt-timeout",
+        metavar="SECONDS",
+        type=seconds,
+        default=HALT_TIMEOUT_S,
+        help=(
+            "how long a halt may take. FTLs that have not written their L2P checkpoint after four fifths of it go "
+            "without, and load more slowly. An FTL that is not done at the end is given up like one whose base is "
+            "gone: its write buffer keeps what is not on media (default: %(default)g)"
+        ),
+    )
+    parser.add_argument(
+        "--loads",
+        metavar="N",
+        type=_loads,
+        help=(
+            "how many FTLs to load at the same time, at a start of the daemon or when bases come back; the others "
+            "wait, the smallest goes first (default: 4)"
+        ),
+    )
+    parser.add_argument(
+        "--load-memory",
+        metavar="MIB",
+        type=whole(1, 1 << 30),
+        help=(
+            "how much memory loads may take together beside their L2P; a load that takes more runs alone, apart from "
+            "loads after a clean halt (default: 1024)"
+        ),
+    )
+    parser.add_argument(
         "--limit",
         metavar="NAME=VALUE",
         action="append",
@@ -275,11 +305,13 @@ def run(args: argparse.Namespace) -> int:
     from ..nvme.target.peers import PeerLimits
     from ..runtime.reactors import Reactors
     from .control_sockets import SocketOptions
+    from .load_turns import LOADS_DEFAULT, MEMORY_DEFAULT_MIB, LoadTurns
     from .serving import HttpOptions, serve
 
     with refusing(args.parser, "--limit"):
         PeerLimits.parse(args.limit)
     reactors = Reactors(args.reactors, args.cpu_mask)
+    loads = LoadTurns(args.loads or LOADS_DEFAULT, args.load_memory or MEMORY_DEFAULT_MIB)
     levels = LogLevels.parse(args.log_level, level="debug" if args.verbose else "info")
     with refusing(args.parser, "--log-level"):
         if args.audit_log is not None and AUDIT in levels.subjects:
@@ -310,6 +342,8 @@ def run(args: argparse.Namespace) -> int:
                 http=HttpOptions(args.metrics, args.http_name, args.web),
                 discovery=args.discovery,
                 reactors=reactors,
+                loads=loads,
+                halt_timeout_s=args.halt_timeout,
             )
         )
     finally:
@@ -344,6 +378,12 @@ def _reactors(given: str) -> int:
     from ..runtime.reactors import REACTORS_MAX
 
     return whole(1, REACTORS_MAX)(given)
+
+
+def _loads(given: str) -> int:
+    from .load_turns import LOADS_MAX
+
+    return whole(1, LOADS_MAX)(given)
 
 
 def _cpu_mask(given: str) -> Sequence[int]:

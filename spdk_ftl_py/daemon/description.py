@@ -36,10 +36,10 @@ def describe(device: DeviceParts) -> dict[str, Any]:
         "error": device.error or device.kept_bdev.error or device.dependents.error,
         **device.dependents.describe(),
     }
-    if device.state in (DeviceState.CREATING, DeviceState.WAITING) and device.progress:
+    if device.state in (DeviceState.CREATING, DeviceState.WAITING, DeviceState.DELETING) and device.progress:
         description["progress"] = device.progress
-    if device.state in (DeviceState.WAITING, DeviceState.DEFERRED):
-        description["waiting_for"] = "; ".join(filter(None, (device.waits_for, *device.search.doubt.values())))
+    if device.state in (DeviceState.WAITING, DeviceState.DEFERRED) or device.waiting_for:
+        description["waiting_for"] = device.waiting_for
     if device.export is not None:
         description["transport"] = device.front.transport.name.value
         description["export"] = _export(device, device.export)

@@ -24,7 +24,7 @@ from .device_parts import Origin
 from .ending import halt_ftl, take_apart
 from .ordered_device import OrderedDevice
 from .owed import make_room, settle_alarms
-from .reloading import EMPTY_TIMEOUT_S, Reloading
+from .reloading import EMPTY_TIMEOUT_S, Reloading, until_cancelled
 from .session_keys import drop_all
 from .smart import smart_of, warnings_depend_on
 from .states import DeviceState as DeviceState
@@ -94,7 +94,7 @@ class ManagedDevice(OrderedDevice):
         media = await self._reloading.connect()
         base = self.link.bdev
         assert base is not None
-        seen = await check_media(
+        checking = check_media(
             self.front.reactor,
             media,
             base=base,
@@ -104,11 +104,14 @@ class ManagedDevice(OrderedDevice):
             loads=self.uuid if self.loads else None,
             progress=self._report,
         )
+        seen = await until_cancelled(checking, self.link)
         self.cache_kind = seen.cache_kind
         if self.wants_port:
             await self.front.tcp.listen(self.listen, port_before)
         self.front.prepare_endpoint()
-        self.ftl = ftl = await (self._reloading.load(media) if self.loads else self._make(media, seen.zones))
+        first = not self.inherited
+        making = self._reloading.load(media, first=first) if self.loads else self._make(media, seen.zones)
+        self.ftl = ftl = await making
         self.loads = not self.no_data
         self.remember(ftl)
         self.gave_cache_up()
@@ -287,7 +290,7 @@ class ManagedDevice(OrderedDevice):
 
     async def _halt_ftl(self) -> None:
         if self.ftl is not None:
-            await halt_ftl(self.ftl, self.link)
+            await halt_ftl(self.ftl, self.link, limit_now=lambda: self.halt_limit, report=self.report_halt)
             if self.ftl.halted_cleanly:
                 self.hosts.flushed()
 

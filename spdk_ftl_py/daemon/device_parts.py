@@ -33,11 +33,13 @@ from .base_watch import BaseWatch
 from .changes import Changes
 from .checks import split_address
 from .dependents import Dependents
+from .ending import HaltLimit
 from .export_nqn import export_nqn
 from .failed_flushes import FailedFlushes
 from .front import Export, Front
 from .ftl_maker import FtlMaker
 from .listeners import Listeners
+from .load_turns import LoadTurn
 from .requests import FtlOptions, HostOptions
 from .session_keys import SessionKeys, psk_path
 from .states import DeviceState
@@ -47,6 +49,9 @@ from .vfio_user_export import Listener, end_keeper, endpoint_of
 
 VFIO_USER_LIMITS: Final = TargetLimits(max_io_bytes=131072, in_capsule_bytes=0, max_queue_depth=256, max_io_qpairs=127)
 """Of the controller at an endpoint. 256 is the depth that SPDK's bdev_nvme asks for."""
+
+HOLD_LOOK_S: Final = 1.0
+"""How often a load is looked at for whose sake host I/O is held beyond the time limit."""
 
 log = logging.getLogger(__name__)
 
@@ -137,6 +142,13 @@ class DeviceParts:
         """CREATING or WAITING: the current step, and how much of it is done."""
         self.waits_for = ""
         """DEFERRED or WAITING: the result of the last attempt."""
+        self.load_turn: LoadTurn | None = None
+        """While it is loaded, or waits for its turn."""
+        self.last_load_failed = False
+        self.halt_limit: HaltLimit | None = None
+        """Of the daemon's halt."""
+        self.halt_moves = 0
+        """Counted while its halt moves on."""
         self.failed_flushes = FailedFlushes()
         self.changes = Changes()
         self.settings_turn = asyncio.Lock()
@@ -238,6 +250,20 @@ class DeviceParts:
             or (self.export_before is not None and self.export_before.trsvcid != 0)
         )
 
+    def report_halt(self, progress: str) -> None:
+        if progress != self.progress:
+            self.progress = progress
+            self.halt_moves += 1
+
+    @property
+    def waiting_for(self) -> str:
+        """What its load, or the result of the last attempt, waits for; empty if it does not wait."""
+        if self.load_turn is not None and self.load_turn.waits:
+            return self.load_turn.waits_for
+        if self.state in (DeviceState.WAITING, DeviceState.DEFERRED):
+            return "; ".join(filter(None, (self.waits_for, *self.search.doubt.values())))
+        return ""
+
     def new_front(self) -> Front:
         return Front(
             self.name,
@@ -253,6 +279,7 @@ class DeviceParts:
             choice=self.choice,
             make_listener=self._make_listener,
             reactors=self.identity.reactors,
+            hold_s=self.identity.peer_timeout_s,
         )
 
     def _is_served(self) -> bool:
@@ -304,6 +331,8 @@ class DeviceParts:
 
     def _report(self, step: str, part: float) -> None:
         self.progress = f"{step} {part:.0%}"
+        if self.load_turn is not None:
+            self.load_turn.moved()
 
     async def try_attach(self) -> None:
         """Attaches an FTL that has served hosts before. Hosts of the export do not wait for this."""
@@ -339,7 +368,8 @@ class DeviceParts:
     # --- trouble
 
     def start_hold_timer(self) -> None:
-        """Starts the time limit for host I/O that is held from now on. The I/O fails when the limit passes."""
+        """Starts the time limit for host I/O that is held from now on. When the limit has passed, the I/O fails as soon
+        as no load is in progress that would end the wait."""
         self.stop_hold_timer()
         self._hold_timer = asyncio.get_running_loop().call_later(self.identity.peer_timeout_s, self._stop_holding)
 
@@ -348,6 +378,9 @@ class DeviceParts:
             self._hold_timer.cancel()
 
     def _stop_holding(self) -> None:
+        if self.load_turn is not None and self.load_turn.moves:
+            self._hold_timer = asyncio.get_running_loop().call_later(HOLD_LOOK_S, self._stop_holding)
+            return
         self.front.fail()
         self.error = f"{self.error}; host I/O was held for {self.identity.peer_timeout_s:g} s, and fails now"
         log.error("%s: %s", self.name, self.error)

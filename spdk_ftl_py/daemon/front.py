@@ -86,11 +86,13 @@ class Front:
         choice: Choice,
         make_listener: Callable[[ReactorLoop, Subsystem, Path], Listener],
         reactors: Reactors,
+        hold_s: float,
     ) -> None:
         """nqn: of the export. peers: limits on what one host may use. is_own: whether a host NQN is the one of the SPDK
         target itself; no limit keeps the target out. sockets: those that are kept between daemons. catalog: of the
         discovery service. listeners: besides the first one, and the states of all. address: where a TCP port is
-        opened later. choice: of the target's transport. make_listener: for vfio-user. reactors: those of the daemon."""
+        opened later. choice: of the target's transport. make_listener: for vfio-user. reactors: those of the daemon.
+        hold_s: as by_tcp() takes it."""
         self.name = name
         self.gate: _shim.Gate | None = None
         self.came_early = False
@@ -98,7 +100,7 @@ class Front:
         self.nbd = FtlNbd(lambda: self.reactor)
         self.tcp = TcpExport(
             name, lambda: self.reactor, device, nqn, connections, peers=peers, is_own=is_own, sockets=sockets,
-            catalog=catalog, listeners=listeners,
+            catalog=catalog, listeners=listeners, hold_s=hold_s,
         )  # fmt: skip
         self._shared: VfioUserExport | None = None
         self._address = address

@@ -13,6 +13,7 @@ from ..ftl import creation, loading
 from ..ftl.cache.nv_cache_keeper import CacheMissingError
 from ..ftl.device import FtlDevice
 from ..ftl.load.grow import Grow
+from ..ftl.load.restore import Room
 from ..ftl.media.blockdev import BlockPort
 from ..ftl.media.signatures import find_foreign
 from ..ftl.media.zone import Zone
@@ -55,10 +56,11 @@ class FtlMaker:
         without_cache: bool = False,
         cache_scrubbed: bool = False,
         life: int = 0,
+        room: Room | None = None,
     ) -> FtlDevice:
         """grow: take all of the base; force: erase any data on the added part. without_cache: overrides the parameters.
-        cache_scrubbed: the cache is new, and already scrubbed. life: as in load(). Raises what load() raises, and
-        DeferredError if the cache may appear soon."""
+        cache_scrubbed: the cache is new, and already scrubbed. life, room: as in load(). Raises what load() raises,
+        and DeferredError if the cache may appear soon."""
         options = self._options()
         cache = options.cache
         if cache_scrubbed and media.cache is None:
@@ -76,6 +78,7 @@ class FtlMaker:
                 without_cache=without_cache or options.without_cache,
                 cache_scrubbed=cache_scrubbed,
                 life=life,
+                room=room,
                 replaced_policies=self._replaced_policies,
                 progress=self._progress,
                 on_lossy=self._on_lossy,

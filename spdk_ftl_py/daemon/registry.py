@@ -13,6 +13,7 @@ from uuid import UUID
 
 from ..errors import BusyError, FtlError
 from ..runtime.logs import LogLevels
+from ..runtime.tasks import end_tasks
 from ..spdk.saved_config import OwnFtl
 from ..text import show_names
 from ..version import __version__
@@ -23,8 +24,10 @@ from .creations import Creations
 from .device import DeviceState, ManagedDevice
 from .device_parts import Origin
 from .devices import Devices, Key, key_of, worth_keeping
+from .ending import HaltLimit
 from .front import Export
 from .growing import grow
+from .halt_watch import HaltWatch
 from .host_rpcs import HostRpcs
 from .http_listener import Route
 from .listener_rpcs import ListenerRpcs
@@ -44,6 +47,8 @@ from .session_keys import remove_stray_files
 from .state import StateDirectory
 from .vfio_user_export import remove_stray_endpoints
 
+HALT_MARGIN_S: Final = 60.0
+"""For what follows when the time for a halt is over: connections end, and the target is asked."""
 _DEFAULTS_FILLED_IN: Final = {"overprovisioning": 20, "use_append": False}
 
 log = logging.getLogger(__name__)
@@ -72,8 +77,10 @@ class Registry:
         )
         self._deletions: set[asyncio.Task[Any]] = set()
         self._halting: asyncio.Task[None] | None = None
-        self.on_halting: Callable[[], None] = lambda: None
-        """A halt begins."""
+        self.on_halting: Callable[[float, Callable[[], object]], None] = lambda most_s, moves: None
+        """A halt begins. It takes so many seconds at most, and what the call returns changes while it moves on."""
+        self.on_halt_status: Callable[[str], None] = lambda text: None
+        """How far the halt is, in a line."""
         self.on_halted: Callable[[], None] = lambda: None
         """An RPC has halted everything: the daemon has to end."""
         self._is_up = False
@@ -150,16 +157,35 @@ class Registry:
         Raises FtlError at the end if an FTL could not be halted, or undone.
         """
         if self._halting is None:
-            self.on_halting()
-            self._halting = asyncio.create_task(self._halt_all(undo=undo), name="halt")
+            watch = HaltWatch(self._devices.values, lambda text: self.on_halt_status(text))
+            self.on_halting(self._identity.halt_timeout_s + HALT_MARGIN_S, watch.moves)
+            self._halting = asyncio.create_task(self._halt_all(watch, undo=undo), name="halt")
         await asyncio.shield(self._halting)
 
-    async def _halt_all(self, *, undo: bool) -> None:
+    async def _halt_all(self, watch: HaltWatch, *, undo: bool) -> None:
+        telling = asyncio.create_task(watch.run(), name="tell of the halt")
+        try:
+            await self._halt_watched(watch, undo=undo)
+        finally:
+            await end_tasks([telling])
+
+    async def _halt_watched(self, watch: HaltWatch, *, undo: bool) -> None:
+        limit = HaltLimit.from_now(self._identity.halt_timeout_s)
+        for device in self._devices.values():
+            # Also if it is being deleted, or halted for a change.
+            device.halt_limit = limit
         await self.creations.end()
         await asyncio.gather(*self._deletions, return_exceptions=True)
         await self._saver.end()
         kept = [device for device in self._devices.values() if worth_keeping(device)]
-        failures = await asyncio.gather(*(self._halt_one(device, undo=undo) for device in self._devices.values()))
+
+        async def halt_one(device: ManagedDevice) -> str:
+            try:
+                return await self._halt_one(device, undo=undo)
+            finally:
+                watch.halted(device)
+
+        failures = await asyncio.gather(*map(halt_one, self._devices.values()))
         # After a clean halt no host has unflushed writes that could be lost.
         stay = [device.record() for device in kept if not _is_over(device)]
         records = [*self._orphans.records, *stay]

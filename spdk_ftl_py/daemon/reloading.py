@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
-from typing import Any, Final
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, Final, TypeVar
 
 from ..errors import BusyError, FtlError, MediaError
 from ..ftl.device import FtlDevice
-from ..runtime.tasks import to_its_end
+from ..runtime.tasks import end_tasks, to_its_end
+from .base import BaseLink
 from .base_search import as_unfit
 from .changes import Change
 from .checks import Media
@@ -21,6 +22,10 @@ from .states import DeviceState
 EMPTY_TIMEOUT_S: Final = 10.0
 """How long a change waits for outstanding host I/O. A working base needs much less."""
 SWEEP_S: Final = 1.0
+CANCELLED_S: Final = 3.0
+"""How long media work that is cancelled may wait for its outstanding I/O."""
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +52,7 @@ class Reloading:
                 if not change.late:
                     # Saved before it takes effect: after a crash the next daemon loads the FTL with or without it.
                     device.on_change()
-                await self.return_to_base(change.once)
+                await self.return_to_base(change.once, first=True)
             except BaseException:
                 # The change is made once the changed FTL serves hosts.
                 device.saved_params = None
@@ -91,7 +96,7 @@ class Reloading:
         device.start_hold_timer()
         device.ftl = None
         try:
-            await halt_ftl(ftl, device.link)
+            await halt_ftl(ftl, device.link, limit_now=lambda: device.halt_limit, report=device.report_halt)
         finally:
             await device.link.disconnect()
         if not ftl.halted_cleanly:
@@ -100,12 +105,12 @@ class Reloading:
         # Hosts stay connected. Writes from now on may be lost again.
         return True
 
-    async def return_to_base(self, once: Mapping[str, Any] | None = None) -> None:
-        """Loads the FTL, and serves hosts again. once: options of a Change, for this load only. Raises what BaseLink
-        and load() raise."""
+    async def return_to_base(self, once: Mapping[str, Any] | None = None, *, first: bool = False) -> None:
+        """Loads the FTL, and serves hosts again. once: options of a Change, for this load only. first: as in load().
+        Raises what BaseLink and load() raise."""
         device = self._device
         await device.link.claim(again=True)
-        device.ftl = await self.load(await self.connect(), once)
+        device.ftl = await self.load(await self.connect(), once, first=first)
         device.remember(device.ftl)
         device.took_conf()
         if (device.ftl.restored or {}).get("lossy"):
@@ -124,20 +129,60 @@ class Reloading:
         assert device.link.raw is not None
         return Media(base, device.link.raw, await device.link.connect_cache(device.front.reactor))
 
-    async def load(self, media: Media, once: Mapping[str, Any] | None = None) -> FtlDevice:
-        """Loads the FTL from media. Raises what FtlMaker.load() raises, and UnfitError if media do not hold the FTL
-        that hosts know."""
+    async def load(self, media: Media, once: Mapping[str, Any] | None = None, *, first: bool = False) -> FtlDevice:
+        """Loads the FTL from media when it is its turn. first: before others that wait. Raises what FtlMaker.load()
+        raises, and UnfitError if media do not hold the FTL that hosts know."""
         device = self._device
+        failed_before, device.last_load_failed = device.last_load_failed, True
+        loads = device.identity.loads
         try:
-            return await device.maker.load(device.front.reactor, media, **(once or {}), life=device.life_seen)
+            device.load_turn = turn = loads.turn(media.raw_base.block_count, first=first, failed_before=failed_before)
+            async with turn:
+                load = device.maker.load(
+                    device.front.reactor, media, **(once or {}), life=device.life_seen, room=turn.room
+                )
+                ftl = await until_cancelled(load, device.link, self._loaded_too_late)
+                device.last_load_failed = False
+                return ftl
         except FtlError as error:
             # A change that does not fit does not make the base unfit.
             unfit = as_unfit(error) if device.front.gate is not None and not once else None
             if unfit is None:
                 raise
             raise unfit from error
+        finally:
+            device.load_turn = None
+
+    def _loaded_too_late(self, ftl: FtlDevice) -> None:
+        """Whoever ends this device halts it."""
+        self._device.ftl = ftl
 
     def _sweep(self) -> None:
         """Releases the previous core when the last write into its memory has ended."""
         if (gate := self._device.front.gate) is not None and not gate.sweep():
             asyncio.get_running_loop().call_later(SWEEP_S, self._sweep)
+
+
+async def until_cancelled(
+    work: Coroutine[Any, Any, T], link: BaseLink, too_late: Callable[[T], object] = lambda result: None
+) -> T:
+    """The result of work, which does I/O to the link's media. If the caller is cancelled, so is work; if a base that
+    hangs keeps it from ending, the link is disconnected. too_late gets a result that comes all the same."""
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        try:
+            await to_its_end(_end_work(task, link))
+        finally:
+            if not task.cancelled() and task.exception() is None:
+                too_late(task.result())
+        raise
+
+
+async def _end_work(task: asyncio.Task[Any], link: BaseLink) -> None:
+    task.cancel()
+    if not (await asyncio.wait({task}, timeout=CANCELLED_S))[0]:
+        # Without a connection no I/O is outstanding.
+        await link.disconnect()
+        await end_tasks([task])

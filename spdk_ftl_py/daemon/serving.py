@@ -18,6 +18,7 @@ from ..runtime.logs import LogLevels
 from ..runtime.reactors import Reactors
 from ..runtime.service_manager import ServiceManager
 from ..runtime.signals import ignored, on_signals
+from ..runtime.turns import many_aside
 from ..runtime.watchdog import Watchdog
 from ..spdk.exports import host_nqn
 from .audit import audit_to_file, audit_to_log
@@ -26,6 +27,7 @@ from .control_sockets import ControlSockets, SocketOptions
 from .discovery_service import DiscoveryService, give_up_socket
 from .export_sockets import ExportSockets
 from .http_listener import Address, HttpListeners
+from .load_turns import LoadTurns
 from .log_rpcs import LogRpcs
 from .metrics import PATH as METRICS_PATH
 from .native_engine import NativeEngine
@@ -71,11 +73,14 @@ async def serve(
     http: HttpOptions | None = None,
     discovery: str | None = None,
     reactors: Reactors | None = None,
+    loads: LoadTurns | None = None,
+    halt_timeout_s: float = 600.0,
 ) -> None:
-    """Serves until a signal or a halt. listens, transport: as in DaemonIdentity. saved: FTLs to load. reactors: for all
-    FTLs. Raises FtlError if the daemon can't start; then nothing that it has made is left."""
+    """Serves until a signal or a halt. listens, transport, loads, halt_timeout_s: as in DaemonIdentity. saved: FTLs to
+    load. reactors: for all FTLs. Raises FtlError if the daemon can't start; then nothing that it has made is left."""
     # Imported objects stay. Without this, each garbage collection would take some 10 ms to scan them.
     gc.freeze()
+    many_aside()
     http = http or HttpOptions()
     manager = manager or ServiceManager({})
     peers = PeerLimits.parse(limits)
@@ -133,6 +138,8 @@ async def serve(
             state.path / FOLDER,
             listens,
             reactors or Reactors(),
+            halt_timeout_s,
+            loads or LoadTurns(),
         )
         registry = Registry(state, identity, socket_path=str(sockets.path), logs=logs)
         registry.on_halted = halt.set
@@ -151,7 +158,7 @@ async def serve(
         opened.push_async_callback(sockets.close)
         made.keep()
         watchdog = await opened.enter_async_context(Watchdog(manager))
-        registry.on_halting = watchdog.stopping
+        registry.on_halting, registry.on_halt_status = watchdog.stopping, watchdog.tell_status
         with watchdog.starting():
             await registry.start(saved)
         try:

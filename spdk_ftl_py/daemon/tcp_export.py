@@ -49,8 +49,10 @@ class TcpExport:
         sockets: ExportSockets | None,
         catalog: Catalog | None,
         listeners: Listeners,
+        hold_s: float,
     ) -> None:
         """As those of Front."""
+        self._hold_s = hold_s
         self.address: tuple[str, int] | None = None
         """Of the first listener. None before listen()."""
         self.secure_channel = False
@@ -115,7 +117,7 @@ class TcpExport:
     def path(self) -> ExportPath:
         assert self.address is not None
         traddr, port = self.address
-        return by_tcp(_ANY_ADDRESS.get(traddr, traddr), str(port), self._nqn)
+        return by_tcp(_ANY_ADDRESS.get(traddr, traddr), str(port), self._nqn, hold_s=self._hold_s)
 
     @property
     def alive(self) -> bool:

@@ -73,7 +73,7 @@ class Terms:
             result["loaded"] = device.how_it_came == "loaded" if device.ftl is not None else None
         if self.wait_s is not None or not changed:
             result["state"] = device.state.value
-            result["waiting_for"] = None if online else device.waits_for or device.error
+            result["waiting_for"] = None if online else device.waiting_for or device.waits_for or device.error
         return result
 
 

@@ -88,6 +88,9 @@ class FtlDevice:
         self._lost_before = lost_before
         self.checkpoint_part = 0.0
         """How much of the L2P checkpoint is written, during a halt."""
+        self.checkpoint_steps = 0
+        """Counted while it is written, so that a halt can be seen to move on."""
+        self._leave_out_checkpoint = False
         self.restored: dict[str, Any] | None = None
         """The result of the load; None for a device that was created."""
         self.loaded_without_room = False
@@ -259,6 +262,11 @@ class FtlDevice:
         # Not closed: outstanding I/O of hosts has to be completed.
         self.core.fail(Status.PATH_ERROR)
 
+    def leave_out_checkpoint(self) -> None:
+        """For a halt that takes too long: it ends without the checkpoint, as cleanly as otherwise. The next load reads
+        the bands."""
+        self._leave_out_checkpoint = True
+
     async def _drain(self) -> None:
         """Returns when everything accepted is durable. Raises the failure that prevents it."""
         self._manager.drain()
@@ -315,6 +323,9 @@ class FtlDevice:
 
     def _on_checkpoint_progress(self, step: str, part: float) -> None:
         self.checkpoint_part = part
+        self.checkpoint_steps += 1
+        if self._leave_out_checkpoint and part < 1:
+            raise FtlError(f"there is no time for the rest of it, {1 - part:.0%}")
 
     async def _release(self) -> None:
         """Idempotent."""

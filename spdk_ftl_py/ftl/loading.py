@@ -26,7 +26,7 @@ from .device import FtlDevice
 from .gc.reloc import surroundings
 from .load.grow import Grow, plan_growth, take_zones
 from .load.held import HeldWrites, Recovered, RecoveredBlock
-from .load.restore import restore
+from .load.restore import Room, restore
 from .load.restored import Restored
 from .load.room import lacks_room, make_room
 from .load.write_buffer_file import BufferFiles
@@ -63,6 +63,7 @@ async def load(
     grow: Grow | None = None,
     life: int = 0,
     replaced_policies: dict[str, str] | None = None,
+    room: Room | None = None,
 ) -> FtlDevice:
     """Loads the FTL with that uuid, in the state of its halt, or of its crash. With the same buffer_dir no acknowledged
     write is missing. An earlier device of this process for the same FTL must be closed. cache: the nv cache of the FTL,
@@ -70,7 +71,7 @@ async def load(
     that only the cache holds is lost. on_lossy is called if writes that hosts did not flush may be lost, before the new
     superblock is written: a load that is repeated after that would not know. grow: onto the whole base; without it,
     zones that the superblock does not name are left alone. life: the least incarnation that the FTL must have; an older
-    state is refused.
+    state is refused. room: asked before the load takes memory beside the L2P, and with 0 when it has none any more.
 
     settings: of the conf, as FtlConf.from_dict() takes them. They override the superblock, including settings with
     default values. If the policy can't be had, the default takes its place, and the log says so. replaced_policies: why
@@ -101,8 +102,11 @@ async def load(
 
         read_cache = keeper.source(without_cache=without_cache, scrubbed=cache_scrubbed, progress=report)
         found = await restore(
-            port, uuid, settings=settings, num_punits=num_punits, progress=progress, sources=(read_buffer, read_cache)
-        )
+            port, uuid, settings=settings, num_punits=num_punits, progress=progress, sources=(read_buffer, read_cache),
+            room=room,
+        )  # fmt: skip
+        if room is not None:
+            await room(0)
         for line in ignored_in_superblock(found.superblock.content["conf"]):
             log.warning("%s: %s", name, line)
         # A damaged superblock does not mean that this is a copy: then the one before counts, as always.

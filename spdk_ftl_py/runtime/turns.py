@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Final, TypeVar
 
 T = TypeVar("T")
 
 TURN_S: Final = 0.005
 """How long work may run before the loop gets its turn."""
+ASIDE_THREADS_MAX: Final = 128
 ASIDE_MIN: Final = 8192
 """Work with more items than this, of about 1 us each, is too much for one turn."""
 
@@ -33,6 +35,12 @@ class Turns:
         if self._loop.time() - self._since >= TURN_S:
             await asyncio.sleep(0)
             self._since = self._loop.time()
+
+
+def many_aside() -> None:
+    """Gives the running loop enough threads for a process with many devices: closing a queue waits in one of them for
+    a device that hangs, which must not keep others from theirs. Threads are made when they are needed."""
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(ASIDE_THREADS_MAX, "aside"))
 
 
 async def aside(items: int, work: Callable[[], T]) -> T:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
@@ -18,7 +18,9 @@ LOOKS_PER_PERIOD: Final = 4
 EXTENSION_S: Final = 60.0
 EXTEND_EVERY_S: Final = 10.0
 EXTENDED_MAX_S: Final = 3600.0
-"""A start or a halt that takes longer than this gets no more time."""
+"""A start that takes longer than this gets no more time."""
+STILL_S: Final = 30.0
+"""A halt that has not moved on for this time gets no more time."""
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +38,11 @@ class Watchdog:
         self._seen: dict[ReactorLoop, int] = {}
         self._hanging: set[str] = set()
         self._extended_since: float | None = None
+        self._extended_max_s = EXTENDED_MAX_S
+        self._moves: Callable[[], object] | None = None
+        """What changes while a halt moves on."""
+        self._moves_seen: object = None
+        self._moved_at = 0.0
         self._tasks: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Watchdog:
@@ -51,18 +58,24 @@ class Watchdog:
     @contextmanager
     def starting(self) -> Iterator[None]:
         """While this context is active, the manager gives the start more time, as long as all threads turn."""
-        self._extended_since = time.monotonic()
+        self._extended_since, self._extended_max_s = time.monotonic(), EXTENDED_MAX_S
         self._extend()
         try:
             yield
         finally:
             self._extended_since = None
 
-    def stopping(self) -> None:
-        """Tells the manager that this process is about to end; from now on it gets more time for that."""
+    def stopping(self, most_s: float, moves: Callable[[], object]) -> None:
+        """Tells the manager that this process is about to end. From now on it gets more time for that, for most_s at
+        most, and as long as what moves() returns changes."""
         self._manager.notify("STOPPING=1")
-        self._extended_since = time.monotonic()
+        self._extended_since, self._extended_max_s = time.monotonic(), most_s
+        self._moves, self._moves_seen, self._moved_at = moves, moves(), self._extended_since
         self._extend()
+
+    def tell_status(self, text: str) -> None:
+        """What `systemctl status` shows."""
+        self._manager.notify(f"STATUS={text}")
 
     def look(self) -> None:
         """Tells the manager that this process lives, unless a reactor hangs."""
@@ -80,8 +93,13 @@ class Watchdog:
             self._extend()
 
     def _extend(self) -> None:
-        since = self._extended_since
-        if since is not None and time.monotonic() - since < EXTENDED_MAX_S and not self._hanging:
+        since, now = self._extended_since, time.monotonic()
+        if since is None:
+            return
+        if self._moves is not None and (moves := self._moves()) != self._moves_seen:
+            self._moves_seen, self._moved_at = moves, now
+        stands_still = self._moves is not None and now - self._moved_at >= STILL_S
+        if now - since < self._extended_max_s and not stands_still and not self._hanging:
             self._manager.notify(f"EXTEND_TIMEOUT_USEC={int(EXTENSION_S * 1e6)}")
 
     def _any_hangs(self) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +20,12 @@ from .keyring import KeyPair
 from .rpc import METHOD_NOT_FOUND, TargetRpc
 from .shared_look import look_for
 
-# The target keeps the bdev while the daemon is away: it holds I/O for this time, then fails I/O until the daemon is
-# back.
+# The target keeps the bdev while the daemon is away, or loads the FTL: it holds I/O for at least this time, then fails
+# I/O until it is connected again.
 CONTROLLER_LOSS_TIMEOUT_S: Final = -1
 RECONNECT_DELAY_S: Final = 1
-FAST_IO_FAIL_TIMEOUT_S: Final = 120
+FAST_IO_FAIL_MIN_S: Final = 120
+FAST_IO_FAIL_MAX_S: Final = (1 << 31) - 1
 
 ATTACH_TIMEOUT_S: Final = 60.0
 RESIZE_TIMEOUT_S: Final = 5.0
@@ -43,7 +45,8 @@ class ExportPath:
     """What the target does while the daemon is away."""
 
 
-def by_tcp(traddr: str, trsvcid: str, subnqn: str) -> ExportPath:
+def by_tcp(traddr: str, trsvcid: str, subnqn: str, *, hold_s: float = 0.0) -> ExportPath:
+    """hold_s: how long the target holds I/O while nobody serves it, if that is more than the least."""
     trid = {
         "trtype": "TCP",
         "adrfam": "IPv6" if ":" in traddr else "IPv4",
@@ -56,7 +59,7 @@ def by_tcp(traddr: str, trsvcid: str, subnqn: str) -> ExportPath:
         {
             "ctrlr_loss_timeout_sec": CONTROLLER_LOSS_TIMEOUT_S,
             "reconnect_delay_sec": RECONNECT_DELAY_S,
-            "fast_io_fail_timeout_sec": FAST_IO_FAIL_TIMEOUT_S,
+            "fast_io_fail_timeout_sec": max(FAST_IO_FAIL_MIN_S, math.ceil(min(hold_s, FAST_IO_FAIL_MAX_S))),
         },
     )
 

@@ -127,6 +127,28 @@ def test_a_socket_that_is_kept_for_no_ftl_is_given_up(manager: Manager, folder: 
         assert steal(port) == 0
 
 
+def test_a_halt_tells_how_far_it_is_and_asks_for_time(manager: Manager, target: EmbeddedTarget) -> None:
+    daemon = manager.start("--loads", "2", "--load-memory", "64", "--halt-timeout", "50")
+    create(daemon, target)
+    manager.wait_for("READY=1")
+    manager.catch_up()
+    manager.told.clear()
+    target.call("ftltgt_inject_fault", name="Nvme0n1", op="write", latency_us=300_000)
+    daemon.process.send_signal(signal.SIGTERM)
+    assert daemon.process.wait(WAIT_S) == 0
+    daemon.close()
+    manager.catch_up()
+    told = [line for line in manager.told if line != "WATCHDOG=1"]
+    assert told[:2] == ["STOPPING=1", "EXTEND_TIMEOUT_USEC=60000000"]
+    assert told[2].startswith("STATUS=halting: 0 of 1 FTLs are halted; ftl0: ")
+    target.call("ftltgt_clear_faults", name="Nvme0n1")
+    with manager.start() as successor:
+        wait_online(successor)
+        given = DaemonClient(successor.socket).call("bdev_ftl_get_properties", {"name": "ftl0"})
+        (restored,) = (each["value"] for each in given["properties"] if each["name"] == "restored")
+        assert restored["from_checkpoint"]
+
+
 def test_orders_that_come_while_no_daemon_runs_wait_for_the_next(manager: Manager, folder: Path) -> None:
     path = folder / "daemon.sock"
     manager.listen_unix("control", path)

@@ -104,8 +104,8 @@ async def write(
     """Writes the checkpoint of a closed core, durably. Returns its description for superblock ``generation``.
 
     Returns None if there is no room, if the base refuses it, or if something is not on media. with_crcs: the core keeps
-    CRCs. refused: bands that must not be written. Raises MediaError only if the base is gone, or if a flush leaves in
-    doubt what the base's cache has lost (FlushDoubtError).
+    CRCs. refused: bands that must not be written. progress: may raise FtlError, which ends it. Raises MediaError
+    only if the base is gone, or if a flush leaves in doubt what the base's cache has lost (FlushDoubtError).
     """
     place = None
     writer = _Writer(port, geometry, uuid, generation, core, with_crcs)
@@ -170,6 +170,7 @@ class _Writer:
         for records in self._records(pointers, account):
             # LBAs that were never written have no records, but there may be very many of them.
             await turns()
+            report("checkpoint", min(1.0, self._written / blocks_most))
             done = 0
             while done < len(records):
                 if offset == self._geometry.zone_capacity:

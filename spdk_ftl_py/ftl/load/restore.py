@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final
 from uuid import UUID
 
@@ -38,8 +38,16 @@ from .zone_walk import ZoneContent, ZoneReader
 
 ROWS_AT_A_TIME: Final = 1 << 20
 """Rows of summaries that are read at a time, at least those of one band."""
+ROW_BYTES: Final = 100
+"""Of a summary's row while it is read."""
+SEQ_BYTES: Final = 8
+"""Of an LBA's seq while zones are merged."""
 BLANK_ZONES: Final = 512
 """Zones that are read together, so that the read queue seldom runs empty: 4 MiB of blocks."""
+
+
+Room = Callable[[int], Awaitable[None]]
+"""Returns when a load may take so many bytes beside its L2P, instead of what it had before."""
 
 
 async def restore(
@@ -51,11 +59,12 @@ async def restore(
     use_checkpoint: bool = True,
     progress: Progress | None = None,
     sources: Sequence[HeldSource] = (),
+    room: Room | None = None,
 ) -> Restored:
     """Reads everything and decides; writes nothing.
 
     use_checkpoint: False reads the bands even if there is an L2P checkpoint. sources: where held writes may be, besides
-    media.
+    media. room: asked before zones are merged; without an error the caller says when the memory is free again.
 
     settings: of the conf, as FtlConf.from_dict() takes them; they override the superblock. Raises NotFoundError if the
     base holds no FTL with that uuid, UnsupportedError for another format version, GeometryError if the device has
@@ -102,6 +111,8 @@ async def restore(
         )
         restored.superblock_beside = beside
         return restored
+    if room is not None:
+        await room(bytes_beside_l2p(geometry))
     reader = ZoneReader(port, geometry, superblock.media_uuid, sequential=sequential, use_append=conf.use_append)
     merging = functools.partial(
         Merge,
@@ -122,6 +133,14 @@ async def restore(
     restored = await merge.run(conf, which, used)
     restored.superblock_beside = beside
     return restored
+
+
+def bytes_beside_l2p(geometry: Geometry) -> int:
+    """The most memory that a load without a checkpoint takes beside the L2P. Write buffer and nv cache not counted,
+    which have bounds of their own."""
+    rows = geometry.zone_count * geometry.zone_capacity
+    at_a_time = min(rows, max(ROWS_AT_A_TIME, geometry.punits * geometry.zone_capacity))
+    return SEQ_BYTES * geometry.block_count + ROW_BYTES * at_a_time
 
 
 def _from_checkpoint(

@@ -31,6 +31,7 @@ NONSENSE: dict[str, tuple[str, ...]] = {
     "USER": ("a:b", "a/b", "99999999999"),
     "N": ("x", "1.5", "-1", "9" * 30, "0x10", "１"),
     "K": ("x", "1.5", "-1"),
+    "MIB": ("x", "1.5", "0", "-1", "9" * 30),
     "BLOCKS": ("x", "0", "-1", "4294967296"),
     "SECONDS": ("x", "-1", "inf", "nan"),
     "SIZE": ("x", "-1", "5", "16M", "513M", "1P", "4096T"),
@@ -230,7 +231,7 @@ def test_nonsense_is_wrong_usage_that_names_the_argument(value: str, capsys: pyt
 SENSE = {
     "serve": "--socket /s --socket-group 100 --listen [::1]:4420 --discovery 127.0.0.1:8010 --peer-timeout 0 "
     "--limit half-open=5 --target-user 0 --log-level warning --log-level ftl.gc=debug --log-level audit=info "
-    "--reactors 2 --cpu-mask 0x1",
+    "--reactors 2 --cpu-mask 0x1 --loads 1 --load-memory 64 --halt-timeout 0.5",
     "target": "-r /s -c f --zns name=a,zone_size=16M,capacity=12M,zones=8 --malloc size=1M,block_size=512,md_size=8",
     "demo": "--json f --size 512M --writes 1 --time 0.5 --seed 0",
     "torture": "--seed 0 --crashes 1 --every 0 --world 0 --cores 1",

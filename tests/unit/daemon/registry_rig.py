@@ -13,6 +13,7 @@ from uuid import UUID
 from spdk_ftl_py import schema
 from spdk_ftl_py.daemon.base import DaemonIdentity
 from spdk_ftl_py.daemon.device import ManagedDevice
+from spdk_ftl_py.daemon.load_turns import LoadTurns
 from spdk_ftl_py.daemon.native_engine import NativeEngine
 from spdk_ftl_py.daemon.registry import Registry
 from spdk_ftl_py.daemon.requests import FtlRequest
@@ -115,6 +116,7 @@ class Daemon:
     def __init__(
         self, folder: Path, listen: str, peers: PeerLimits | None, nqn_template: str | None,
         catalog: Catalog | None = None, transport: TransportName = TransportName.TCP,
+        loads: LoadTurns | None = None, peer_timeout_s: float = WAIT_S, halt_timeout_s: float = WAIT_S,
     ) -> None:  # fmt: skip
         self.state = StateDirectory(folder / "state")
         self.state.open()
@@ -127,7 +129,7 @@ class Daemon:
             host_nqn(host_id),
             host_id,
             listen,
-            WAIT_S,
+            peer_timeout_s,
             buffers,
             keys,
             peers,
@@ -136,6 +138,8 @@ class Daemon:
             catalog=catalog,
             transport=transport,
             endpoint_dir=self.state.path / FOLDER,
+            loads=loads or LoadTurns(),
+            halt_timeout_s=halt_timeout_s,
         )
         self.registry = Registry(self.state, identity, socket_path="")
         self.methods = NativeEngine(self.registry, identity).route(self.registry.methods)
@@ -186,9 +190,14 @@ class World:
         peers: PeerLimits | None = None,
         catalog: Catalog | None = None,
         transport: TransportName = TransportName.TCP,
+        loads: LoadTurns | None = None,
+        peer_timeout_s: float = WAIT_S,
+        halt_timeout_s: float = WAIT_S,
     ) -> Daemon:
         """A daemon that serves, with the devices that the one before it left."""
-        daemon = Daemon(self.folder, "127.0.0.1", peers, None, catalog, transport)
+        daemon = Daemon(
+            self.folder, "127.0.0.1", peers, None, catalog, transport, loads, peer_timeout_s, halt_timeout_s
+        )
         await daemon.registry.start()
         return daemon
 

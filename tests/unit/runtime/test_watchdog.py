@@ -84,7 +84,7 @@ async def test_a_reactor_that_hangs_is_reported_by_silence(
         for _ in range(3):
             watchdog.look()
         assert listening.heard() == []
-        watchdog.stopping()
+        watchdog.stopping(100.0, int)
         # Nor does a halt get more time.
         assert listening.heard() == ["STOPPING=1"]
         before = reactor.shim.rounds
@@ -127,15 +127,37 @@ async def test_a_start_and_a_halt_get_more_time_as_long_as_they_take(
         listening.heard()
         watchdog._extend()
         assert listening.heard() == []
-        watchdog.stopping()
-        assert listening.heard() == ["STOPPING=1", more]
-        await hear_more()
         # Not for ever.
         monkeypatch.setattr(module, "EXTENDED_MAX_S", 0.0)
+        with watchdog.starting():
+            await asyncio.sleep(0)
+            watchdog._extend()
+            assert listening.heard() == []
+        watchdog.stopping(100.0, int)
+        assert listening.heard() == ["STOPPING=1", more]
+        await hear_more()
+
+
+async def test_a_halt_gets_more_time_only_while_it_moves_on_and_within_its_bound(
+    listening: Listening, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    more = "EXTEND_TIMEOUT_USEC=60000000"
+    now = 1000.0
+    monkeypatch.setattr(module.time, "monotonic", lambda: now)
+    moves = 0
+    watchdog = Watchdog(listening.manager())
+    watchdog.stopping(100.0, lambda: moves)
+    assert listening.heard() == ["STOPPING=1", more]
+    extended = []
+    for now in range(1010, 1130, 10):
+        moves += now <= 1030 or now >= 1080
         watchdog._extend()
-        listening.heard()
-        watchdog._extend()
-        assert listening.heard() == []
+        if listening.heard():
+            extended.append(now)
+    # It stands still from 1030 on, and for good from 1060 on; then it moves again, until its time is over.
+    assert extended == [1010, 1020, 1030, 1040, 1050, 1080, 1090]
+    watchdog.tell_status("halting: 1 of 2")
+    assert listening.heard() == ["STATUS=halting: 1 of 2"]
 
 
 async def test_without_a_manager_it_does_nothing(caplog: pytest.LogCaptureFixture) -> None:
@@ -143,7 +165,7 @@ async def test_without_a_manager_it_does_nothing(caplog: pytest.LogCaptureFixtur
     async with Watchdog(ServiceManager({"WATCHDOG_USEC": "1000"})) as watchdog:
         with watchdog.starting():
             pass
-        watchdog.stopping()
+        watchdog.stopping(100.0, int)
         assert watchdog._tasks == []
 
 

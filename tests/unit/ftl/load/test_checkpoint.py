@@ -473,6 +473,51 @@ async def test_without_a_free_band_a_halt_is_clean_without_it(monkeypatch: pytes
     assert await rig.versions() == versions
 
 
+def leave_out_at(device: FtlDevice, step: int) -> None:
+    """There is no more time for the checkpoint from that step of it on."""
+    progress = device._on_checkpoint_progress
+
+    def counted(name: str, part: float) -> None:
+        if device.checkpoint_steps == step:
+            device.leave_out_checkpoint()
+        progress(name, part)
+
+    device._on_checkpoint_progress = counted  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("emulated", [False, True], ids=["zoned", "emulated zones"])
+async def test_one_that_is_left_out_at_any_point_costs_nothing_but_time(
+    emulated: bool, make_rig: MakeRestoreRig, reactor: ReactorLoop
+) -> None:
+    disk = _shim.EmulatedMedia.conventional(reactor.shim, 44 * ZONE_SIZE, volatile_cache=True)
+
+    def zoned() -> Any:
+        return _shim.ZonedOverlay(reactor.shim, disk, zone_capacity=ZONE_CAPACITY, initial_state="full")
+
+    rig = RestoreRig(reactor, zoned(), random.Random(8)) if emulated else await make_rig()
+    await rig.create()
+    step, left_out = 0, True
+    while left_out:
+        await rig.traffic(300)
+        versions = await rig.versions()
+        leave_out_at(rig.device, step)
+        await rig.halt()
+        superblock, place = await place_of(rig)
+        assert superblock.clean
+        left_out = place is None
+        step += 1
+        for crashed in (False, True):
+            if crashed:
+                await rig.crash()
+            rig.base = zoned() if emulated else rig.base
+            await rig.load()
+            assert came_from_checkpoint(rig) == (not left_out and not crashed)
+            assert await rig.versions() == versions
+        rig.model.restart(versions)
+    assert step > 3
+    await rig.end()
+
+
 # --- crashes
 
 
@@ -492,6 +537,8 @@ async def halts_and_crashes(rig: RestoreRig, disk: Any, rounds: int, again: Any)
                 await rig.flush()
         if rng.random() < 0.7:
             disk.cut_power_at(disk.operations + rng.randrange(1, 16), rng.randrange(1 << 32))
+        if rng.random() < 0.15:
+            leave_out_at(rig.device, rng.randrange(6))
         try:
             await rig.port.close()
             await rig.device.halt()
