@@ -1408,10 +1408,10 @@ class BandColumns:
         writing: NDArray[np.int64],
         lasting_state: int,
     ) -> None:
-        """Of shape (bands,), but counts: the number of bands by state, and by class (CLASSES_MAX) rooms: the blocks that
-        can still be written to its bands, queued: its queued bands, and writing: its queued and open ones. capacity is
-        only read. closed: in state CLOSED or FAULTED. A band in lasting_state stays in it. ValueError if the lengths do
-        not fit."""
+        """Of shape (bands,); counts: of bands, by state. By class (CLASSES_MAX): rooms, the blocks that can still
+        be written to its bands; queued, its queued bands; writing, its queued and open ones. capacity is only read.
+        closed: in state CLOSED or FAULTED. A band in lasting_state stays in it. ValueError if the lengths do not
+        fit."""
 
     def take(self, rows: NDArray[np.uint8]) -> list[tuple[int, int, int]]:
         """(band, state, mask of failed punits) of each band in rows that file() must be called for: it has failed
@@ -1438,8 +1438,8 @@ class BandColumns:
         most_valid of the band. Returns how many these are."""
 
 def best_band(merit: NDArray[np.float64] | NDArray[np.int64], allowed: NDArray[np.bool_]) -> tuple[int, float]:
-    """The allowed band with the greatest merit, of equal ones the first, and that merit; but the first allowed one whose
-    merit is not a number. ValueError if none is allowed, or the lengths differ."""
+    """The allowed band with the greatest merit, of equal ones the first, and that merit; but the first allowed one
+    whose merit is not a number. ValueError if none is allowed, or the lengths differ."""
 
 class CoreStats:
     """Counters since the core was made, and what it holds now."""
