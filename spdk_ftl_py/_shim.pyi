@@ -1395,24 +1395,51 @@ class BandColumns:
         seq: NDArray[np.int64],
         opened_seq: NDArray[np.int64],
         data_seq: NDArray[np.int64],
+        capacity: NDArray[np.int64],
         written: NDArray[np.int64],
         stream: NDArray[np.uint8],
         unwritten: NDArray[np.bool_],
         state: NDArray[np.uint8],
         closed: NDArray[np.bool_],
+        faulted: NDArray[np.bool_],
+        counts: NDArray[np.int64],
+        rooms: NDArray[np.int64],
+        queued: NDArray[np.int64],
+        writing: NDArray[np.int64],
         lasting_state: int,
     ) -> None:
-        """Of shape (bands,). state and closed are only read. A band in lasting_state stays in it. ValueError if they
-        are of different lengths."""
+        """Of shape (bands,); counts: of bands, by state. By class (CLASSES_MAX): rooms, the blocks that can still
+        be written to its bands; queued, its queued bands; writing, its queued and open ones. capacity is only read.
+        closed: in state CLOSED or FAULTED. A band in lasting_state stays in it. ValueError if the lengths do not
+        fit."""
 
     def take(self, rows: NDArray[np.uint8]) -> list[tuple[int, int, int]]:
-        """(band, state, mask of failed punits) of each band in rows that has failed punits or is in another state; of
-        closed and free ones also if the seq is another one; of closed ones if they are empty now, or not any more.
-        ValueError, and nothing is written, if these are no whole rows of bands that there are."""
+        """(band, state, mask of failed punits) of each band in rows that file() must be called for: it has failed
+        punits, or is free, closed without valid blocks, or was free or closed, and is in another state; of closed and
+        free ones also if the seq is another one; of closed ones if they are empty now, or not any more. Other bands in
+        another state are filed. ValueError, and nothing is written, if these are no whole rows of bands, states and
+        classes that there are."""
+
+    def file(self, band: int, state: int) -> int:
+        """The band is in this state from now on. Returns the state before. ValueError: there is no such one."""
+
+    def in_state(self, state: int) -> list[int]:
+        """The bands in this state, in no certain order. ValueError: it is neither QUEUED, OPEN, CLOSING, MOVING,
+        RESETTING nor FAULTED."""
+
+    def moving_valid(self) -> int:
+        """Valid blocks of the bands in state MOVING."""
+
+    def resetting_capacity(self) -> int:
+        """The capacity of the bands in state RESETTING."""
 
     def movable(self, most_valid: NDArray[np.int64], room: int, allowed: NDArray[np.bool_]) -> int:
         """Sets allowed, of shape (bands,), for closed bands with at least one valid block, at most room, and at most
         most_valid of the band. Returns how many these are."""
+
+def best_band(merit: NDArray[np.float64] | NDArray[np.int64], allowed: NDArray[np.bool_]) -> tuple[int, float]:
+    """The allowed band with the greatest merit, of equal ones the first, and that merit; but the first allowed one
+    whose merit is not a number. ValueError if none is allowed, or the lengths differ."""
 
 class CoreStats:
     """Counters since the core was made, and what it holds now."""

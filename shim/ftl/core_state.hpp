@@ -191,14 +191,14 @@ struct Throttle {
             credit = std::min<int64_t>(credit, 0);
         }
     }
-    // A user block was accepted. Called by FtlCore::accept_block().
-    void accepted() noexcept {
+    // User blocks were accepted. Called by FtlCore::accept_block().
+    void accepted(uint32_t count = 1) noexcept {
         if (limits()) {
             // While nothing is moved the user writes without credit. That must not become a debt.
-            credit = std::max(credit - 100, -kShareCreditMax);
+            credit = std::max(credit - int64_t{100} * count, -kShareCreditMax);
         }
         if (paces()) {
-            pace_credit = std::min(pace_credit + pace, kPaceCreditMax);
+            pace_credit = std::min(pace_credit + int64_t{pace} * count, kPaceCreditMax);
         }
     }
     // That many blocks are about to be read for relocation. Called by Movers::scan_window().

@@ -13,6 +13,7 @@ namespace ftl {
 namespace {
 
 constexpr uint64_t kAddressesMax = std::numeric_limits<uint32_t>::max() - uint64_t{1};
+constexpr const char *kBeyond = "run: a request is beyond the last LBA";
 
 void require(bool holds, const char *rule) {
     if (!holds) {
@@ -44,9 +45,10 @@ void tell_ages(Row &row, uint64_t opened_seq, uint64_t data_seq) noexcept {
 SimCore::SimCore(const SimConfig &config)
     : config_(checked(config)),
       reciprocal_(~uint64_t{0} / config.band_blocks + 1),
+      ask_from_(static_cast<uint32_t>((uint64_t{config.band_blocks} * config.band_threshold + 99) / 100)),
       l2p_memory_(PageMemory::or_bad_alloc(config.block_count * sizeof(uint32_t), Pages::sparse_huge)),
-      p2l_memory_(PageMemory::or_bad_alloc(uint64_t{config.band_count} * config.band_blocks * sizeof(uint32_t),
-                                           Pages::sparse_huge)),
+      p2l_memory_(PageMemory::or_bad_alloc(
+          (uint64_t{config.band_count} * config.band_blocks + kAhead) * sizeof(uint32_t), Pages::sparse_huge)),
       l2p_(reinterpret_cast<uint32_t *>(l2p_memory_.data())),
       p2l_(reinterpret_cast<uint32_t *>(p2l_memory_.data())),
       seq_shift_(static_cast<uint32_t>(
@@ -301,18 +303,30 @@ SimCore::Stream *SimCore::stream_for(uint32_t wanted, uint32_t first, uint32_t e
     return nullptr;
 }
 
+// Blocks that can be written to its band until filled() has more to do than to count them. At least 1.
+uint32_t SimCore::until_due(const Stream &stream) const noexcept {
+    const uint32_t most = std::min(kMeanEvery - stream.written % kMeanEvery, config_.band_blocks - stream.written);
+    const bool asks = !stream.asked && stream.queued == kNoBand;
+    return asks ? std::min(most, std::max(ask_from_, stream.written + 1) - stream.written) : most;
+}
+
 void SimCore::put(Stream &stream, uint64_t lba, uint64_t seq) noexcept {
-    const uint32_t band = stream.band;
-    const uint32_t address = band * config_.band_blocks + stream.written;
+    const uint32_t address = stream.band * config_.band_blocks + stream.written;
     l2p_[lba] = address;
     p2l_[address] = static_cast<uint32_t>(lba);
     if (seqs_ != nullptr) {
         seqs_[address] = static_cast<uint32_t>(seq >> seq_shift_);
     }
-    ++valid_[band];
-    ++media_;
-    ++stream.written;
-    stream.seq_sum += seq;
+    filled(stream, 1, seq);
+}
+
+// So many blocks were written to its band, until_due() at most. seq_sum: of their seqs.
+void SimCore::filled(Stream &stream, uint32_t count, uint64_t seq_sum) noexcept {
+    const uint32_t band = stream.band;
+    valid_[band] += count;
+    media_ += count;
+    stream.written += count;
+    stream.seq_sum += seq_sum;
     list(band);
     if (stream.written % kMeanEvery == 0) {
         data_seqs_[band] = stream.seq_sum / stream.written;
@@ -321,8 +335,7 @@ void SimCore::put(Stream &stream, uint64_t lba, uint64_t seq) noexcept {
     if (stream.written == config_.band_blocks) {
         close(stream);
         activate(number);
-    } else if (!stream.asked &&
-               uint64_t{stream.written} * 100 >= uint64_t{config_.band_blocks} * config_.band_threshold) {
+    } else if (stream.written >= ask_from_) {
         ask(number);
     }
 }
@@ -363,13 +376,72 @@ bool SimCore::write_block(uint64_t lba) noexcept {
     }
     put(*stream, lba, next_seq_++);
     throttle_.accepted();
-    note_stall();
+    note_stall(1);
     return true;
 }
 
-void SimCore::note_stall() noexcept {
+// As write_block(), until something else is due: at most until media_ is `end`. For one class of hosts' writes. Returns
+// how many blocks were written: 0 if there is no band, or the first is beyond the last LBA.
+size_t SimCore::write_blocks(std::span<const uint64_t> lbas, uint64_t end) noexcept {
+    Stream *const stream = stream_for(0, 0, 1);
+    if (stream == nullptr) {
+        decide_now();
+        return 0;
+    }
+    const uint64_t left = std::min(decide_at_, end) - std::min(decide_at_, media_);
+    const uint64_t most = std::min({uint64_t{lbas.size()}, std::max<uint64_t>(left, 1), until_turn()});
+    const uint32_t band = stream->band;
+    const uint32_t first = band * config_.band_blocks + stream->written;
+    const auto room = static_cast<uint32_t>(std::min<uint64_t>(most, until_due(*stream)));
+    uint32_t count = 0;
+    for (; count < room && lbas[count] < config_.block_count; ++count) {
+        if (count + kAhead < lbas.size() && lbas[count + kAhead] < config_.block_count) {
+            __builtin_prefetch(l2p_ + lbas[count + kAhead], 1);
+        }
+        const uint64_t lba = lbas[count];
+        const uint32_t before = std::exchange(l2p_[lba], first + count);
+        p2l_[first + count] = static_cast<uint32_t>(lba);
+        if (seqs_ != nullptr) {
+            seqs_[first + count] = static_cast<uint32_t>((next_seq_ + count) >> seq_shift_);
+        }
+        if (before == kNowhere) {
+            ++mapped_;
+        } else {
+            forget(before);
+        }
+        list(band);
+    }
+    if (count > 0) {
+        const uint64_t seq_sum = next_seq_ * count + uint64_t{count} * (count - 1) / 2;
+        next_seq_ += count;
+        filled(*stream, count, seq_sum);
+        throttle_.accepted(count);
+        note_stall(count);
+    }
+    return count;
+}
+
+// Blocks that the host may write until relocation has its turn, or the host has used its share. It has one.
+uint64_t SimCore::until_turn() const noexcept {
+    if (moves_.empty()) {
+        return kNoLimit;
+    }
+    const uint64_t share = throttle_.limits() ? (static_cast<uint64_t>(throttle_.credit) + 99) / 100 : kNoLimit;
+    if (!throttle_.paces()) {
+        return throttle_.limits() ? share : 1;
+    }
+    const int64_t early = kMoveDue - Throttle::kPaceAhead - throttle_.pace_credit;
+    if (early <= 0) {
+        return 1;
+    }
+    return throttle_.pace == 0 ? share : std::min(share, (static_cast<uint64_t>(early) - 1) / throttle_.pace + 1);
+}
+
+// Of so many writes in a row.
+void SimCore::note_stall(uint64_t writes) noexcept {
     const uint64_t moved = moved_ - moved_at_write_;
     ++stalls_[static_cast<size_t>(std::bit_width(moved)) % stalls_.size()];
+    stalls_[0] += writes - 1;
     stall_max_ = std::max(stall_max_, moved);
     moved_at_write_ = moved_;
 }
@@ -395,12 +467,14 @@ SimStop SimCore::run(std::span<const uint8_t> ops, std::span<const uint64_t> lba
     require(ops.empty() || ops.size() == lbas.size(), "run: ops and lbas must be of one length");
     require(blocks.empty() || blocks.size() == lbas.size(), "run: blocks and lbas must be of one length");
     const uint64_t end = media_blocks > kNoLimit - media_ ? kNoLimit : media_ + media_blocks;
+    if (ops.empty() && blocks.empty() && (placement_.user_count == 1 || config_.shared_stream)) {
+        return run_blocks(lbas, end, done);
+    }
     for (done = 0; done < lbas.size(); ++done, partial_ = 0) {
         const Op op = ops.empty() ? Op::write : static_cast<Op>(ops[done]);
         const uint64_t first = lbas[done];
         const uint32_t count = blocks.empty() ? 1 : blocks[done];
-        require(first < config_.block_count && count <= config_.block_count - first,
-                "run: a request is beyond the last LBA");
+        require(first < config_.block_count && count <= config_.block_count - first, kBeyond);
         if (done + kAhead < lbas.size()) {
             __builtin_prefetch(l2p_ + lbas[done + kAhead], 1);
         }
@@ -419,16 +493,40 @@ SimStop SimCore::run(std::span<const uint8_t> ops, std::span<const uint64_t> lba
                 move_beside();
                 continue;
             }
-            // The host waits for its band, or for its share.
-            if (move(kMoveRun) == 0) {
-                decide_now();
-                if (media_ < decide_at_) {
-                    return SimStop::blocked;
-                }
+            if (!wait()) {
+                return SimStop::blocked;
             }
         }
     }
     return media_ >= decide_at_ ? stop_of() : SimStop::done;
+}
+
+// run() for writes of one block each, in one class.
+SimStop SimCore::run_blocks(std::span<const uint64_t> lbas, uint64_t end, size_t &done) {
+    done = 0;
+    while (done < lbas.size()) {
+        require(lbas[done] < config_.block_count, kBeyond);
+        if (media_ >= decide_at_ || media_ >= end) {
+            return stop_of();
+        }
+        const size_t wrote = throttle_.allows(moves_.empty()) ? write_blocks(lbas.subspan(done), end) : 0;
+        if (wrote > 0) {
+            done += wrote;
+            move_beside();
+        } else if (!wait()) {
+            return SimStop::blocked;
+        }
+    }
+    return media_ >= decide_at_ ? stop_of() : SimStop::done;
+}
+
+// The host waits for its band, or for its share. False: in vain.
+bool SimCore::wait() noexcept {
+    if (move(kMoveRun) == 0) {
+        decide_now();
+        return media_ >= decide_at_;
+    }
+    return true;
 }
 
 SimStop SimCore::stop_of() noexcept {
@@ -452,9 +550,44 @@ void SimCore::move_beside() noexcept {
         return;
     }
     const int64_t due = throttle_.pace_credit + Throttle::kPaceAhead;
-    if (due >= int64_t{1000} * kMoveRun / 2) {
+    if (due >= kMoveDue) {
         move(static_cast<uint32_t>((due + 999) / 1000));
     }
+}
+
+// Copies the next blocks of the band that are in force, at most so many, and until something is due in the stream.
+// Returns how many.
+uint32_t SimCore::copy(Move &move, Stream &stream, uint32_t most) noexcept {
+    const uint32_t source = move.band * config_.band_blocks;
+    const uint32_t target = stream.band * config_.band_blocks + stream.written;
+    const uint32_t written = bands_[move.band].written;
+    const uint32_t room = std::min({most, until_due(stream), valid_[move.band]});
+    uint32_t *const l2p = l2p_;
+    const uint32_t *const lbas = p2l_ + source;
+    uint32_t *const to = p2l_ + target;
+    uint32_t count = 0;
+    uint32_t next = move.next;
+    uint64_t seq_sum = 0;
+    // Whether a block is in force can't be foretold, so there is no branch for it: its place is written again if not.
+    for (; next < written && count < room; ++next) {
+        __builtin_prefetch(l2p + lbas[next + kAhead], 1);
+        const uint32_t lba = lbas[next];
+        const bool in_force = l2p[lba] == source + next;
+        to[count] = lba;
+        l2p[lba] = in_force ? target + count : l2p[lba];
+        if (seqs_ != nullptr) {
+            seqs_[target + count] = seqs_[source + next];
+            seq_sum += in_force ? seq_of(source + next) : 0;
+        }
+        count += in_force ? 1 : 0;
+    }
+    valid_[move.band] -= count;
+    move.moved += count;
+    move.next = next;
+    if (count > 0) {
+        filled(stream, count, seqs_ == nullptr ? data_seqs_[move.band] * count : seq_sum);
+    }
+    return count;
 }
 
 // Returns how many blocks were moved, or 1 if a move has ended.
@@ -468,31 +601,26 @@ uint32_t SimCore::move(uint32_t most) noexcept {
         SimBand &band = bands_[move.band];
         const uint32_t base = move.band * config_.band_blocks;
         const AgeClasses &ages = placement_.relocated[std::min<uint32_t>(band.number, kClassesMax - 1)];
+        const bool one_class = ages.limit_count == 0 || config_.shared_stream || end - user_count == 1;
         bool waits = false;
         while (count < most && move.next < band.written && valid_[move.band] > 0) {
             const uint32_t address = base + move.next;
-            if (move.next + kAhead < band.written) {
-                __builtin_prefetch(l2p_ + p2l_[address + kAhead], 1);
+            if (!one_class && l2p_[p2l_[address]] != address) {
+                ++move.next;
+                continue;
             }
-            const uint32_t lba = p2l_[address];
-            if (l2p_[lba] == address) {
-                const uint64_t seq = seqs_ == nullptr ? data_seqs_[move.band] : uint64_t{seqs_[address]} << seq_shift_;
-                const uint32_t number =
-                    config_.shared_stream
-                        ? 0
-                        : std::clamp<uint32_t>(ages.of(next_seq_ - std::min(next_seq_, seq)), user_count, end - 1);
-                Stream *stream = stream_for(number, user_count, end);
-                if (stream == nullptr) {
-                    decide_now();
-                    waits = true;
-                    break;
-                }
-                --valid_[move.band];
-                put(*stream, lba, seq);
-                ++count;
-                ++move.moved;
+            uint32_t number = 0;
+            if (!config_.shared_stream) {
+                const uint64_t age = one_class ? 0 : next_seq_ - std::min(next_seq_, seq_of(address));
+                number = std::clamp<uint32_t>(ages.of(age), user_count, end - 1);
             }
-            ++move.next;
+            Stream *stream = stream_for(number, user_count, end);
+            if (stream == nullptr) {
+                decide_now();
+                waits = true;
+                break;
+            }
+            count += copy(move, *stream, one_class ? most - count : 1);
         }
         list(move.band);
         if (waits) {

@@ -106,9 +106,10 @@ public:
     [[nodiscard]] uint64_t memory_bytes() const noexcept;
 
 private:
-    static constexpr uint32_t kNowhere = ~0U;   // of the L2P
-    static constexpr uint32_t kAhead = 16;      // entries that are prefetched
-    static constexpr uint32_t kMoveRun = 32;    // blocks that a move copies in one go
+    static constexpr uint32_t kNowhere = ~0U;                          // of the L2P
+    static constexpr uint32_t kAhead = 16;                             // entries that are prefetched
+    static constexpr uint32_t kMoveRun = 32;                           // blocks that a move copies in one go
+    static constexpr int64_t kMoveDue = int64_t{1000} * kMoveRun / 2;  // of pace credit, beside a host
     static constexpr uint32_t kMeanEvery = 64;  // blocks after which the mean of an open band is taken again
     static constexpr uint32_t kSeqBits = 20;    // a seq is kept to 2^-20 of the device at least
 
@@ -135,6 +136,8 @@ private:
     [[nodiscard]] uint32_t band_of(uint32_t address) const noexcept {
         return static_cast<uint32_t>((static_cast<unsigned __int128>(reciprocal_) * address) >> 64);
     }
+    // About that of the block at this address. seqs_ must not be null.
+    [[nodiscard]] uint64_t seq_of(uint32_t address) const noexcept { return uint64_t{seqs_[address]} << seq_shift_; }
     [[nodiscard]] SimStop stop_of() noexcept;
     void list(uint32_t band) noexcept;
     void forget(uint32_t address) noexcept {
@@ -148,18 +151,26 @@ private:
     void decide_now() noexcept { decide_at_ = decide_at_ == kNoLimit ? kNoLimit : std::min(decide_at_, media_); }
     [[nodiscard]] Stream *stream_for(uint32_t wanted, uint32_t first, uint32_t end) noexcept;
     bool activate(uint32_t number) noexcept;  // false: none is queued
+    [[nodiscard]] uint32_t until_due(const Stream &stream) const noexcept;
     void put(Stream &stream, uint64_t lba, uint64_t seq) noexcept;
+    void filled(Stream &stream, uint32_t count, uint64_t seq_sum) noexcept;
     void close(Stream &stream) noexcept;
     [[nodiscard]] uint32_t user_class(uint64_t lba, uint32_t before) const noexcept;
+    SimStop run_blocks(std::span<const uint64_t> lbas, uint64_t end, size_t &done);
+    [[nodiscard]] uint64_t until_turn() const noexcept;
+    [[nodiscard]] size_t write_blocks(std::span<const uint64_t> lbas, uint64_t end) noexcept;
     [[nodiscard]] bool write_block(uint64_t lba) noexcept;
     void trim_block(uint64_t lba) noexcept;
+    [[nodiscard]] bool wait() noexcept;
     void move_beside() noexcept;
     uint32_t move(uint32_t most) noexcept;
-    void note_stall() noexcept;
+    [[nodiscard]] uint32_t copy(Move &move, Stream &stream, uint32_t most) noexcept;
+    void note_stall(uint64_t writes) noexcept;
     void renumber(const Placement &next) noexcept;
 
     SimConfig config_;
     uint64_t reciprocal_;
+    uint32_t ask_from_;  // blocks in a band from which on its class asks for the next one
     PageMemory l2p_memory_;
     PageMemory p2l_memory_;
     PageMemory seq_memory_;

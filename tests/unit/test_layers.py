@@ -57,7 +57,7 @@ ROOMS: Rooms = {
     "ftl/media": {*CONTROL, "conf", "nvme"},
     "ftl/load": {*CONTROL, "conf", "nvme", "ftl/media"},
     "ftl/cache": {*CONTROL, "conf", "nvme", "ftl/media", "ftl/load"},
-    "ftl/policy": {*BASE, "conf"},
+    "ftl/policy": {*BASE, "_shim", "conf"},
     "ftl/gc": {*CONTROL, "conf", "nvme", "ftl/media", "ftl/load", "ftl/policy"},
     "ftl": {*CONTROL, *CONF, "nvme", "ftl/media", "ftl/load", "ftl/cache", "ftl/policy", "ftl/gc"},
     "spdk": {*BASE, "access", "runtime"},

@@ -46,7 +46,7 @@ class Feeding:
                 stream, number, next_band_seq=self.next_band_seq, draining=draining
             ):
                 continue
-            if stream not in wanting and reserve.is_tight(int(bands.capacity[number])):
+            if stream not in wanting and reserve.is_tight(bands.one.capacity[number]):
                 continue
             try:
                 self._core.open_band(stream, number, self.next_band_seq)
@@ -58,7 +58,7 @@ class Feeding:
             wanting.discard(stream)
 
     def _turn(self, stream: int) -> tuple[bool, bool, int]:
-        return stream in self._classes.user, bool(self._bands.being_written(stream)), -stream
+        return stream in self._classes.user, self._bands.is_written(stream), -stream
 
     def _band_for(self, stream: int) -> int | None:
         """Cold data rests in the band that was reset most; anything else goes to the one that was reset least."""
@@ -81,7 +81,7 @@ class Feeding:
             for stream in classes.all
             if (plenty if stream in classes.user else moving)
             and bands.room(stream) <= soon
-            and (classes.one_each or bands.being_written(stream))
+            and (classes.one_each or bands.is_written(stream))
         ]
 
     def _take_from_user(self) -> int | None:

@@ -46,8 +46,8 @@ class Moves:
         moving = bands.moving()
         self._moves = {each: move for each, move in self._moves.items() if each in moving}
         why = WORN if worn else ENDANGERED if bands.is_endangered(number) else URGENT if urgent else THRESHOLD
-        valid, capacity = int(bands.valid[number]), int(bands.capacity[number])
-        age = max(1, next_band_seq - int(bands.seq[number]))
+        valid, capacity = bands.one.valid[number], bands.one.capacity[number]
+        age = max(1, next_band_seq - bands.one.seq[number])
         self._moves[number] = Move(number, why, valid, max(0, capacity - valid), age, merit)
         self._found_at = -1
 
@@ -66,9 +66,8 @@ class Moves:
     def _find(self, bands: Bands) -> None:
         moving = bands.moving()
         moves = [move for number, move in self._moves.items() if number in moving]
-        self._line = [
-            MoveSize(move.valid, int(bands.valid[move.band]), int(bands.capacity_to_come[move.band])) for move in moves
-        ]
+        valid, capacity = bands.one.valid, bands.one.capacity_to_come
+        self._line = [MoveSize(move.valid, valid[move.band], capacity[move.band]) for move in moves]
         self._worn = [move.why == WORN for move in moves]
         self._endangered = ENDANGERED in [move.why for move in moves]
         self._found_at = bands.moving_changes

@@ -134,11 +134,12 @@ class Reserve:
                 return False
         if stream not in classes.user or draining:
             return True
-        left = self.reloc_room() - int(bands.capacity[number])
+        capacity = bands.one.capacity[number]
+        left = self.reloc_room() - capacity
         if self.free_bands - 1 >= RESERVED_BANDS and left >= self.committed():
             return True
         in_whole_bands = self.in_whole_bands(next_band_seq)
-        if not in_whole_bands and not self.is_tight(int(bands.capacity[number])):
+        if not in_whole_bands and not self.is_tight(capacity):
             return True
         if self.has_room(*side):
             return False
@@ -171,7 +172,7 @@ class Reserve:
         so relocation frees bands for them, too."""
         if self._classes.one_each:
             return 0
-        return sum(1 for stream in self._classes.wanting if not self._bands.being_written(stream))
+        return sum(1 for stream in self._classes.wanting if not self._bands.is_written(stream))
 
     # --- free space
 
@@ -195,7 +196,7 @@ class Reserve:
             return len(streams)
         # pacing.level() takes half a band for each.
         whole = 2 * self.for_classes(*streams)
-        return whole + sum(1 for stream in streams if self._bands.being_written(stream))
+        return whole + sum(1 for stream in streams if self._bands.is_written(stream))
 
     def for_classes(self, *streams: int) -> int:
         """Whole bands that several classes need beyond what one class of each side needs: those that are queued for

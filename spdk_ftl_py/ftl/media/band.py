@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ... import _shim
+from ...conf import CLASSES_MAX
 from .geometry import Geometry
 from .zone_map import ZoneMap
 from .zone_wear import ZoneWear
@@ -43,8 +44,7 @@ REPORTED_STATES: Final = (*_STATES, MENDING)
 _CODE: Final = {state: code for code, state in enumerate(_STATES)}
 _FREE, _QUEUED, _OPEN, _CLOSING, _CLOSED, _MOVING, _RESETTING, _FAULTED, _RETIRED, _UNKNOWN = range(len(_STATES))
 _FEW: Final = frozenset({_QUEUED, _OPEN, _CLOSING, _MOVING, _RESETTING, _FAULTED})
-"""Only few bands are in one of these states, so their numbers are kept in a set."""
-_WRITTEN: Final = frozenset({_QUEUED, _OPEN})
+"""Only few bands are in one of these states, so the shim lists them."""
 _CLOSED_STATES: Final = frozenset({_CLOSED, _FAULTED})
 
 
@@ -109,26 +109,15 @@ class _Items(NamedTuple):
 
     valid: memoryview
     seq: memoryview
-    opened_seq: memoryview
-    data_seq: memoryview
     capacity: memoryview
-    faulted: memoryview
+    capacity_to_come: memoryview
     broken: memoryview
-    closed: memoryview
     resets: memoryview
     state: memoryview
     stream: memoryview
     written: memoryview
     unwritten: memoryview
     ready: memoryview
-
-
-class _Written(NamedTuple):
-    """Bands of some streams that are queued or open, and the data blocks that can still be written to them."""
-
-    numbers: list[int]
-    queued: int
-    room: int
 
 
 class Bands:
@@ -167,9 +156,6 @@ class Bands:
         self._stream = np.zeros(count, np.uint8)
         self._written = np.zeros(count, np.int64)
         self._unwritten = np.ones(count, bool)
-        self._counts = [0] * len(_STATES)
-        self._counts[_UNKNOWN] = count
-        self._few: dict[int, dict[int, None]] = {state: {} for state in _FEW}
         self._ready = np.zeros(count, bool)
         self._ready_count = 0
         self._resting: list[tuple[int, int, int]] = []
@@ -185,23 +171,37 @@ class Bands:
         self.moving_changes = 0
         """Increases whenever a band that is being moved may have changed, or is another one: what was calculated from
         these holds until then."""
-        self._being_written: dict[tuple[int, ...], _Written] = {}
-        """By streams, what was found since a band that is being written may have changed, or was another one."""
         arrays: tuple[NDArray[Any], ...] = (
-            self.valid, self.seq, self.opened_seq, self.data_seq, self.capacity, self.faulted, self.broken, self.closed,
-            self.resets, self._state, self._stream, self._written, self._unwritten, self._ready,
+            self.valid, self.seq, self.capacity, self.capacity_to_come, self.broken, self.resets, self._state,
+            self._stream, self._written, self._unwritten, self._ready,
         )  # fmt: skip
-        self._one = _Items(*(array.data for array in arrays))
+        self.one = _Items(*(array.data for array in arrays))
+        counts = np.zeros(len(_STATES), np.int64)
+        counts[_UNKNOWN] = count
+        rooms, queued, writing = (np.zeros(CLASSES_MAX, np.int64) for _ in range(3))
+        self._counts = counts.data
+        """By state."""
+        self._rooms = rooms.data
+        """By stream (class), like the next ones: data blocks that can still be written to its bands."""
+        self._queued = queued.data
+        self._writing = writing.data
+        """Bands that are queued or open."""
         self._account = _shim.BandColumns(
             valid=self.valid,
             seq=self.seq,
             opened_seq=self.opened_seq,
             data_seq=self.data_seq,
+            capacity=self.capacity,
             written=self._written,
             stream=self._stream,
             unwritten=self._unwritten,
             state=self._state,
             closed=self.closed,
+            faulted=self.faulted,
+            counts=counts,
+            rooms=rooms,
+            queued=queued,
+            writing=writing,
             # A reset clears the failure of a zone, but such a zone is not trusted again.
             lasting_state=_RETIRED,
         )
@@ -249,7 +249,6 @@ class Bands:
     def refresh(self, rows: NDArray[np.uint8]) -> int:
         """Takes the account of some bands. Returns their number."""
         self.moving_changes += 1
-        self._being_written.clear()
         for number, state, faulted_punits in self._account.take(rows):
             if faulted_punits:
                 self._add_bad(number, {punit for punit in range(self._geometry.punits) if faulted_punits >> punit & 1})
@@ -265,10 +264,9 @@ class Bands:
     def ordered(self, number: int, state: str, *, stream: int | None = None) -> None:
         """An order for this band was given; the shim will report the same state."""
         if stream is not None:
-            self._one.stream[number] = stream
-            self._one.written[number] = 0
-            self._one.unwritten[number] = True
-            self._being_written.clear()
+            self.one.stream[number] = stream
+            self.one.written[number] = 0
+            self.one.unwritten[number] = True
         self._file(number, _CODE[state])
 
     def count_resets(self) -> None:
@@ -287,7 +285,7 @@ class Bands:
             self._rest(number)
 
     def _count_resets(self, number: int) -> None:
-        self._one.resets[number] = self.wear.most(zone for zone in self.zone_map.of_band(number) if zone is not None)
+        self.one.resets[number] = self.wear.most(zone for zone in self.zone_map.of_band(number) if zone is not None)
 
     def want_empty(self, number: int) -> None:
         """The base recommends a reset of one of its zones: the band is moved, whatever that gains, until its reset."""
@@ -326,7 +324,6 @@ class Bands:
         """Updates what depends on the zones of the band. _file() updates its place."""
         self.measured += 1
         self.moving_changes += 1
-        self._being_written.clear()
         self._unfile(number)
         band = self[number]
         self.capacity[number] = band.capacity
@@ -337,7 +334,7 @@ class Bands:
 
     def _unfile(self, number: int) -> None:
         """Of a band that is free."""
-        one = self._one
+        one = self.one
         if one.ready[number]:
             one.ready[number] = False
             self._ready_count -= 1
@@ -347,24 +344,10 @@ class Bands:
     def _file(self, number: int, state: int) -> None:
         """Puts the band where its state belongs. Called for each band several times while it is written and freed, so
         it looks only where a band can be."""
-        one = self._one
-        before = one.state[number]
+        one = self.one
+        before = self._account.file(number, state)
         if before == _FREE:
             self._unfile(number)
-        if before != state:
-            self._counts[before] -= 1
-            self._counts[state] += 1
-            few = self._few.get(before)
-            if few is not None:
-                del few[number]
-            few = self._few.get(state)
-            if few is not None:
-                few[number] = None
-            one.state[number] = state
-            one.closed[number] = state in _CLOSED_STATES
-            one.faulted[number] = state == _FAULTED
-        if before in _WRITTEN or state in _WRITTEN:
-            self._being_written.clear()
         if before == _MOVING or state == _MOVING:
             self.moving_changes += 1
         if state == _FREE:
@@ -382,7 +365,7 @@ class Bands:
             self._emptied_unwritten.pop(number, None)
 
     def _file_free(self, number: int, *, reset: bool) -> None:
-        one = self._one
+        one = self.one
         if reset:
             zones = [zone for zone in self.zone_map.of_band(number) if zone is not None]
             self.wear.add(zones)
@@ -399,7 +382,7 @@ class Bands:
             self._rest(number)
 
     def _rest(self, number: int) -> None:
-        heapq.heappush(self._resting, (self._one.resets[number], self._one.seq[number], number))
+        heapq.heappush(self._resting, (self.one.resets[number], self.one.seq[number], number))
 
     # --- all bands
 
@@ -417,40 +400,41 @@ class Bands:
         """In ascending order. FREE, CLOSED and RETIRED look at all bands."""
         codes = [_CODE[state] for state in states]
         if all(code in _FEW for code in codes):
-            numbers = sorted(number for code in codes for number in self._few[code])
+            numbers = sorted(number for code in codes for number in self._account.in_state(code))
         else:
             numbers = np.flatnonzero(np.isin(self._state, codes)).tolist()
         return [self[number] for number in numbers]
 
     def moving(self) -> list[int]:
         """The numbers of the bands that are being moved, in no certain order."""
-        return list(self._few[_MOVING])
+        return self._account.in_state(_MOVING)
 
     def resetting_capacity(self) -> int:
         """Data blocks of the bands that are being reset."""
-        resetting, capacity = self._few[_RESETTING], self._one.capacity
-        return sum([capacity[number] for number in resetting]) if resetting else 0
+        return self._account.resetting_capacity()
 
     def moving_valid(self) -> int:
         """Valid blocks of the bands that are being moved."""
-        valid = self._one.valid
-        return sum([valid[number] for number in self._few[_MOVING]])
+        return self._account.moving_valid()
 
     def count(self, *states: str) -> int:
-        return sum([self._counts[_CODE[state]] for state in states])
+        return sum([int(self._counts[_CODE[state]]) for state in states])
 
     @property
     def moving_count(self) -> int:
-        return self._counts[_MOVING]
+        moving: int = self._counts[_MOVING]
+        return moving
 
     @property
     def resetting_count(self) -> int:
-        return self._counts[_RESETTING]
+        resetting: int = self._counts[_RESETTING]
+        return resetting
 
     @property
     def freeing_count(self) -> int:
         """That are being moved or reset."""
-        return self._counts[_MOVING] + self._counts[_RESETTING]
+        freeing: int = self._counts[_MOVING] + self._counts[_RESETTING]
+        return freeing
 
     def counts(self) -> dict[str, int]:
         """Number of bands by reported state (Band.reported_state), without empty states."""
@@ -467,7 +451,7 @@ class Bands:
         """The ready band that was reset least; of several the one that rested longest."""
         while self._resting:
             resets, seq, number = self._resting[0]
-            one = self._one
+            one = self.one
             if one.ready[number] and one.seq[number] == seq and one.resets[number] == resets:
                 return number
             heapq.heappop(self._resting)
@@ -507,7 +491,7 @@ class Bands:
 
     def is_endangered(self, number: int) -> bool:
         """The same of one band."""
-        state = self._one.state[number]
+        state = self.one.state[number]
         return state == _FAULTED or (
             state == _CLOSED and bool(self._bad_punits.get(number) or number in self._to_empty)
         )
@@ -526,43 +510,25 @@ class Bands:
 
     def being_written(self, stream: int) -> list[int]:
         """Queued or open bands of this stream (class)."""
-        return self._find_written((stream,)).numbers
+        written = [*self._account.in_state(_QUEUED), *self._account.in_state(_OPEN)]
+        return [number for number in written if self.one.stream[number] == stream]
+
+    def is_written(self, stream: int) -> bool:
+        """Whether there are such bands."""
+        return bool(self._writing[stream])
 
     def queued_count(self, *streams: int) -> int:
-        found = self._being_written.get(streams)
-        return (found or self._find_written(streams)).queued
+        queued, count = self._queued, 0
+        for stream in streams:
+            count += queued[stream]
+        return count
 
     def room(self, *streams: int) -> int:
         """Data blocks that can still be written to the streams' bands, as a lower bound."""
-        found = self._being_written.get(streams)
-        return (found or self._find_written(streams)).room
-
-    def _find_written(self, streams: tuple[int, ...]) -> _Written:
-        memory = self._being_written
-        if not memory:
-            memory[()] = _Written([], 0, 0)
-            self._add_up_written()
-        found = memory.get(streams)
-        if found is None:
-            parts = [memory[stream,] for stream in streams if (stream,) in memory]
-            numbers = [number for part in parts for number in part.numbers]
-            found = _Written(numbers, sum([part.queued for part in parts]), sum([part.room for part in parts]))
-            memory[streams] = found
-        return found
-
-    def _add_up_written(self) -> None:
-        """For each stream that has such bands."""
-        one, memory = self._one, self._being_written
-        for state in (_QUEUED, _OPEN):
-            queued = state == _QUEUED
-            for number in self._few[state]:
-                key = (one.stream[number],)
-                room = max(0, one.capacity[number] - one.written[number])
-                found = memory.get(key)
-                if found is None:
-                    memory[key] = _Written([number], int(queued), room)
-                else:
-                    memory[key] = _Written([*found.numbers, number], found.queued + queued, found.room + room)
+        rooms, room = self._rooms, 0
+        for stream in streams:
+            room += rooms[stream]
+        return room
 
     def broken_numbers(self) -> list[int]:
         return sorted(number for number, bad in self._bad_punits.items() if bad)

@@ -18,6 +18,7 @@ from typing import Any, Final, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from ... import _shim
 from ...conf import CLASSES_MAX, DEFAULT_RELOC_POLICY
 from ...errors import ConfError
 from .interface import AgeClasses, BandTable, Placement, Policy, Reclaimed, Surroundings
@@ -36,6 +37,8 @@ FORGIVEN_CALLS: Final = 1000
 REGIONS_MAX: Final = 1 << 20
 """The reactor waits while the core looks at all of them."""
 _NO_CLASS: Final = 255
+_FLOAT64: Final = np.dtype(np.float64)
+_INT64: Final = np.dtype(np.int64)
 _U64: Final = 1 << 64
 
 T = TypeVar("T")
@@ -69,7 +72,6 @@ class Guard:
         changed."""
         self.memory = {} if memory is None else memory
         self._cpu_ns = cpu_ns
-        self._merit = np.empty(0)
         self._slow = 0
         self._in_time = 0
 
@@ -112,17 +114,10 @@ class Guard:
         allowed."""
 
         def look(policy: Policy) -> tuple[int, float]:
-            # A number for each band costs less than to select the allowed ones first.
-            if len(self._merit) != len(allowed):
-                self._merit = np.empty(len(allowed))
-            merit = self._merit
-            merit[:] = _numbers(policy.merit(bands), len(allowed))
-            np.putmask(merit, ~allowed, -np.inf)
-            number = int(merit.argmax())
-            best = float(merit[number])
+            number, best = _shim.best_band(_numbers(policy.merit(bands), len(allowed)), allowed)
             if best != best:
                 raise NonsenseError(f"the merit of band {number} is not a number")
-            return (number if allowed[number] else int(np.argmax(allowed))), best
+            return number, best
 
         return self._call("merit", look)
 
@@ -281,7 +276,9 @@ def _numbers(merit: Any, count: int) -> NDArray[Any]:
         raise NonsenseError(f"its shape is {numbers.shape}, not {(count,)}")
     if numbers.dtype.kind not in "iufb":
         raise NonsenseError(f"it has {numbers.dtype} instead of numbers")
-    return numbers
+    # The shim takes these as they are.
+    known = (numbers.dtype is _FLOAT64 or numbers.dtype is _INT64) and numbers.flags.c_contiguous
+    return numbers if known else np.ascontiguousarray(numbers, _FLOAT64)
 
 
 def _whole(what: str, value: Any, least: int, most: int) -> int:

@@ -15,13 +15,15 @@ PERCENT_MAX: Final = 1000
 class Weighing(Policy):
     """With memory for its calculations: for very many bands, new memory would take longer than they do."""
 
-    _gain = _cost = np.empty(0)
+    _gain = _cost = np.empty(0, np.int64)
+    _merit = np.empty(0)
 
-    def gain(self, bands: BandTable) -> NDArray[Any]:
-        """What relocating each band gains, until the next call. Never negative: a band of which zones failed may hold
-        more than its capacity."""
+    def gain(self, bands: BandTable) -> NDArray[np.int64]:
+        """The blocks that relocating each band gains, until the next call. Never negative: a band of which zones failed
+        may hold more than its capacity."""
         if len(self._gain) != len(bands.valid):
-            self._gain, self._cost = np.empty(len(bands.valid)), np.empty(len(bands.valid))
+            self._gain, self._cost = np.empty(len(bands.valid), np.int64), np.empty(len(bands.valid), np.int64)
+            self._merit = np.empty(len(bands.valid))
         np.subtract(bands.capacity, bands.valid, out=self._gain)
         return np.maximum(self._gain, 0, out=self._gain)
 
@@ -42,8 +44,8 @@ class Seed(Weighing):
     name = "seed"
 
     def merit(self, bands: BandTable) -> NDArray[Any]:
-        merit = self.gain(bands)
-        merit /= np.add(bands.valid, 1, out=self._cost)
+        gain = self.gain(bands)
+        merit = np.divide(gain, np.add(bands.valid, 1, out=self._cost), out=self._merit)
         merit *= bands.age
         return merit
 
@@ -65,10 +67,10 @@ class CostBenefit(Weighing):
         self.of_data = age == "data"
 
     def merit(self, bands: BandTable) -> NDArray[Any]:
-        merit = self.gain(bands)
+        gain = self.gain(bands)
         cost = np.add(bands.capacity, bands.valid, out=self._cost)
         cost += 1
-        merit /= cost
+        merit = np.divide(gain, cost, out=self._merit)
         merit *= bands.data_age if self.of_data else bands.age
         return merit
 

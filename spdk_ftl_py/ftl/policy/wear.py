@@ -32,7 +32,7 @@ def most_lagging(
     age: blocks written since the band was opened. Bands younger than cold_age are left alone, because what is in them
     will soon be overwritten, and then they are the first to be written again. lag: LAG by default."""
     bound = float(resets.mean()) - (LAG if lag is None else lag) if len(resets) else -1.0
-    if bound < 0:
+    if bound < 0 or resets.min() > bound:
         return None
     numbers = np.flatnonzero(closed & (resets <= bound) & (age >= cold_age))
     if not len(numbers):

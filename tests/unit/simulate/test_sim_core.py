@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from spdk_ftl_py import _shim
-from spdk_ftl_py.ftl.media.band import BAND_ROW, CLOSED, FREE, SHIM_STATES
+from spdk_ftl_py.ftl.media.band import BAND_ROW, CLOSED, FREE, MOVING, SHIM_STATES
 
 BANDS, BLOCKS, COUNT = 8, 16, 64
 KINDS = (_shim.EventKind.BAND_NEXT_NEEDED, _shim.EventKind.MOVE_DONE, _shim.EventKind.BAND_RESET_DONE)
@@ -177,3 +177,65 @@ def test_nonsense_is_refused() -> None:
         core.open_band(1, 0, 1)
     assert core.take_queued(0) == 0
     assert core.take_queued(0) is None
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_writes_in_a_run_are_as_writes_one_by_one(seed: int) -> None:
+    """With lengths, SimCore takes each block by itself."""
+    random = np.random.default_rng(seed)
+    settings = {
+        "shared_stream": seed % 4 == 3,
+        "reaction_blocks": int(random.integers(20)),
+        "max_active_relocs": 2,
+    }
+    bands, blocks, count = 24, 150, 2400
+    cores = [_shim.SimCore(block_count=count, band_count=bands, band_blocks=blocks, **settings) for _ in range(2)]
+    ages = ((1, 2, 3), (300, 2000)) if seed % 3 == 2 else ((1,), ())
+    for core in cores if seed % 4 != 3 else ():
+        core.set_placement(
+            classes=4, user_classes=1, user=((0,), ()), unwritten=0, relocated=[ages] * 4, regions=None, region_blocks=1
+        )
+    seq = 0
+    for _ in range(600):
+        numbers = random.integers(0, count, int(random.integers(1, 400)), np.uint64)
+        ones = np.ones(len(numbers), np.uint32)
+        most = int(random.integers(1, 300))
+        at, stopped = 0, 0
+        while at < len(numbers) and stopped < 3:
+            answers = [
+                cores[0].run(numbers[at:], media_blocks=most),
+                cores[1].run(numbers[at:], ones[at:], media_blocks=most),
+            ]
+            assert answers[0] == answers[1]
+            at += answers[0][0]
+            stopped += answers[0][1] == _shim.SimStop.BLOCKED
+            told = [core.take_events() for core in cores]
+            assert told[0] == told[1]
+            assert (cores[0].changed_bands(bands) == cores[1].changed_bands(bands)).all()
+            assert cores[0].stats().as_dict() == cores[1].stats().as_dict()
+            table = cores[0].band_rows(0, bands).view(BAND_ROW)
+            free = table["band"][table["state"] == SHIM_STATES.index(FREE)].tolist()
+            wanting = {number for core in cores for number in core.asking()}
+            for number in sorted(wanting):
+                # Now and then the class has to wait.
+                if free and random.random() < 0.8:
+                    seq += 1
+                    band = free.pop(int(random.integers(len(free))))
+                    for core in cores:
+                        core.open_band(number, band, seq)
+            closed = table[table["state"] == SHIM_STATES.index(CLOSED)]
+            empty = closed["band"][closed["valid"] == 0].tolist()
+            for core in cores:
+                assert core.reset_bands(empty) == []
+            full = closed[closed["valid"] > 0]
+            moving = (table["state"] == SHIM_STATES.index(MOVING)).sum()
+            if len(full) and moving < 2 and len(free) < 6:
+                for core in cores:
+                    core.start_move(int(full["band"][np.argmin(full["valid"])]))
+            if random.random() < 0.3:
+                pace = None if random.random() < 0.3 else int(random.integers(1, 6000))
+                share = 100 if random.random() < 0.6 else int(random.integers(1, 100))
+                for core in cores:
+                    core.set_pace(share, pace)
+    assert cores[0].stats().reloc_moved_blocks > 1000
+    assert (cores[0].data_seqs() == cores[1].data_seqs()).all()
