@@ -93,13 +93,14 @@ class Levelling:
             # Of classes that there were. Relocation fills them first.
             return None
         self.saving = int(only and self.may_save(next_band_seq))
+        buffered = reserve.buffered(user_stopped=user_stopped)
         in_line = moves.in_line(bands)
         left = sum(move.left for move in in_line)
         # As they will be when the moves in line have ended.
         rest = (sum(band.room for band in open_bands) - left) % bands.whole_capacity if only else 0
         room = reserve.reloc_room() - rest - left + sum(move.capacity for move in in_line)
         needed = int(bands.valid[victim]) + reserve.least_valid(victim) + 2 * reserve.least_gain
-        if room - reserve.buffered(user_stopped=user_stopped) < needed or rest > bands.whole_capacity // REST:
+        if room - buffered < needed or rest > bands.whole_capacity // REST:
             return None
         return WearMove(victim, bool(in_line), open_bands)
 

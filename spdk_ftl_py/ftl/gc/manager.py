@@ -316,6 +316,10 @@ class BandManager:
         starved = reserve.user_starved()
         if not self._moving_allowed and not starved:
             return
+        if starved and not self._user_stopped:
+            # Otherwise hosts fill the write buffer between the look at it and the move that counts on what was seen.
+            self._pace = Pace(user_share=0)
+            self._core.set_pace(self._pace.user_share, self._pace.reloc_per_thousand)
         urgent = starved or self.limits.urgent(reserve.free_bands)
         if self._moving_allowed and not starved and self._level_wear():
             return
@@ -340,9 +344,10 @@ class BandManager:
             most = max(wanted, int(endangered)) if endangered else min(wanted, in_line)
             if moving >= min(self._conf.max_active_relocs - worn, most):
                 return
+            buffered = reserve.buffered(user_stopped=self._user_stopped)
             victim = self._selector.choose(
                 bands,
-                room=reserve.reloc_room() - reserve.committed() - reserve.buffered(user_stopped=self._user_stopped),
+                room=reserve.reloc_room() - reserve.committed() - buffered,
                 next_seq=self._core.next_seq,
                 urgent=urgent,
                 endangered_only=wanted <= 0,

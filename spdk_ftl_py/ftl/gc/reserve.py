@@ -91,10 +91,16 @@ class Reserve:
 
     def buffered(self, *, user_stopped: bool) -> int:
         """User blocks that a reset may have to wait for, and that may have to go to relocation's band. user_stopped:
-        the core accepts nothing more."""
-        if user_stopped or self.user_starved():
-            return self._core.stats().write_buffer_used
-        return self._buffer_blocks
+        the core accepts nothing more. Call it before reloc_room()."""
+        if not user_stopped:
+            return self._buffer_blocks
+        used = self._core.stats().write_buffer_used
+        # Looked at after it: user blocks may have gone to relocation's bands since the last account. They count twice
+        # then, rather than not at all.
+        for stream in self._classes.reloc:
+            for number in self._bands.being_written(stream):
+                self._bands.refresh(self._core.band_rows(number, 1))
+        return used
 
     def least_valid(self, without: int | None = None) -> int:
         """Of the closed bands without this one, and without empty ones."""

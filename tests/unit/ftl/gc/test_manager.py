@@ -225,6 +225,41 @@ async def test_a_reset_that_waits_for_the_users_data_gets_no_band_that_moves_nee
     assert core.opened == ([(_shim.STREAM_USER, 4, 50)] if his else [])
 
 
+class DrainingCore(ToldCore):
+    """Its user data goes to relocation's band 1 just before somebody looks at the write buffer. Hosts fill that again
+    after it, unless they are stopped."""
+
+    def stats(self) -> Any:
+        self.bands[1] = dataclasses.replace(self.bands[1], written=self.bands[1].written + self.write_buffer_used)
+        self.write_buffer_used = 0
+        answer = super().stats()
+        self.write_buffer_used = 60 if self.share else 0
+        return answer
+
+
+async def test_user_data_that_goes_to_relocations_band_meanwhile_is_counted() -> None:
+    manager, _ = manager_of(
+        [
+            band(0, OPEN, valid=9, written=BLOCKS),
+            band(1, OPEN, valid=9, written=BLOCKS - 300, stream=_shim.STREAM_RELOC),
+            band(2, QUEUED, stream=_shim.STREAM_RELOC),
+            *(band(index, CLOSED, valid=640, written=BLOCKS) for index in range(3, 40)),
+        ]
+    )
+    core = DrainingCore(manager._core.bands)
+    core.write_buffer_used = 60
+    for part in (manager, manager.reserve, manager._feeding):
+        part._core = core
+    manager._started = True
+    manager.band_wanted(_shim.STREAM_USER)
+    manager.pump()
+    manager.stop()
+    # For two of 640 there was room only before.
+    assert len(core.moved) == 1
+    room = sum(each.room for each in core.bands[1:3])
+    assert room >= 640 * len(core.moved) + core.write_buffer_used
+
+
 async def test_the_users_next_band_is_his_as_long_as_there_is_another_or_nothing_is_being_moved() -> None:
     for others, moving in (([band(3, FREE)], MOVING), ([band(3, CLOSED, valid=900, written=BLOCKS)], CLOSED)):
         manager, core = manager_of(
