@@ -188,7 +188,7 @@ def l2p_bytes(geometry: Geometry, conf: FtlConf) -> int:
 async def load(terabytes: float, seconds: float) -> dict[str, Any]:
     """After a crash, after a halt; then a write and a read behind a trim of everything."""
     async with reactor_loop() as reactor:
-        zones = max(32, round(terabytes * ZONES_PER_TB))
+        zones = max(48, round(terabytes * ZONES_PER_TB))
         media = drive_of(reactor, zones)
         device = await creation.create(reactor, media, name="scale", conf=FtlConf(), num_punits=1)
         await crash(device)

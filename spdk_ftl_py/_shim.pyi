@@ -1747,6 +1747,25 @@ class Summary:
     def record_headers(self) -> list[int]:
         """Offsets of the headers of trim records and lost records."""
 
+class L2pCounts:
+    """What a RestoredL2p has in force."""
+
+    @property
+    def blocks(self) -> NDArray[np.uint64]:
+        """By zone: LBAs with data there."""
+
+    @property
+    def records(self) -> NDArray[np.uint64]:
+        """By zone: LBAs with a record there."""
+
+    @property
+    def known(self) -> int:
+        """LBAs that are not ADDRESS_INVALID."""
+
+    @property
+    def content(self) -> int:
+        """Of these, LBAs that are not trimmed."""
+
 class RestoredL2p:
     """The L2P while a load restores it: for each LBA the newest version found so far, and its seq. See docs/restore.md,
     "The newest version". Entries are ADDRESS_INVALID, an address, or TRIM_FLAG | or LOST_FLAG | the address of a
@@ -1806,18 +1825,18 @@ class RestoredL2p:
     ) -> None:
         """IndexError beyond the last LBA."""
 
-    def put_range(self, first: int, entries: NDArray[np.uint64]) -> None: ...
-    def put_crcs(self, first: int, crcs: NDArray[np.uint16]) -> None: ...
+    def put_range(self, first: int, entries: NDArray[np.uint32] | NDArray[np.uint64], count: int) -> None:
+        """entries: rows one behind the other, the last of them perhaps shorter, ``count`` in all. Those of 4 bytes have
+        the tag in their top two bits. IndexError beyond the last LBA."""
+
+    def put_crcs(self, first: int, crcs: NDArray[np.uint16], count: int) -> None:
+        """The same for cut CRCs, if the table keeps them."""
+
     def l2p(self, first: int, count: int) -> NDArray[np.uint64]: ...
     def crcs(self, first: int, count: int) -> NDArray[np.uint16]: ...
-    def zone_use(self, zone_size: int, zone_count: int) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
-        """By zone: LBAs with data there, and with a record there. IndexError for an entry behind the last zone."""
-
-    def hand_over(self, core: FtlCore, first: int, count: int) -> int:
-        """Passes entries to a core, as load_l2p(). Returns how many are not ADDRESS_INVALID."""
-
-    def release_below(self, lba: int) -> None:
-        """Gives memory back: entries below lba may be ADDRESS_INVALID from now on."""
+    def count(self, zone_size: int, zone_count: int, *, trim_chunk: int = 128) -> L2pCounts:
+        """Of the table as it is. trim_chunk: as in CoreConfig. IndexError if an entry is not an address in one of these
+        zones, MemoryError."""
 
     def grown(self, block_count: int, base_block_count: int) -> RestoredL2p:
         """The same entries on a larger device, without seqs."""
@@ -1973,6 +1992,12 @@ class FtlCore(BlockDevice):
         """Restore: L2P entries (ADDRESS_INVALID, an address, TRIM_FLAG | or LOST_FLAG | header address); counts them as
         valid. crcs: of the block that each LBA has on media, cut (crc ^ crc >> 16, the low 16 bits); if reads are
         verified, ValueError for an address without a CRC."""
+
+    def take_l2p(self, table: RestoredL2p, counts: L2pCounts) -> None:
+        """Instead of load_l2p(): the core has the memory of the table afterwards, and the table is as good as new. It
+        takes as long as there are bands, however many LBAs. ValueError, with nothing changed: the table is of another
+        device, or has changed since it was counted; an entry is not in a band; it lacks CRCs; the core has an L2P
+        already."""
 
     def recover_block(
         self, lba: int, seq: int, crc: int, data: bytes | bytearray | memoryview | NDArray[np.uint8]

@@ -40,9 +40,16 @@ public:
         double seq_sum = 0;              // of these
     };
 
-    struct ZoneUse {
+    // What the table holds that is in force.
+    struct Counts {
         std::vector<uint64_t> blocks;   // by zone: LBAs with data there
         std::vector<uint64_t> records;  // LBAs with a record there
+        uint64_t zone_size = 0;
+        uint64_t known = 0;    // LBAs that are not never-written
+        uint64_t content = 0;  // of these, LBAs that are not trimmed
+        uint32_t chunk_blocks = 0;
+        PageMemory chunk_content;  // by chunk: LBAs with content, as Trims keeps them
+        uint64_t of_version = 0;   // of the table, when it was counted
     };
 
     // The number of the base's blocks determines the width of an entry, as in L2p. Throws std::bad_alloc.
@@ -64,32 +71,45 @@ public:
     uint64_t supersede(uint64_t lba, uint64_t count, uint64_t seq);
     [[nodiscard]] const std::vector<Copy> &copies() const noexcept { return copies_; }
 
+    // As a checkpoint has them. Throws std::out_of_range.
+    void put_range(uint64_t first, std::span<const uint32_t> narrow);
+    void put_range(uint64_t first, std::span<const uint64_t> wide);
+    void put_crcs(uint64_t first, std::span<const uint16_t> cut_crcs);
+
     // Below, lba must be one of the device.
     [[nodiscard]] uint64_t entry(uint64_t lba) const noexcept { return l2p_.get(lba); }
     [[nodiscard]] uint16_t crc(uint64_t lba) const noexcept { return crcs_.get(lba); }
     // 0: no version is known, or the seqs were dropped.
     [[nodiscard]] uint64_t seq(uint64_t lba) const noexcept { return has_seqs() ? seqs()[lba] : 0; }
-    void put(uint64_t lba, uint64_t entry) noexcept { l2p_.set(lba, entry); }
+    void put(uint64_t lba, uint64_t entry) noexcept {
+        ++version_;
+        l2p_.set(lba, entry);
+    }
     void put_crc(uint64_t lba, uint16_t crc) noexcept { crcs_.set(lba, crc); }
     void put_seq(uint64_t lba, uint64_t seq) noexcept {
         if (has_seqs()) {
             seqs()[lba] = seq;
         }
     }
-    // What each zone holds that is in force. Throws std::out_of_range for an entry behind the last zone.
-    [[nodiscard]] ZoneUse zone_use(uint64_t zone_size, uint64_t zone_count) const;
+    // chunk_blocks: as in Trims. Throws std::out_of_range if an entry is not an address in one of these zones,
+    // std::bad_alloc.
+    [[nodiscard]] Counts count(uint64_t zone_size, uint64_t zone_count, uint32_t chunk_blocks) const;
     [[nodiscard]] uint64_t block_count() const noexcept { return l2p_.block_count(); }
     [[nodiscard]] bool has_seqs() const noexcept { return seqs_.data() != nullptr; }
     [[nodiscard]] bool has_crcs() const noexcept { return crcs_.kept(); }
+    [[nodiscard]] bool is_wide() const noexcept { return l2p_.is_wide(); }
+    // It increases with every change.
+    [[nodiscard]] uint64_t version() const noexcept { return version_; }
 
     void drop_seqs();
-    // Gives the memory of all LBAs below this one back: their entries are never-written from now on. Whole pages only.
-    void release_below(uint64_t lba) noexcept;
+    // Gives the entries and the CRCs away, and has those instead, which must be of the same kind. crcs: may be null.
+    void exchange(L2p &l2p, BlockCrcs *crcs) noexcept;
     // The same entries on a larger device, without seqs. Throws std::invalid_argument for a smaller one.
     [[nodiscard]] RestoredL2p grown(uint64_t block_count, uint64_t base_block_count) const;
 
 private:
     void check_range(uint64_t lba, uint64_t count, const char *what) const;
+    void check_seqs(uint64_t lba, uint64_t count, const char *what) const;
     void consider(const BlockEntry &row, uint32_t number, uint64_t address, bool doubtful, Added &added);
     void take(const BlockEntry &row, uint64_t address);
     void prefetch(uint64_t lba) const noexcept;
@@ -104,6 +124,7 @@ private:
     PageMemory seqs_;
     PageMemory held_;  // one bit for each LBA
     std::vector<Copy> copies_;
+    uint64_t version_ = 0;
 };
 
 // The parts of ranges that no range before them has. Ranges are cut at `end`.

@@ -39,8 +39,6 @@ log = logging.getLogger(__name__)
 
 INCARNATION_GAP_MAX: Final = 1 << 32
 FINISH_ATTEMPTS: Final = 3
-L2P_STEP: Final = 1 << 16
-"""Entries that are passed to the shim at a time: one or two ms of the event loop."""
 ITEM_BLOCKS: Final = 256
 """Entries of the L2P that are looked at in about 1 us."""
 BANDS_STEP: Final = 1 << 12
@@ -267,13 +265,14 @@ async def _fill(core: _shim.FtlCore, found: Restored, report: Progress) -> None:
         known = found.history
         core.load_history(first, known.classes[part], known.opened_seqs[part], known.data_seqs[part])
         await turns()
-    block_count = found.table.block_count
-    for first in range(0, block_count, L2P_STEP):
-        end = min(block_count, first + L2P_STEP)
-        found.mapped_blocks += found.table.hand_over(core, first, end - first)
-        found.table.release_below(end)
-        report("l2p", end / block_count)
-        await turns()
+    counts = found.counts
+    if counts is None:
+        geometry = found.geometry
+        counting = functools.partial(found.table.count, geometry.zone_size, geometry.zone_count)
+        counts = await aside(geometry.block_count // ITEM_BLOCKS, counting)
+    core.take_l2p(found.table, counts)
+    found.mapped_blocks = counts.known
+    report("l2p", 1.0)
 
 
 async def _recover(core: _shim.FtlCore, name: str, items: list[Recovered]) -> None:

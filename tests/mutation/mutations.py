@@ -514,7 +514,7 @@ MUTATIONS = (
         edits=(
             (
                 "ftl/load/checkpoint.py",
-                "            self._table.put_crcs(first, entries)\n",
+                "            self._table.put_crcs(first, entries, count)\n",
                 "            pass\n",
             ),
         ),

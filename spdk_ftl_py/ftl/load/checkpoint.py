@@ -6,6 +6,7 @@ It is in bands that are free. The clean superblock names it, and the next superb
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import itertools
 import logging
@@ -40,7 +41,13 @@ from .history import packed
 log = logging.getLogger(__name__)
 
 STEP_BLOCKS: Final = 32
-"""Blocks built, written or read at a time."""
+"""Blocks built or written at a time, and of a read."""
+PART_BLOCKS: Final = 512
+"""Blocks that are read and taken together: half a million entries of 4 bytes, some 2 ms."""
+PARTS_AT_A_TIME: Final = 3
+"""One is taken while the next is read, and one waits."""
+ITEM_ENTRIES: Final = 256
+"""Entries that are taken in about 1 us."""
 BANDS_STEP: Final = 1 << 12
 """Bands whose account is taken at a time."""
 ZONES_MAX: Final = 64
@@ -64,7 +71,6 @@ _DTYPES: Final[dict[int, np.dtype[Any]]] = {
 _NO_ZONE: Final = (1 << 32) - 1
 _INVALID: Final = np.uint64(_shim.ADDRESS_INVALID)
 _TAG_MASK: Final = np.uint64(_shim.LOST_FLAG)
-_NARROW_INVALID: Final = np.uint32((1 << 32) - 1)
 _NARROW_TAGS: Final = 0xC0000000
 _NARROW_PAYLOAD: Final = 0x3FFFFFFF
 
@@ -79,6 +85,8 @@ class Checkpoint:
     """As history.unpacked() takes it."""
     table: _shim.RestoredL2p
     """Without seqs. With the CRC of each LBA's block, cut (layout.cut_crcs()), if the device verified reads."""
+    counts: _shim.L2pCounts
+    """Of the table."""
     zones: list[int]
     """Numbers of the zones that it is in."""
 
@@ -372,37 +380,56 @@ class _Reader:
         except MemoryError as error:
             # The load without a checkpoint says so, and what it needs.
             raise NotUsableError(f"there is not enough memory for {geometry.block_count} blocks") from error
+        self._one_at_a_time = asyncio.Lock()
         self._has_crc = np.zeros(-(-geometry.block_count // _per_block(SECTION_CRCS)) if with_crcs else 0, bool)
         self._seen = {SECTION_BANDS: 0, SECTION_POINTERS: 0}
 
     async def run(self, zones: Sequence[Zone], sequential: bool, report: Progress) -> Checkpoint:
         step = max(1, min(STEP_BLOCKS, self._port.device.max_io_blocks))
-        capacity = self._geometry.zone_capacity
-        work = [
-            (index, self._geometry.zone_start(zone) + offset, min(step, end - offset))
-            for number, zone in enumerate(self._zones)
-            for end in [min(capacity, self._block_count - number * capacity)]
-            for offset in range(0, end, step)
-            for index in [number * capacity + offset]
-        ]
+        work = list(self._parts(step))
+        items = self._geometry.block_count // ITEM_ENTRIES
         done = itertools.count(1)
 
-        async def one(item: tuple[int, int, int]) -> None:
-            index, address, count = item
-            self._take(index, address, await self._port.read(address, count))
+        async def one(part: tuple[int, int, int]) -> None:
+            index, address, count = part
+            blocks = await self._blocks(address, count, step)
+            async with self._one_at_a_time:
+                # However small the part, or the parts together would hold up the loop.
+                await aside(items, lambda: self._take(index, address, blocks))
             report("checkpoint", next(done) / len(work))
 
-        await side_by_side(one, work)
+        await side_by_side(one, work, depth=PARTS_AT_A_TIME)
         if self._seen != {SECTION_BANDS: len(self._bands), SECTION_POINTERS: len(self._pointers)}:
             raise NotUsableError("it lacks bands")
+        counts = await aside(items, self._counts)
         await aside(len(zones) + len(self._has_crc), lambda: self._check_whole(zones, sequential))
         return Checkpoint(
             band_seqs=self._bands["seq"].tolist(),
             faulted=(self._bands["faulted"] != 0).tolist(),
             history=self._bands["history"],
             table=self._table,
+            counts=counts,
             zones=self._zones,
         )
+
+    def _parts(self, step: int) -> Iterator[tuple[int, int, int]]:
+        """Index, address and length of parts, each of whole reads of ``step`` blocks, or of one that is shorter."""
+        capacity = self._geometry.zone_capacity
+        most = max(1, PART_BLOCKS // step) * step
+        for number, zone in enumerate(self._zones):
+            end = min(capacity, self._block_count - number * capacity)
+            whole = end // step * step
+            ranges = [(first, min(first + most, whole)) for first in range(0, whole, most)]
+            for first, last in [*ranges, *([(whole, end)] if whole < end else [])]:
+                yield number * capacity + first, self._geometry.zone_start(zone) + first, last - first
+
+    async def _blocks(self, address: int, count: int, step: int) -> NDArray[np.uint8]:
+        if count > step:
+            blocks = await self._port.read_each(range(address, address + count, step), step)
+            if blocks is not None:
+                return blocks.reshape(count, BLOCK_BYTES)
+        # If some could not be read: again, with patience, and a message that says why.
+        return await self._port.read(address, count)
 
     def _take(self, index: int, address: int, blocks: NDArray[np.uint8]) -> None:
         records = blocks.view(CHECKPOINT).reshape(-1)
@@ -431,7 +458,7 @@ class _Reader:
         if dtype is None or (records["count"][:-1] != _per_block(section)).any():
             raise NotUsableError(f"it has a wrong or incomplete block of section {section}")
         count = int(records["count"].astype(np.int64).sum())
-        entries = np.ascontiguousarray(records["data"]).reshape(-1).view(dtype)[:count]
+        entries = records["data"].view(dtype)
         length = {SECTION_BANDS: len(self._bands), SECTION_POINTERS: len(self._pointers)}.get(
             section, self._geometry.block_count
         )
@@ -440,35 +467,29 @@ class _Reader:
             whole = first % per_block == 0 and ((first + count) % per_block == 0 or first + count == length)
             if not self._table.has_crcs or not whole:
                 raise NotUsableError("it has unexpected CRCs, or lacks some")
-        if first + count > length or len(entries) != count:
+        if first + count > length or count > entries.size:
             raise NotUsableError(f"a block exceeds the end of section {section}")
         if section in self._seen:
             self._seen[section] += count
             into = {SECTION_BANDS: self._bands, SECTION_POINTERS: self._pointers}[section]
-            into[first : first + count] = entries
+            into[first : first + count] = entries.reshape(-1)[:count]
         elif section == SECTION_CRCS:
             self._has_crc[first // per_block : -(-(first + count) // per_block)] = True
-            self._table.put_crcs(first, entries)
-        elif section == SECTION_L2P:
-            self._check_entries(entries, np.uint32(_NARROW_PAYLOAD), 30)
-            self._table.put_range(first, _widen(entries))
+            self._table.put_crcs(first, entries, count)
         else:
-            self._check_entries(entries, ~_TAG_MASK, 62)
-            self._table.put_range(first, entries)
+            self._table.put_range(first, entries, count)
 
-    def _check_entries(self, entries: NDArray[Any], payload: Any, tag_shift: int) -> None:
-        number = entries.dtype.type
-        mapped = entries[entries != ~number(0)]
-        size = self._geometry.zone_size
-        # A division would take ten times as long.
-        power_of_two = size & (size - 1) == 0
-        address = mapped & payload
-        zone = address >> number(size.bit_length() - 1) if power_of_two else address // number(size)
-        slot = number(_shim.SLOT_FLAG >> 62)
-        if (mapped >> number(tag_shift) == slot).any() or (len(zone) and int(zone.max()) >= len(self._known_zone)):
-            raise NotUsableError("an entry is not an address")
-        if not self._known_zone[zone].all():
+    def _counts(self) -> _shim.L2pCounts:
+        """What the table has in force, and that all of it is in zones that may hold data."""
+        try:
+            counts = self._table.count(self._geometry.zone_size, self._geometry.zone_count)
+        except IndexError as error:
+            raise NotUsableError(str(error)) from error
+        except MemoryError as error:
+            raise NotUsableError(f"there is not enough memory for {self._geometry.block_count} blocks") from error
+        if ((counts.blocks + counts.records)[~self._known_zone] > 0).any():
             raise NotUsableError("an entry points to a zone that is not in a band")
+        return counts
 
     def _check_whole(self, zones: Sequence[Zone], sequential: bool) -> None:
         per_block = _per_block(SECTION_CRCS)
@@ -515,10 +536,3 @@ def _narrow(entries: NDArray[np.uint64]) -> NDArray[np.uint32]:
     narrow: NDArray[np.uint32] = (entries >> np.uint64(32)).astype(np.uint32) & np.uint32(_NARROW_TAGS)
     narrow |= (entries & np.uint64(_NARROW_PAYLOAD)).astype(np.uint32)
     return narrow
-
-
-def _widen(entries: NDArray[np.uint32]) -> NDArray[np.uint64]:
-    wide: NDArray[np.uint64] = (entries & np.uint32(_NARROW_TAGS)).astype(np.uint64) << np.uint64(32)
-    wide |= (entries & np.uint32(_NARROW_PAYLOAD)).astype(np.uint64)
-    wide[entries == _NARROW_INVALID] = _INVALID
-    return wide

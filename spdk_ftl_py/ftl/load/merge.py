@@ -282,8 +282,8 @@ class Merge:
         return await aside(items, superseded)
 
     def _bands_in_force(self) -> set[int]:
-        blocks, records = self._l2p.zone_use(self._geometry.zone_size, self._geometry.zone_count)
-        return set(self._zone_bands()[np.flatnonzero(blocks + records)].tolist())
+        counts = self._l2p.count(self._geometry.zone_size, self._geometry.zone_count)
+        return set(self._zone_bands()[np.flatnonzero(counts.blocks + counts.records)].tolist())
 
     def _zone_bands(self) -> NDArray[np.int64]:
         """The band of each zone; -1 if there is none."""
@@ -372,7 +372,7 @@ class Merge:
         find no free band. Bands with the fewest blocks come first."""
         geometry = self._geometry
         bands = self._zone_bands()
-        in_table, _ = self._l2p.zone_use(geometry.zone_size, geometry.zone_count)
+        in_table = self._l2p.count(geometry.zone_size, geometry.zone_count).blocks
         owned = np.bincount(bands[bands >= 0], in_table[bands >= 0], minlength=geometry.band_count).astype(np.int64)
         band_of = bands[(rows["address"] // np.uint64(geometry.zone_size)).astype(np.intp)]
         # What is left has one block of each version, in the table.

@@ -155,6 +155,7 @@ def _from_checkpoint(
         conf=conf,
         bands=bands,
         table=checkpoint.table,
+        counts=checkpoint.counts,
         next_seq=next_seq,
         next_band_seq=next_band_seq,
         history=history,

@@ -43,8 +43,8 @@ class Restored:
     conf: FtlConf
     bands: list[LoadedBand]
     table: _shim.RestoredL2p
-    """The L2P, and the CRC of each LBA's block on media, cut (layout.cut_crcs()), if reads are verified. FtlDevice gets
-    it part by part, and its memory goes meanwhile."""
+    """The L2P, and the CRC of each LBA's block on media, cut (layout.cut_crcs()), if reads are verified. The core takes
+    its memory over, and it is empty then."""
     next_seq: int
     next_band_seq: int
     history: History
@@ -68,8 +68,10 @@ class Restored:
     bands_to_reset: list[int] = field(default_factory=list)
     """Bands that count as free: media do not need their content, and without them no band would be left for recovered
     data. The load resets them, after a flush, before it recovers anything."""
+    counts: _shim.L2pCounts | None = None
+    """Of the table, if it was counted."""
     mapped_blocks: int = 0
-    """Entries that FtlDevice has got."""
+    """Entries that the core has got."""
     zones_to_take: list[int] = field(default_factory=list)
     """Start addresses of zones that this load adds (grow.py). Their content is unknown. The load erases them before the
     superblock lists them."""
