@@ -430,6 +430,8 @@ def main() -> None:
     if args.what is None or args.size is None or args.size <= 0:
         parser.error("give a measurement and a size above 0")
     logging.disable(logging.CRITICAL)
+    # As the daemon does: otherwise the loop stands still for garbage collections of all that was imported.
+    gc.freeze()
     result = asyncio.run(MEASUREMENTS[args.what](args.size, args.seconds))
     print(json.dumps(result))
     sys.stdout.flush()

@@ -36,6 +36,10 @@ the load cannot see. Their band seqs must not be used again."""
 
 ITEM_BLOCKS: Final = 16
 """Table entries that take about 1 us."""
+DOUBTFUL_ROWS: Final = 4
+"""The same of rows in doubt."""
+RECORD_HEADER_ITEMS: Final = 16
+"""us for each header of records."""
 
 _COPY: Final = np.dtype([("lba", "<u8"), ("seq", "<u8"), ("address", "<u8"), ("crc", "<u4"), ("in_table", "<u4")])
 """As RestoredL2p.copies()."""
@@ -115,15 +119,17 @@ class Merge:
             self._band_seqs[band] = seq
             # The FTL opens a band only after all of its zones were reset, so a zone with an older band seq holds no
             # valid data.
-            for zone in zones:
-                if zone is not None and seq and zone.band_seq == seq:
-                    await self._add(zone)
+            newest = [zone for zone in zones if zone is not None and seq and zone.band_seq == seq]
+            rows = sum(len(zone.entries) if zone.summary is None else zone.summary.row_count for zone in newest)
+            for each in newest:
+                # However small each zone of the band is.
+                await self._add(each, rows // ITEM_BLOCKS)
             for zone in zones:
                 if zone is not None:
                     zone.summary = None
                     zone.entries, zone.addresses = zone.entries[:0].copy(), zone.addresses[:0].copy()
 
-    async def _add(self, zone: ZoneContent) -> None:
+    async def _add(self, zone: ZoneContent, items: int) -> None:
         unsure = zone.walked or not self._sequential
         self._unsure_zone[zone.start // self._geometry.zone_size] = unsure
         summary, entries, addresses = zone.summary, zone.entries, zone.addresses
@@ -131,8 +137,7 @@ class Merge:
             adding = functools.partial(self._l2p.add_summary, summary, zone.start, all_doubtful=unsure)
         else:
             adding = functools.partial(self._l2p.add, _row_bytes(entries), addresses, all_doubtful=unsure)
-        rows = len(entries) if summary is None else summary.row_count
-        doubtful, blocks, seq_sum = await aside(rows // ITEM_BLOCKS, adding)
+        doubtful, blocks, seq_sum = await aside(items, adding)
         self._block_counts[zone.band] += blocks
         self._seq_sums[zone.band] += seq_sum
         if len(doubtful) and summary is not None:
@@ -146,35 +151,44 @@ class Merge:
     async def _merge_verified(
         self, zone: ZoneContent, entries: NDArray[Any], addresses: NDArray[np.uint64], unsure: bool
     ) -> None:
-        # A held write replaces the block, so damage to the block does not matter.
-        held = self._held.seqs(np.ascontiguousarray(entries["lba"])) >= entries["seq"]
-        whole = ~(held | unsure)
-        check = np.flatnonzero(~whole)
+        items = len(entries) // DOUBTFUL_ROWS
+
+        def to_check() -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.intp]]:
+            # A held write replaces the block, so damage to the block does not matter.
+            held = self._held.seqs(np.ascontiguousarray(entries["lba"])) >= entries["seq"]
+            whole = ~(held | unsure)
+            return held, whole, np.flatnonzero(~whole)
+
+        held, whole, check = await aside(items, to_check)
         whole[check] = await self._verify(addresses[check], entries["crc"][check])
-        await aside(
-            len(entries) // ITEM_BLOCKS,
-            lambda: self._l2p.merge(_row_bytes(entries[whole]), np.ascontiguousarray(addresses[whole])),
-        )
-        if whole.all():
-            return
-        broken = np.zeros(np.count_nonzero(~whole), _BROKEN)
-        broken["lba"], broken["seq"] = entries["lba"][~whole], entries["seq"][~whole]
-        broken["address"], broken["band"], broken["held"] = addresses[~whole], zone.band, held[~whole]
-        broken["cut"] = (addresses[~whole] >= zone.torn_from) | (not self._sequential)
-        self._broken.append(broken)
+
+        def take() -> None:
+            self._l2p.merge(_row_bytes(entries[whole]), np.ascontiguousarray(addresses[whole]))
+            if whole.all():
+                return
+            broken = np.zeros(np.count_nonzero(~whole), _BROKEN)
+            broken["lba"], broken["seq"] = entries["lba"][~whole], entries["seq"][~whole]
+            broken["address"], broken["band"], broken["held"] = addresses[~whole], zone.band, held[~whole]
+            broken["cut"] = (addresses[~whole] >= zone.torn_from) | (not self._sequential)
+            self._broken.append(broken)
+
+        await aside(items, take)
 
     async def run(self, conf: FtlConf, superblock_zone: int, superblock_used: int) -> Restored:
         """After all bands."""
-        self._every = [zone for band in self._contents for zone in band if zone is not None]
-        self._current = [zone for zone in self._every if zone.band_seq and zone.band_seq == self._band_seqs[zone.band]]
-        self._damage += [text for zone in self._every for text in zone.damage]
-        self._damaged_bands.update(zone.band for zone in self._every if zone.damage)
+        await aside(len(self._zones), self._collect)
         recovered, in_force = await self._settled()
         await aside(self._geometry.block_count // ITEM_BLOCKS, self._l2p.drop_seqs)
         return await aside(
             len(self._zones),
             lambda: self._restored(conf, superblock_zone, superblock_used, recovered, in_force),
         )
+
+    def _collect(self) -> None:
+        self._every = [zone for band in self._contents for zone in band if zone is not None]
+        self._current = [zone for zone in self._every if zone.band_seq and zone.band_seq == self._band_seqs[zone.band]]
+        self._damage += [text for zone in self._every for text in zone.damage]
+        self._damaged_bands.update(zone.band for zone in self._every if zone.damage)
 
     def _restored(
         self,
@@ -265,11 +279,18 @@ class Merge:
     async def _settled(self) -> tuple[list[Recovered], set[int]]:
         """Returns the held writes that are newer, and the bands that media would need without held writes."""
         items = len(self._zones) + self._geometry.block_count // ITEM_BLOCKS
-        records = _records(self._current)
-        await aside(items, lambda: self._apply(_newest_first(records)))
+        # A host that flushes each trim leaves very many headers of records.
+        items += RECORD_HEADER_ITEMS * sum(len(zone.records) for zone in self._current)
+
+        def records_applied() -> tuple[NDArray[Any], bool]:
+            records = _records(self._current)
+            self._apply(_newest_first(records))
+            return records, len(np.unique(records["seq"])) < len(records)
+
+        records, again = await aside(items, records_applied)
         await self._settle_broken()
         rows = await aside(items, self._rows_of_copies)
-        if len(rows) or len(np.unique(records["seq"])) < len(records):
+        if len(rows) or again:
             dispensable = await aside(items, lambda: self._dispensable(rows))
             # Applied again: if a record exists twice, the copy in a band that is needed anyway should count.
             await aside(items, lambda: self._apply(_newest_first(records, dispensable)))
