@@ -407,6 +407,7 @@ bool FtlCore::recover_record(uint64_t lba, uint32_t block_count, uint64_t seq, u
         const uint64_t entry = state_.l2p.get(each);
         if (entry == L2p::kInvalid || L2p::tag(entry) == L2p::Tag::slot || L2p::is_pending(entry)) {
             state_.replace(each, L2p::pending(flag, record));
+            records.mark(each);
             ++references;
         }
     }

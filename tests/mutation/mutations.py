@@ -133,6 +133,8 @@ MUTATIONS = (
     Mutation("gc_makes_new_seq", "relocated blocks get a new seq, so that they win over what overwrote them", world=0),
     Mutation("gc_undoes_overwrites", "a relocated block takes its LBA back from a write that came meanwhile", world=0),
     Mutation("gc_drops_records", "trim records in force are not written again when their band is relocated", world=0),
+    Mutation("record_cut_short", "the copy of a trim record leaves out the last LBA that refers to the record"),
+    Mutation("references_miscounted", "a band counts one LBA too few that refers to a new record in it"),
     Mutation("trim_not_recorded", "a trim leaves no record on media", world=0),
     Mutation(
         "unapplied_trim_not_read",
