@@ -6,9 +6,9 @@ import errno
 import functools
 import logging
 import secrets
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, ParamSpec, TypeVar
 from uuid import UUID
 
 from .. import _shim
@@ -44,6 +44,28 @@ ITEM_BLOCKS: Final = 256
 BANDS_STEP: Final = 1 << 12
 
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def _memory_named(load: Callable[P, Awaitable[T]]) -> Callable[P, Coroutine[Any, Any, T]]:
+    """Where memory runs out in a load, the error names it. What the load has taken is given back by then."""
+
+    @functools.wraps(load)
+    async def named(*args: P.args, **options: P.kwargs) -> T:
+        try:
+            return await load(*args, **options)
+        except MemoryError as error:
+            raise FtlError(
+                f"{options['name']}: there is not enough memory to load FTL {options['uuid']}: end other programs, or "
+                "load it on a machine with more memory; the load can be repeated",
+                errno=errno.ENOMEM,
+            ) from error
+
+    return named
+
+
+@_memory_named
 async def load(
     reactor: ReactorLoop,
     base: _shim.BlockDevice,
@@ -73,7 +95,8 @@ async def load(
     settings: of the conf, as FtlConf.from_dict() takes them. They override the superblock, including settings with
     default values. If the policy can't be had, the default takes its place, and the log says so. replaced_policies: why
     one was replaced before (memory of Guard). Raises what restore() raises; before restore() ends nothing is written,
-    and load() may be interrupted and repeated at any point. With grow it also raises what plan_growth() raises.
+    and load() may be interrupted and repeated at any point. With grow it also raises what plan_growth() raises. Raises
+    FtlError with ENOMEM if memory runs out.
     """
     report = progress or (lambda step, part: None)
     given = FtlConf.from_dict(settings or {})
