@@ -1753,9 +1753,19 @@ class RestoredL2p:
     header. Rows are those of layout.ENTRY, as bytes of shape (n, 24). For one thread at a time."""
 
     def __init__(
-        self, block_count: int, base_block_count: int, *, with_crcs: bool = False, with_seqs: bool = True
+        self,
+        block_count: int,
+        base_block_count: int,
+        *,
+        with_crcs: bool = False,
+        with_seqs: bool = True,
+        many_seqs: bool = True,
     ) -> None:
-        """The number of the base's blocks determines how many bytes an entry takes. MemoryError."""
+        """The number of the base's blocks determines how many bytes an entry takes. many_seqs: most LBAs will have a
+        seq; otherwise their memory is taken in small pages. MemoryError."""
+
+    def assume(self, seq: int) -> None:
+        """From now on an entry without a seq counts as a version with this one."""
 
     def add(
         self, rows: NDArray[np.uint8], addresses: NDArray[np.uint64], *, all_doubtful: bool
@@ -2014,6 +2024,9 @@ class FtlCore(BlockDevice):
 
     def band_rows(self, first: int, count: int) -> NDArray[np.uint8]:
         """The same rows of these bands, changed or not; changes are reported anyway."""
+
+    def zone_pointers(self, first: int, count: int) -> NDArray[np.uint32]:
+        """Of each zone of these bands, by band and punit: the blocks that are known to be on media."""
 
     def stats(self) -> CoreStats: ...
     @property

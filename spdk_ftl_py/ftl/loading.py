@@ -114,6 +114,8 @@ async def load(
             )
         await keeper.fetch()
         zone_count = found.geometry.zone_count
+        if grow is not None or not found.conf.running_checkpoint:
+            found.give_up_turn()
         if grow is not None:
             found = await plan_growth(port, found, grow, settings or {})
             keeper.check(found.geometry)
@@ -223,6 +225,8 @@ async def _loaded(
     await take_zones(port, found)
     await _fill(core, found, report)
     await device.bands_loaded()
+    if found.turn is not None:
+        device.checkpointing.loaded(found.turn)
     # The core gets no orders before this: a band that its L2P does not need may hold the newest durable version.
     await _recover(core, name, found.recovered)
     await keeper.start(core, uuid, found.conf.nv_cache, report)

@@ -14,7 +14,7 @@ from spdk_ftl_py import _shim
 from spdk_ftl_py.errors import FlushDoubtError, FtlError, MediaError
 from spdk_ftl_py.ftl import loading
 from spdk_ftl_py.ftl.device import FtlDevice
-from spdk_ftl_py.ftl.load import checkpoint
+from spdk_ftl_py.ftl.load import checkpoint, checkpoint_blocks
 from spdk_ftl_py.ftl.load import restore as restore_module
 from spdk_ftl_py.ftl.load.restore import restore
 from spdk_ftl_py.ftl.load.restored import Restored
@@ -155,7 +155,7 @@ def test_narrow_entries_keep_their_flags() -> None:
     payloads = [0, 1, 77, (1 << 30) - 2]
     entries = [flag | payload for flag in (0, _shim.TRIM_FLAG, _shim.LOST_FLAG) for payload in payloads]
     wide = np.array([*entries, _shim.ADDRESS_INVALID], np.uint64)
-    assert np.array_equal(checkpoint._widen(checkpoint._narrow(wide)), wide)
+    assert np.array_equal(checkpoint_blocks.widen(checkpoint_blocks.narrow(wide)), wide)
 
 
 # --- when it counts
