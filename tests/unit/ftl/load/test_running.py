@@ -16,6 +16,7 @@ from spdk_ftl_py.ftl.load.restore import restore
 from spdk_ftl_py.ftl.load.restored import Restored
 from spdk_ftl_py.ftl.media.blockdev import BlockPort
 from unit.ftl.load.restore_rig import CONF, MakeRestoreRig, RestoreRig
+from unit.shim.ftl.core_bench import content
 
 OFTEN = dataclasses.replace(CONF, running_checkpoint=4)
 """A turn for each 50 blocks or so that hosts write."""
@@ -87,3 +88,67 @@ async def test_both_loads_find_the_same_whenever_power_fails(make_rig: MakeResto
         await rig.check(f"seed {seed}")
     assert turns > 10
     assert used > 5, (used, turns)
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_a_crash_just_after_a_turn_counts(make_rig: MakeRestoreRig, seed: int) -> None:
+    """What was in the write buffer when its page was copied is durable by then."""
+    rig = await make_rig(seed=seed, volatile_cache=True, **ROOMY)
+    await rig.create(OFTEN)
+    await rig.traffic(800)
+    for crash in range(12):
+        rig.device.checkpointing.pause_s = 0
+        turns = rig.device.checkpointing.turns
+        traffic = asyncio.ensure_future(rig.traffic(100_000))
+        while rig.device.checkpointing.turns == turns:
+            await asyncio.sleep(0)
+        rig.base.power_cut(crash)
+        await traffic
+        await rig.crash()
+        rig.base.power_on()
+        quick, _ = await both(rig)
+        assert quick.from_turn
+        await rig.load()
+        assert rig.device.restored is not None
+        assert rig.device.restored["from_running_checkpoint"]
+        await rig.check(f"seed {seed}, crash {crash}")
+
+
+async def one_turn(rig: RestoreRig) -> None:
+    """Now, though it is not due."""
+    checkpointing = rig.device.checkpointing
+    checkpointing.pause_s = 0
+    await checkpointing.ended()
+    turns = checkpointing.turns
+    checkpointing._began_at = -(1 << 40)
+    checkpointing.look()
+    await checkpointing.ended()
+    assert checkpointing.turns == turns + 1
+
+
+@pytest.mark.rig(volatile_cache=True, **ROOMY)
+async def test_a_turn_waits_for_what_has_no_place_on_media_yet(rig: RestoreRig) -> None:
+    """Its version before is in a band that is unchanged, and nothing else says where."""
+    await rig.create(dataclasses.replace(OFTEN, running_checkpoint=100))
+    await rig.traffic(2500)
+    await rig.flush()
+    closed = {number for number, band in enumerate(rig.device.core.bands()) if band.state == _shim.BandState.CLOSED}
+    entries = rig.device.core.l2p(0, rig.device.block_count)
+    zone_bands = {zone: number for number, zones in enumerate(rig.device.zone_map.bands()) for zone in zones}
+    old = [lba for lba, entry in enumerate(entries.tolist()) if zone_bands.get(entry // 64) in closed][:3]
+    changes = [rig.model.submit(lba, 1, trim=False) for lba in old]
+    written = zip(old, changes, strict=True)
+    await asyncio.gather(*(rig.port.write(lba, content(lba, version)) for lba, (_, version) in written))
+    for lba, (change, _) in zip(old, changes, strict=True):
+        rig.model.acknowledge(lba, 1, change, durable=False)
+    # A batch that is not full waits for some ms.
+    tags = rig.device.core.l2p(0, rig.device.block_count)[old] & np.uint64(_shim.LOST_FLAG)
+    assert (tags == np.uint64(_shim.SLOT_FLAG)).any()
+    await one_turn(rig)
+    rig.base.power_cut(1)
+    await rig.crash()
+    rig.base.power_on()
+    quick, _ = await both(rig)
+    assert quick.from_turn
+    await rig.load()
+    await rig.check("power was lost when the turn counted")
