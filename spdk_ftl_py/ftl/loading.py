@@ -114,11 +114,11 @@ async def load(
             )
         await keeper.fetch()
         zone_count = found.geometry.zone_count
-        if grow is not None or not found.conf.running_checkpoint:
-            found.give_up_turn()
         if grow is not None:
             found = await plan_growth(port, found, grow, settings or {})
             keeper.check(found.geometry)
+        if found.geometry.zone_count != zone_count or found.zones_to_take or not found.conf.running_checkpoint:
+            found.give_up_turn()
         check_base(name, base, found.conf, used_blocks=found.geometry.block_end)
         if found.conf.use_append and found.geometry.batch_blocks > base.max_append_blocks:
             raise ParameterError(
