@@ -1747,6 +1747,32 @@ class Summary:
     def record_headers(self) -> list[int]:
         """Offsets of the headers of trim records and lost records."""
 
+def checkpoint_pages(
+    core: FtlCore, first_lba: int, count: int, *, media_end: int, uuid: bytes, generation: int, wide: bool
+) -> NDArray[np.uint8]:
+    """A part of the core's L2P as pages of a checkpoint, (n, 4096): entries, then CRCs, if the core keeps them. An
+    entry that is not an address below media_end is left out, and so are pages without any. wide: entries of 8 bytes.
+    ValueError if no page begins with the first LBA."""
+
+def seal_pages(blocks: NDArray[np.uint8], address: int, index: int) -> None:
+    """In place: for blocks that are written to this address, as numbers index and so on of their checkpoint."""
+
+def take_pages(
+    l2p: RestoredL2p,
+    blocks: NDArray[np.uint8],
+    *,
+    uuid: bytes,
+    generation: int,
+    wide: bool,
+    address: int,
+    index: int,
+    zone_size: int,
+    zones: NDArray[np.bool_],
+    has_crcs: NDArray[np.bool_],
+) -> bool:
+    """Takes pages that were read there. zones: by number, those that entries may point to; other entries are left out.
+    has_crcs: by number of the page of CRCs; what is there is noted. False: one of them is no such page."""
+
 class RestoredL2p:
     """The L2P while a load restores it: for each LBA the newest version found so far, and its seq. See docs/restore.md,
     "The newest version". Entries are ADDRESS_INVALID, an address, or TRIM_FLAG | or LOST_FLAG | the address of a

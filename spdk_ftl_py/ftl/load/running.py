@@ -23,13 +23,11 @@ from ...runtime.progress import Progress
 from ...runtime.turns import Turns, aside
 from ..media.band import BAND_ROW, CLOSED, FAULTED, MOVING, SHIM_STATES
 from ..media.blockdev import BlockPort, side_by_side
-from ..media.geometry import SUPERBLOCK_OPEN_ZONES, Geometry
+from ..media.geometry import BLOCK_BYTES, SUPERBLOCK_OPEN_ZONES, Geometry
 from ..media.layout import BATCH_HEADER, BATCH_MAGIC, CHECKPOINT_BAND, FORMAT_VERSION, SEQ_MAX, crcs
 from ..media.superblock import Superblock
 from ..media.zone import EMPTY, FULL, Zone
 from .checkpoint_blocks import (
-    INVALID,
-    NARROW_PAYLOAD,
     POINTER,
     SECTION_BANDS,
     SECTION_CRCS,
@@ -37,16 +35,13 @@ from .checkpoint_blocks import (
     SECTION_L2P_WIDE,
     SECTION_POINTERS,
     STEP_BLOCKS,
-    TAG_MASK,
     ZONES_MAX,
     BlockBuilder,
     NotUsableError,
     entries_of,
     has_block,
-    narrow,
     per_block,
     verified_runs,
-    widen,
 )
 from .history import packed
 
@@ -56,6 +51,10 @@ KEY: Final = "running_checkpoint"
 """Of the superblock's content. A release that does not know it reads all bands."""
 BANDS_STEP: Final = 1 << 12
 """Bands whose account is taken at a time."""
+STEP_LBAS: Final = 4032
+"""A multiple of what a page of any section holds. Copied at once, in some 30 us of the reactor."""
+READ_DEPTH: Final = 16
+"""Reads at a time: the event loop takes all that have ended in one turn."""
 HEADERS_STEP: Final = 512
 """First blocks of zones that are read at a time."""
 _NUMBER_FLAG: Final = 1 << 63
@@ -147,8 +146,12 @@ def why_not(geometry: Geometry, conf: FtlConf, start_bands: int, *, emulated: bo
     return None
 
 
+def _is_wide(geometry: Geometry) -> bool:
+    return geometry.l2p_entry_bytes != 4
+
+
 def _l2p_section(geometry: Geometry) -> int:
-    return SECTION_L2P if geometry.l2p_entry_bytes == 4 else SECTION_L2P_WIDE
+    return SECTION_L2P_WIDE if _is_wide(geometry) else SECTION_L2P
 
 
 # --- writing
@@ -174,25 +177,19 @@ class TurnWriter:
         self._with_crcs = with_crcs
         self._next_zone = next_zone
         self._number = secrets.randbits(63) | _NUMBER_FLAG
+        self._uuid = uuid.bytes
         self._builder = BlockBuilder(uuid, self._number)
+        self.blocks = 0
+        """That were written."""
         self._zones: list[int] = []
         self._offset = geometry.zone_capacity
         self._next_seq = 0
         self._next_lba = 0
-        each = per_block(_l2p_section(geometry))
-        both = per_block(SECTION_CRCS)
-        # A multiple of what a block of either section holds.
-        self._step = 2 * max(each, both)
         self._io_blocks = max(1, min(STEP_BLOCKS, port.device.max_io_blocks))
 
     @property
     def part_done(self) -> float:
         return self._next_lba / self._geometry.block_count
-
-    @property
-    def blocks(self) -> int:
-        """That were written."""
-        return self._builder.count
 
     async def begin(self) -> None:
         """T0. Raises FtlError if the base refuses a write; like step() and end()."""
@@ -219,20 +216,19 @@ class TurnWriter:
     async def step(self) -> bool:
         """Writes the next pages. False: these were the last."""
         first = self._next_lba
-        count = min(self._step, self._geometry.block_count - first)
-        entries = self._on_media(self._core.l2p(first, count))
-        mapped = entries != INVALID
-        section = _l2p_section(self._geometry)
-        for records in self._builder.section(
-            section, narrow(entries) if section == SECTION_L2P else entries, first, mapped
-        ):
-            await self._write(records)
-        if self._with_crcs:
-            # Perhaps newer than the entries: then these do not count in the end (docs/checkpoint.md).
-            there = has_block(entries)
-            cut = np.where(there, self._core.crcs(first, count), np.uint16(0))
-            for records in self._builder.section(SECTION_CRCS, cut, first, there):
-                await self._write(records)
+        count = min(STEP_LBAS, self._geometry.block_count - first)
+        # CRCs may be newer than the entries: then these do not count in the end (docs/checkpoint.md). What is only in
+        # the write buffer has no entry.
+        pages = _shim.checkpoint_pages(
+            self._core,
+            first,
+            count,
+            media_end=self._geometry.zone_count * self._geometry.zone_size,
+            uuid=self._uuid,
+            generation=self._number,
+            wide=_is_wide(self._geometry),
+        )
+        await self._write_blocks(pages)
         self._next_lba = first + count
         return self._next_lba < self._geometry.block_count
 
@@ -248,31 +244,31 @@ class TurnWriter:
         return Turn(
             self._number,
             tuple(self._zones),
-            self._builder.count,
+            self.blocks,
             self._with_crcs,
             self._next_seq,
             self._geometry.block_count,
         )
 
-    def _on_media(self, entries: NDArray[np.uint64]) -> NDArray[np.uint64]:
-        """Without those whose version is in the write buffer only, or whose record is."""
-        end = np.uint64(self._geometry.zone_count * self._geometry.zone_size)
-        there = ((entries & TAG_MASK) != np.uint64(_shim.SLOT_FLAG)) & ((entries & ~TAG_MASK) < end)
-        return np.where(there, entries, INVALID)
-
     async def _write(self, records: NDArray[Any]) -> None:
+        await self._write_blocks(np.ascontiguousarray(records).view(np.uint8).reshape(len(records), BLOCK_BYTES))
+
+    async def _write_blocks(self, blocks: NDArray[np.uint8]) -> None:
+        """They are sealed where they are."""
         whole = self._geometry.zone_capacity
         done = 0
-        while done < len(records):
+        while done < len(blocks):
             if self._offset == whole:
                 if self._geometry.finish_zones:
                     await self.end()
-                zone = await self._next_zone()
-                self._zones.append(zone)
+                self._zones.append(await self._next_zone())
                 self._offset = 0
-            count = min(self._io_blocks, len(records) - done, whole - self._offset)
+            count = min(self._io_blocks, len(blocks) - done, whole - self._offset)
             address = self._geometry.zone_start(self._zones[-1]) + self._offset
-            await self._port.write(address, self._builder.seal(address, records[done : done + count]))
+            part = blocks[done : done + count]
+            _shim.seal_pages(part, address, self.blocks)
+            await self._port.write(address, part)
+            self.blocks += count
             self._offset += count
             done += count
 
@@ -370,18 +366,24 @@ class _Reader:
         step = max(1, min(STEP_BLOCKS, self._port.device.max_io_blocks))
         done = 0
 
-        async def one(item: tuple[int, int, int]) -> None:
+        async def head_part(item: tuple[int, int, int]) -> None:
+            index, address, count = item
+            blocks = await self._port.read(address, count)
+            for run in verified_runs(self._uuid, self._turn.number, index, address, blocks):
+                self._take_run(*entries_of(run))
+
+        async def pages(item: tuple[int, int, int]) -> None:
             nonlocal done
             index, address, count = item
-            self._take(index, address, await self._port.read(address, count))
+            self._take_pages(index, address, await self._port.read(address, count))
             done += count
             report("checkpoint", done / self._turn.blocks)
 
-        await side_by_side(one, self._parts(0, head, step))
+        await side_by_side(head_part, self._parts(0, head, step))
         if self._seen != {SECTION_BANDS: len(self._bands), SECTION_POINTERS: len(self._pointers)}:
             raise NotUsableError("it lacks bands")
         seqs = await self._find_unchanged()
-        await side_by_side(one, self._parts(head, self._turn.blocks, step))
+        await side_by_side(pages, self._parts(head, self._turn.blocks, step), depth=READ_DEPTH)
         await aside(len(self._has_crc), self._check_crcs)
         self._table.assume(max(1, self._turn.next_seq - 1))
         return RunningCheckpoint(
@@ -465,39 +467,28 @@ class _Reader:
 
     # --- entries
 
-    def _take(self, index: int, address: int, blocks: NDArray[np.uint8]) -> None:
-        for run in verified_runs(self._uuid, self._turn.number, index, address, blocks):
-            self._take_run(*entries_of(run))
-
     def _take_run(self, section: int, first: int, entries: NDArray[Any]) -> None:
-        count = len(entries)
-        length = {SECTION_BANDS: len(self._bands), SECTION_POINTERS: len(self._pointers)}.get(
-            section, self._geometry.block_count
+        into: NDArray[Any] | None = {SECTION_BANDS: self._bands, SECTION_POINTERS: self._pointers}.get(section)
+        if into is None or first + len(entries) > len(into):
+            raise NotUsableError(f"it has a wrong block of section {section}")
+        self._seen[section] += len(entries)
+        into[first : first + len(entries)] = entries
+
+    def _take_pages(self, index: int, address: int, blocks: NDArray[np.uint8]) -> None:
+        whole = _shim.take_pages(
+            self._table,
+            blocks,
+            uuid=self._uuid,
+            generation=self._turn.number,
+            wide=_is_wide(self._geometry),
+            address=address,
+            index=index,
+            zone_size=self._geometry.zone_size,
+            zones=self._unchanged,
+            has_crcs=self._has_crc,
         )
-        if first + count > length:
-            raise NotUsableError(f"a block exceeds the end of section {section}")
-        if section in self._seen:
-            self._seen[section] += count
-            into = {SECTION_BANDS: self._bands, SECTION_POINTERS: self._pointers}[section]
-            into[first : first + count] = entries
-        elif section == SECTION_CRCS:
-            each = per_block(section)
-            if not self._table.has_crcs or first % each:
-                raise NotUsableError("it has unexpected CRCs")
-            self._has_crc[first // each : -(-(first + count) // each)] = True
-            self._table.put_crcs(first, entries)
-        elif section == _l2p_section(self._geometry):
-            is_narrow = section == SECTION_L2P
-            payload = entries & (np.uint32(NARROW_PAYLOAD) if is_narrow else ~TAG_MASK)
-            size = self._geometry.zone_size
-            # A division would take ten times as long.
-            zone = payload >> payload.dtype.type(size.bit_length() - 1) if not size & (size - 1) else payload // size
-            inside = zone < len(self._unchanged)
-            known = np.zeros(count, bool)
-            known[inside] = self._unchanged[zone[inside].astype(np.intp)]
-            self._table.put_range(first, np.where(known, widen(entries) if is_narrow else entries, INVALID))
-        else:
-            raise NotUsableError(f"it has a block of section {section}")
+        if not whole:
+            raise NotUsableError(f"blocks {address} to {address + len(blocks) - 1} are not all valid blocks of it")
 
     def _check_crcs(self) -> None:
         each = per_block(SECTION_CRCS)
