@@ -570,24 +570,6 @@ MUTATIONS = (
         world=1,
     ),
     Mutation(
-        "turn_lacks_pages",
-        "a turn of the running checkpoint counts without the last of its pages",
-        ("--checkpoint",),
-        edits=(
-            (
-                "ftl/load/running.py",
-                "count = min(STEP_LBAS, self._geometry.block_count - first)",
-                "count = max(1, min(STEP_LBAS, self._geometry.block_count - first) // 2)",
-            ),
-            (
-                "ftl/load/running.py",
-                "self._next_lba = first + count\n",
-                "self._next_lba = self._geometry.block_count\n",
-            ),
-        ),
-        world=1,
-    ),
-    Mutation(
         "cancel_ignored",
         "a core executes what waits in it for a host that has lost its connection, and has sent it again",
         ("--chain",),
