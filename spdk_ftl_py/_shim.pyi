@@ -1766,15 +1766,51 @@ class L2pCounts:
     def content(self) -> int:
         """Of these, LBAs that are not trimmed."""
 
+def checkpoint_pages(
+    core: FtlCore, first_lba: int, count: int, *, media_end: int, uuid: bytes, generation: int, wide: bool
+) -> NDArray[np.uint8]:
+    """A part of the core's L2P as pages of a checkpoint, (n, 4096): entries, then CRCs, if the core keeps them. An
+    entry that is not an address below media_end is left out, and so are pages without any. wide: entries of 8 bytes.
+    ValueError if no page begins with the first LBA."""
+
+def seal_pages(blocks: NDArray[np.uint8], address: int, index: int) -> None:
+    """In place: for blocks that are written to this address, as numbers index and so on of their checkpoint."""
+
+def take_pages(
+    l2p: RestoredL2p,
+    blocks: NDArray[np.uint8],
+    *,
+    uuid: bytes,
+    generation: int,
+    wide: bool,
+    address: int,
+    index: int,
+    zone_size: int,
+    zones: NDArray[np.bool_],
+    has_crcs: NDArray[np.bool_],
+) -> bool:
+    """Takes pages that were read there. zones: by number, those that entries may point to; other entries are left out.
+    has_crcs: by number of the page of CRCs; what is there is noted. False: one of them is no such page."""
+
 class RestoredL2p:
     """The L2P while a load restores it: for each LBA the newest version found so far, and its seq. See docs/restore.md,
     "The newest version". Entries are ADDRESS_INVALID, an address, or TRIM_FLAG | or LOST_FLAG | the address of a
     header. Rows are those of layout.ENTRY, as bytes of shape (n, 24). For one thread at a time."""
 
     def __init__(
-        self, block_count: int, base_block_count: int, *, with_crcs: bool = False, with_seqs: bool = True
+        self,
+        block_count: int,
+        base_block_count: int,
+        *,
+        with_crcs: bool = False,
+        with_seqs: bool = True,
+        many_seqs: bool = True,
     ) -> None:
-        """The number of the base's blocks determines how many bytes an entry takes. MemoryError."""
+        """The number of the base's blocks determines how many bytes an entry takes. many_seqs: most LBAs will have a
+        seq; otherwise their memory is taken in small pages. MemoryError."""
+
+    def assume(self, seq: int) -> None:
+        """From now on an entry without a seq counts as a version with this one."""
 
     def add(
         self, rows: NDArray[np.uint8], addresses: NDArray[np.uint64], *, all_doubtful: bool
@@ -2039,6 +2075,9 @@ class FtlCore(BlockDevice):
 
     def band_rows(self, first: int, count: int) -> NDArray[np.uint8]:
         """The same rows of these bands, changed or not; changes are reported anyway."""
+
+    def zone_pointers(self, first: int, count: int) -> NDArray[np.uint32]:
+        """Of each zone of these bands, by band and punit: the blocks that are known to be on media."""
 
     def stats(self) -> CoreStats: ...
     @property

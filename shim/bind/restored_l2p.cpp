@@ -302,8 +302,9 @@ void bind_restored_l2p(nb::module_ &m) {
         .def_ro("known", &RestoredL2p::Counts::known)
         .def_ro("content", &RestoredL2p::Counts::content);
     nb::class_<RestoredL2p>(m, "RestoredL2p")
-        .def(nb::init<uint64_t, uint64_t, bool, bool>(), nb::arg("block_count"), nb::arg("base_block_count"),
-             nb::kw_only(), nb::arg("with_crcs") = false, nb::arg("with_seqs") = true)
+        .def(nb::init<uint64_t, uint64_t, bool, bool, bool>(), nb::arg("block_count"), nb::arg("base_block_count"),
+             nb::kw_only(), nb::arg("with_crcs") = false, nb::arg("with_seqs") = true, nb::arg("many_seqs") = true)
+        .def("assume", &RestoredL2p::assume, nb::arg("seq"))
         .def("add", &add, nb::arg("rows"), nb::arg("addresses"), nb::kw_only(), nb::arg("all_doubtful"))
         .def("add_summary", &add_summary, nb::arg("summary"), nb::arg("start"), nb::kw_only(), nb::arg("all_doubtful"))
         .def("merge", &merge, nb::arg("rows"), nb::arg("addresses"))

@@ -21,10 +21,12 @@ constexpr size_t kAhead = 16;
 
 }  // namespace
 
-RestoredL2p::RestoredL2p(uint64_t block_count, uint64_t base_block_count, bool with_crcs, bool with_seqs)
+RestoredL2p::RestoredL2p(uint64_t block_count, uint64_t base_block_count, bool with_crcs, bool with_seqs,
+                         bool many_seqs)
     : l2p_(block_count, base_block_count), crcs_(block_count, with_crcs) {
     if (with_seqs) {
-        seqs_ = PageMemory::or_bad_alloc(block_count * sizeof(uint64_t), Pages::sparse_huge);
+        seqs_ =
+            PageMemory::or_bad_alloc(block_count * sizeof(uint64_t), many_seqs ? Pages::sparse_huge : Pages::sparse);
     }
 }
 
@@ -63,7 +65,7 @@ void RestoredL2p::consider(const BlockEntry &row, uint32_t number, uint64_t addr
     }
     ++added.blocks;
     added.seq_sum += static_cast<double>(row.seq);
-    if (row.seq < seqs()[row.lba] && !MUTATED(older_seq_wins)) {
+    if (row.seq < known_seq(row.lba) && !MUTATED(older_seq_wins)) {
         return;
     }
     if (doubtful || is_held(row.lba)) {
@@ -83,9 +85,9 @@ void RestoredL2p::merge(std::span<const BlockEntry> rows, std::span<const uint64
 }
 
 void RestoredL2p::take(const BlockEntry &row, uint64_t address) {
-    uint64_t &known = seqs()[row.lba];
+    const uint64_t known = known_seq(row.lba);
     if (MUTATED(older_seq_wins) ? known == 0 || row.seq < known : row.seq > known) {
-        known = row.seq;
+        seqs()[row.lba] = row.seq;
         l2p_.set(row.lba, address);
         crcs_.set(row.lba, BlockCrcs::cut(row.crc));
     } else if (row.seq == known && known != 0) {
@@ -121,7 +123,7 @@ void RestoredL2p::apply_record(uint64_t lba, uint64_t count, uint64_t seq, uint6
     check_seqs(lba, count, "apply_record");
     ++version_;
     for (uint64_t i = lba; i < lba + count; ++i) {
-        if (seqs()[i] <= seq) {
+        if (known_seq(i) <= seq) {
             seqs()[i] = seq;
             l2p_.set(i, entry);
         }
@@ -133,7 +135,7 @@ uint64_t RestoredL2p::supersede(uint64_t lba, uint64_t count, uint64_t seq) {
     ++version_;
     uint64_t older = 0;
     for (uint64_t i = lba; i < lba + count; ++i) {
-        if (seqs()[i] < seq) {
+        if (known_seq(i) < seq) {
             ++older;
             // Else it would take memory where nothing was.
             if (l2p_.get(i) != L2p::kInvalid) {

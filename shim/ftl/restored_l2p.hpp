@@ -3,7 +3,8 @@
 // the zones and says what counts (docs/restore.md, "The newest version").
 //
 // Memory: the L2P, 8 bytes for each LBA that has a version (the seqs, until drop_seqs()), and one Copy for each version
-// that is on media more than once. For one thread at a time.
+// that is on media more than once. With a running checkpoint (docs/checkpoint.md) only LBAs of bands that are read have
+// seqs; without `many_seqs` their memory is taken in small pages. For one thread at a time.
 #pragma once
 
 #include <cstddef>
@@ -53,7 +54,10 @@ public:
     };
 
     // The number of the base's blocks determines the width of an entry, as in L2p. Throws std::bad_alloc.
-    RestoredL2p(uint64_t block_count, uint64_t base_block_count, bool with_crcs, bool with_seqs);
+    RestoredL2p(uint64_t block_count, uint64_t base_block_count, bool with_crcs, bool with_seqs, bool many_seqs = true);
+
+    // From now on an entry without a seq counts as a version with this one: entries of a checkpoint are put so.
+    void assume(uint64_t seq) noexcept { assumed_ = seq; }
 
     // Takes what a zone says about its blocks. Of rows that are not older than what is known, those of held LBAs are
     // left out as doubtful, with all_doubtful all of them. Rows and addresses have the same length.
@@ -80,7 +84,7 @@ public:
     [[nodiscard]] uint64_t entry(uint64_t lba) const noexcept { return l2p_.get(lba); }
     [[nodiscard]] uint16_t crc(uint64_t lba) const noexcept { return crcs_.get(lba); }
     // 0: no version is known, or the seqs were dropped.
-    [[nodiscard]] uint64_t seq(uint64_t lba) const noexcept { return has_seqs() ? seqs()[lba] : 0; }
+    [[nodiscard]] uint64_t seq(uint64_t lba) const noexcept { return has_seqs() ? known_seq(lba) : 0; }
     void put(uint64_t lba, uint64_t entry) noexcept {
         ++version_;
         l2p_.set(lba, entry);
@@ -114,6 +118,10 @@ private:
     void take(const BlockEntry &row, uint64_t address);
     void prefetch(uint64_t lba) const noexcept;
     [[nodiscard]] uint64_t *seqs() const noexcept { return reinterpret_cast<uint64_t *>(seqs_.data()); }
+    [[nodiscard]] uint64_t known_seq(uint64_t lba) const noexcept {
+        const uint64_t known = seqs()[lba];
+        return known == 0 && assumed_ != 0 && l2p_.get(lba) != L2p::kInvalid ? assumed_ : known;
+    }
     [[nodiscard]] uint64_t *held() const noexcept { return reinterpret_cast<uint64_t *>(held_.data()); }
     [[nodiscard]] bool is_held(uint64_t lba) const noexcept {
         return held_.data() != nullptr && (held()[lba / 64] >> (lba % 64) & 1) != 0;
@@ -123,6 +131,7 @@ private:
     BlockCrcs crcs_;
     PageMemory seqs_;
     PageMemory held_;  // one bit for each LBA
+    uint64_t assumed_ = 0;
     std::vector<Copy> copies_;
     uint64_t version_ = 0;
 };

@@ -138,6 +138,8 @@ async def load(
         if grow is not None:
             found = await plan_growth(port, found, grow, settings or {})
             keeper.check(found.geometry)
+        if found.geometry.zone_count != zone_count or found.zones_to_take or not found.conf.running_checkpoint:
+            found.give_up_turn()
         check_base(name, base, found.conf, used_blocks=found.geometry.block_end)
         if found.conf.use_append and found.geometry.batch_blocks > base.max_append_blocks:
             raise ParameterError(
@@ -244,6 +246,8 @@ async def _loaded(
     await take_zones(port, found)
     await _fill(core, found, report)
     await device.bands_loaded()
+    if found.turn is not None:
+        device.checkpointing.loaded(found.turn)
     # The core gets no orders before this: a band that its L2P does not need may hold the newest durable version.
     await _recover(core, name, found.recovered)
     await keeper.start(core, uuid, found.conf.nv_cache, report)

@@ -523,6 +523,55 @@ MUTATIONS = (
         world=0,
     ),
     Mutation(
+        "turn_loses_ties",
+        "an entry of the running checkpoint counts as older than any row that is read",
+        ("--checkpoint",),
+        edits=(
+            ("ftl/load/running.py", "self._table.assume(max(1, self._turn.next_seq - 1))", "self._table.assume(0)"),
+        ),
+        world=1,
+    ),
+    Mutation(
+        "turn_without_drain",
+        "a turn of the running checkpoint counts before what its pages saw in the write buffer is durable",
+        ("--checkpoint",),
+        edits=(("ftl/gc/checkpointing.py", "        await self._drain()\n", ""),),
+        world=8,
+    ),
+    Mutation(
+        "turn_seq_too_high",
+        "a turn of the running checkpoint takes what was written after it began for older than its pages",
+        ("--checkpoint",),
+        edits=(
+            (
+                "ftl/load/running.py",
+                "self._next_seq = self._core.next_seq",
+                "self._next_seq = self._core.next_seq + 100",
+            ),
+        ),
+        world=1,
+    ),
+    Mutation(
+        "turn_has_open_bands",
+        "a turn of the running checkpoint takes bands for closed that are still written",
+        ("--checkpoint",),
+        edits=(("ftl/load/running.py", "(CLOSED, FAULTED, MOVING)", '(CLOSED, FAULTED, MOVING, "open")'),),
+        world=1,
+    ),
+    Mutation(
+        "turn_bands_not_compared",
+        "a load takes bands for unchanged that were reset and opened again since the turn",
+        ("--checkpoint",),
+        edits=(
+            (
+                "ftl/load/running.py",
+                '(records["band_seq"] == self._bands["seq"][numbers])',
+                '(records["band_seq"] > 0)',
+            ),
+        ),
+        world=1,
+    ),
+    Mutation(
         "cancel_ignored",
         "a core executes what waits in it for a host that has lost its connection, and has sent it again",
         ("--chain",),

@@ -6,7 +6,7 @@ import asyncio
 import errno
 import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -25,8 +25,9 @@ from ..media.superblock import Superblock
 from ..media.superblock_content import counter
 from ..media.zone import Zone
 from .held import HeldIndex, HeldWrites, Recovered
-from .history import History, guessed
+from .history import History, guessed, unpacked
 from .restored import DAMAGE_TOLD_MAX, LoadedBand, Restored, open_zones, used_spares
+from .running import RunningCheckpoint, Turn
 from .zone_walk import ZoneContent, ZoneReader
 
 VERIFY_RUN_BLOCKS: Final = 32
@@ -34,6 +35,8 @@ BAND_SEQ_GAP: Final = 1024
 """Added to the newest band seq found. With emulated zones the newest headers may be missing while later ones exist that
 the load cannot see. Their band seqs must not be used again."""
 
+FREE_BESIDE_TURN: Final = 3
+"""Free bands that a load must have beside those of the running checkpoint to keep it."""
 ITEM_BLOCKS: Final = 16
 """Table entries that take about 1 us."""
 DOUBTFUL_ROWS: Final = 4
@@ -70,8 +73,10 @@ class Merge:
         held: Sequence[HeldWrites] = (),
         damage: Sequence[str] = (),
         with_crcs: bool = False,
+        begin_with: RunningCheckpoint | None = None,
     ) -> None:
-        """damage: damage that is already known. Raises FtlError if there is not enough memory."""
+        """damage: damage that is already known. begin_with: bands that are unchanged are not taken. Raises FtlError if
+        there is not enough memory."""
         self._reader = reader
         self._superblock = superblock
         self._geometry = geometry
@@ -98,14 +103,22 @@ class Merge:
         self._torn = 0
         self._lost = 0
         self._unused: dict[tuple[str, tuple[int, ...]], LoadedBand] = {}
+        self._begun_with = begin_with
         try:
-            self._l2p = _shim.RestoredL2p(geometry.block_count, base_blocks, with_crcs=with_crcs)
+            self._l2p = (
+                _shim.RestoredL2p(geometry.block_count, base_blocks, with_crcs=with_crcs)
+                if begin_with is None
+                else begin_with.table
+            )
         except MemoryError as error:
             raise FtlError(
                 f"FTL {superblock.uuid}: there is not enough memory to load {geometry.block_count} blocks",
                 errno=errno.ENOMEM,
             ) from error
         self._held.mark(self._l2p)
+        if begin_with is not None:
+            for number, seq in begin_with.seqs.items():
+                self._band_seqs[number] = seq
 
     def take_blank(self, band: int, zones: list[ZoneContent | None]) -> None:
         """Zones without anything in them. Bands may share one list."""
@@ -205,7 +218,15 @@ class Merge:
         seen = max(seen, self._held.highest_seq)
         band_seq = max((zone.highest_band_seq for zone in self._every), default=0)
         held = {zone.start // self._geometry.zone_size for zone in self._every if zone.checkpoint}
-        bands = [self._band(number) for number in range(self._geometry.band_count)]
+        unchanged: Collection[int] = ()
+        if self._begun_with is not None:
+            seen = max(seen, self._begun_with.turn.next_seq - 1)
+            band_seq = max(band_seq, self._begun_with.highest_band_seq)
+            unchanged = self._begun_with.seqs
+        bands = [
+            self._unchanged_band(number) if number in unchanged else self._band(number)
+            for number in range(self._geometry.band_count)
+        ]
         to_reset: list[int] = []
         zones = self._geometry.bands
         # A band that has lost all its zones looks free.
@@ -218,6 +239,7 @@ class Merge:
             for number in to_reset:
                 bands[number] = LoadedBand(FREE, bands[number].seq, [0] * len(bands[number].write_pointers))
         to_finish, to_empty = open_zones(self._geometry, self._zones, bands, held, to_reset)
+        turn = self._turn_to_keep(bands)
         return Restored(
             superblock=self._superblock,
             superblock_zone=superblock_zone,
@@ -231,8 +253,10 @@ class Merge:
             + (0 if self._sequential else BAND_SEQ_GAP),
             zones_to_finish=to_finish,
             zones_to_empty=to_empty,
-            zones_to_reset=[self._zones[zone].start for zone in sorted(held)]
+            zones_to_reset=[self._zones[zone].start for zone in sorted(held - set(turn.zones if turn else ()))]
             + used_spares(self._geometry, self._zones),
+            turn=turn,
+            from_turn=self._begun_with is not None,
             damage=self._damage,
             lost_blocks=self._lost,
             torn_blocks=self._torn,
@@ -241,11 +265,41 @@ class Merge:
             history=self._history(),
         )
 
+    def _turn_to_keep(self, bands: Sequence[LoadedBand]) -> Turn | None:
+        """The running checkpoint, if the next load may still rely on it, and the FTL can spare its bands."""
+        begun_with = self._begun_with
+        if begun_with is None or self._damage:
+            return None
+        others = sum(
+            band.state == FREE and number not in begun_with.bands and any(zone is not None for zone in zones)
+            for number, (band, zones) in enumerate(zip(bands, self._geometry.bands, strict=True))
+        )
+        return begun_with.turn if others >= FREE_BESIDE_TURN else None
+
     def _history(self) -> History:
         highest = np.zeros(self._geometry.band_count, np.uint64)
         for zone in self._current:
             highest[zone.band] = max(int(highest[zone.band]), zone.highest_seq)
-        return guessed(np.array(self._band_seqs, np.int64), self._seq_sums, self._block_counts, highest)
+        begun_with = self._begun_with
+        known = None if begun_with is None else unpacked(begun_with.history, begun_with.turn.next_seq)
+        if begun_with is None or known is None:
+            return guessed(np.array(self._band_seqs, np.int64), self._seq_sums, self._block_counts, highest)
+        there = sorted(begun_with.seqs)
+        highest[there] = known.data_seqs[there]
+        found = guessed(np.array(self._band_seqs, np.int64), self._seq_sums, self._block_counts, highest)
+        found.classes[there], found.data_seqs[there] = known.classes[there], known.data_seqs[there]
+        found.opened_seqs[there] = known.opened_seqs[there]
+        return found
+
+    def _unchanged_band(self, number: int) -> LoadedBand:
+        """As it was when the running checkpoint began. All of its zones are full, or empty."""
+        assert self._begun_with is not None
+        zones = self._geometry.bands[number]
+        pointers = [
+            0 if zone is None else min(int(pointer), self._zones[zone].written, self._geometry.zone_capacity)
+            for zone, pointer in zip(zones, self._begun_with.pointers[number], strict=True)
+        ]
+        return LoadedBand(CLOSED, self._band_seqs[number], pointers)
 
     def _band(self, number: int) -> LoadedBand:
         # The load resets a checkpoint before the device is used.

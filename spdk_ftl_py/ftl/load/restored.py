@@ -18,6 +18,7 @@ from ..media.superblock import Beside, Superblock
 from ..media.zone import ACTIVE_STATES, EMPTY, Zone
 from .held import Recovered, RecoveredBlock, RecoveredRecord
 from .history import History
+from .running import Turn
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +61,10 @@ class Restored:
     torn_blocks: int = 0
     """Blocks that were cut off. Their writes were not flushed."""
     from_checkpoint: bool = False
+    turn: Turn | None = None
+    """The running checkpoint that the load has used, and keeps. Its zones are not reset."""
+    from_turn: bool = False
+    """The load has used a running checkpoint."""
     recovered: list[Recovered] = field(default_factory=list)
     """Held writes that are newer than everything on media, in ascending seq. ``l2p`` does not contain them."""
 
@@ -75,6 +80,12 @@ class Restored:
     zones_to_take: list[int] = field(default_factory=list)
     """Start addresses of zones that this load adds (grow.py). Their content is unknown. The load erases them before the
     superblock lists them."""
+
+    def give_up_turn(self) -> None:
+        """The running checkpoint is not kept: the load resets its zones."""
+        if self.turn is not None:
+            self.zones_to_reset += [self.geometry.zone_start(zone) for zone in self.turn.zones]
+            self.turn = None
 
     @property
     def recovered_blocks(self) -> int:
@@ -104,6 +115,7 @@ class Restored:
         description = {
             "clean": self.superblock.clean,
             "from_checkpoint": self.from_checkpoint,
+            "from_running_checkpoint": self.from_turn,
             "mapped_blocks": self.mapped_blocks,
             "torn_blocks": self.torn_blocks,
             "lost_blocks": self.lost_blocks,
@@ -118,7 +130,11 @@ class Restored:
             "blocks torn, %d lost, %d records damaged",
             name,
             "clean" if self.superblock.clean else "dirty",
-            ", from its L2P checkpoint" if self.from_checkpoint else "",
+            ", from its L2P checkpoint"
+            if self.from_checkpoint
+            else ", from its running checkpoint"
+            if self.from_turn
+            else "",
             description["mapped_blocks"],
             description["recovered_blocks"],
             description["recovered_records"],

@@ -38,8 +38,9 @@ def conf_to_store(conf: FtlConf) -> dict[str, Any]:
     """For the superblock. Earlier versions refuse settings that they don't know, so a new one is left out where it has
     no effect."""
     stored = conf.to_dict()
-    if not conf.rated_resets:
-        del stored["rated_resets"]
+    for name in ("rated_resets", "running_checkpoint"):
+        if not stored[name]:
+            del stored[name]
     return stored
 
 

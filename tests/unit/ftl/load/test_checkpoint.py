@@ -14,7 +14,7 @@ from spdk_ftl_py import _shim
 from spdk_ftl_py.errors import FlushDoubtError, FtlError, MediaError
 from spdk_ftl_py.ftl import loading
 from spdk_ftl_py.ftl.device import FtlDevice
-from spdk_ftl_py.ftl.load import checkpoint
+from spdk_ftl_py.ftl.load import checkpoint, checkpoint_blocks
 from spdk_ftl_py.ftl.load import restore as restore_module
 from spdk_ftl_py.ftl.load.restore import restore
 from spdk_ftl_py.ftl.load.restored import Restored
@@ -157,7 +157,7 @@ def test_narrow_entries_keep_their_flags(base_blocks: int) -> None:
     entries = [flag | payload for flag in (0, _shim.TRIM_FLAG, _shim.LOST_FLAG) for payload in payloads]
     wide = np.array([*entries, _shim.ADDRESS_INVALID], np.uint64)
     table = _shim.RestoredL2p(20, base_blocks, with_seqs=False)
-    table.put_range(3, checkpoint._narrow(wide).reshape(1, -1), len(wide))
+    table.put_range(3, checkpoint_blocks.narrow(wide).reshape(1, -1), len(wide))
     assert np.array_equal(table.l2p(3, len(wide)), wide)
 
 
