@@ -126,6 +126,7 @@ async def one_turn(rig: RestoreRig) -> None:
     await checkpointing.ended()
     turns = checkpointing.turns
     checkpointing._began_at = -(1 << 40)
+    checkpointing._asked_at = -1.0
     checkpointing.look()
     await checkpointing.ended()
     assert checkpointing.turns == turns + 1
