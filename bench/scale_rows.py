@@ -234,6 +234,7 @@ async def turn(device: FtlDevice) -> dict[str, float]:
     checkpointing, stalls = device.checkpointing, Stalls()
     checkpointing.pause_s = 0
     checkpointing._began_at = -(1 << 60)
+    checkpointing._asked_at = -1.0
     async with stalls.watched():
         cpu, began = time.process_time(), time.perf_counter()
         device._manager.pump()

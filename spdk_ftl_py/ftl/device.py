@@ -37,7 +37,7 @@ from .media.band import Bands
 from .media.blockdev import BlockPort
 from .media.geometry import BLOCK_BYTES, Geometry
 from .media.superblock import SuperblockTooLongError, SuperblockWriter
-from .media.superblock_content import conf_to_store
+from .media.superblock_content import conf_beside, conf_to_store
 from .media.zone_map import ZoneMap
 from .media.zone_wear import ZoneWear
 from .media_errors import MediaErrors
@@ -565,6 +565,7 @@ class FtlDevice:
             "geometry": {**self.geometry.to_dict(), "replaced": self.zone_map.replaced},
             "bad_zones": self.zone_map.bad_zones,
             "conf": conf_to_store(self.conf),
+            **conf_beside(self.conf),
             "default_thresholds": default_thresholds_of(self.geometry),
             "next_seq": self.core.next_seq,
             "next_band_seq": self._manager.next_band_seq,

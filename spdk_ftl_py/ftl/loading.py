@@ -29,6 +29,7 @@ from .load.held import HeldWrites, Recovered, RecoveredBlock
 from .load.restore import restore
 from .load.restored import Restored
 from .load.room import lacks_room, make_room
+from .load.running import KEY
 from .load.write_buffer_file import BufferFiles
 from .media.blockdev import BlockPort
 from .media.geometry import BLOCK_BYTES, Geometry
@@ -276,7 +277,9 @@ async def _make_room(base: _shim.BlockDevice, port: BlockPort, name: str, found:
     items = found.geometry.zone_count + found.table.block_count // ITEM_BLOCKS
     if not (without_room or found.superblock.clean) and await aside(items, looked_at):
         without_room = True
-        emptied = None if isinstance(base, _shim.ZonedOverlay) or found.damage else await make_room(port, found)
+        # Until the next superblock, the next load may rely on closed bands being as they were when a turn began.
+        impossible = isinstance(base, _shim.ZonedOverlay) or found.damage or KEY in found.superblock.content
+        emptied = None if impossible else await make_room(port, found)
         outcome = "and none can be emptied" if emptied is None else f"band {emptied} was emptied"
         log.warning("%s: no band is free: %s", name, outcome)
     return without_room

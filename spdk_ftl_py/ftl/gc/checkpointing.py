@@ -32,6 +32,8 @@ BUSY_PATIENCE_S: Final = 2.0
 """A turn is given up when the base has been busy so long."""
 BAND_POLL_S: Final = 0.05
 """A turn that waits for a band asks again so often."""
+ASK_S: Final = 0.01
+"""Whether a turn is due, at most so often."""
 STARVED_S: Final = 0.25
 """If hosts wait for a band so long, the checkpoint gives up bands: those of the turn that is being written first."""
 
@@ -92,6 +94,7 @@ class Checkpointing:
         self._stopped = False
         self._began_at = 0
         """Blocks that hosts had written when the last turn began, or was given up."""
+        self._asked_at = -ASK_S
         self._starved_since: float | None = None
         self._refused: str | None = None
 
@@ -160,8 +163,9 @@ class Checkpointing:
         self._task = asyncio.get_running_loop().create_task(self._run(work), name=f"{self._name} checkpoint")
 
     def _is_starved(self) -> bool:
-        """Hosts have waited for a band for a while, and the checkpoint has some."""
-        if not self._manager.reserve.user_starved() or self._bands.free_count:
+        """Hosts have waited for a band for a while, and none is free, or none will be."""
+        there = self._bands.free_count > 0 and self._bands.freeing_count > 0
+        if there or not self._manager.reserve.user_starved():
             self._starved_since = None
             return False
         now = asyncio.get_running_loop().time()
@@ -171,6 +175,11 @@ class Checkpointing:
     def _is_due(self) -> bool:
         if not self._conf().running_checkpoint:
             return False
+        # Decisions are frequent, and the core has to be asked.
+        now = asyncio.get_running_loop().time()
+        if now < self._asked_at + ASK_S:
+            return False
+        self._asked_at = now
         written = self._core.stats().user_written_blocks - self._began_at
         return written >= (self._interval if self.turn is not None else self._interval // FIRST_PART)
 

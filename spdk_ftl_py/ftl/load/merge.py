@@ -23,7 +23,7 @@ from ..media.geometry import SUMMARY_ENTRIES, Geometry
 from ..media.layout import ENTRY, ENTRY_FLAG_LOST, crcs, cut_crcs, parse_summary_block
 from ..media.superblock import Superblock
 from ..media.superblock_content import counter
-from ..media.zone import Zone
+from ..media.zone import ACTIVE_STATES, Zone
 from .held import HeldIndex, HeldWrites, Recovered
 from .history import History, guessed, unpacked
 from .restored import DAMAGE_TOLD_MAX, LoadedBand, Restored, open_zones, used_spares
@@ -240,6 +240,10 @@ class Merge:
                 bands[number] = LoadedBand(FREE, bands[number].seq, [0] * len(bands[number].write_pointers))
         to_finish, to_empty = open_zones(self._geometry, self._zones, bands, held, to_reset)
         turn = self._turn_to_keep(bands)
+        if turn is not None:
+            # A loss of power can undo a finish.
+            active = [zone for zone in turn.zones if self._zones[zone].state in ACTIVE_STATES]
+            to_finish += [self._zones[zone].start for zone in active]
         return Restored(
             superblock=self._superblock,
             superblock_zone=superblock_zone,
