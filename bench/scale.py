@@ -168,7 +168,7 @@ def _size(point: dict[str, Any]) -> float:
 
 
 def _process_bytes(point: dict[str, Any]) -> float:
-    parts = [point.get(part, {}).get("process_bytes", 0) for part in ("dirty", "clean")]
+    parts = [point.get(part, {}).get("process_bytes", 0) for part in ("dirty", "running", "clean")]
     return float(max(parts))
 
 
@@ -204,6 +204,31 @@ def load_quantities(points: Sequence[dict[str, Any]]) -> list[Quantity]:
             "B",
             lambda p: float(p["dirty"]["peak_bytes"]),
             lambda value, size: value / (mapped * size),
+        ),
+        Quantity(
+            "dirty load with the running checkpoint, memory beside the L2P",
+            "MiB",
+            lambda p: _beside_l2p("running")(p) / MIB,
+            goal=lambda _: 256.0,
+        ),
+        Quantity(
+            "dirty load with the running checkpoint, CPU per TB",
+            "s",
+            lambda p: p["running"]["cpu_s"],
+            lambda value, size: value / size,
+            lambda _: 2.0,
+        ),
+        Quantity(
+            "dirty load with the running checkpoint, longest stall of the event loop",
+            "ms",
+            lambda p: p["running"]["stall_s"] * 1e3,
+            goal=lambda _: 20.0,
+        ),
+        Quantity(
+            "a turn of the running checkpoint, CPU per TB",
+            "s",
+            lambda p: p["turn"]["cpu_s"],
+            lambda value, size: value / size,
         ),
         Quantity(
             "dirty load, CPU per block on media",

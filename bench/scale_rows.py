@@ -41,6 +41,7 @@ MAX_IO_BLOCKS: Final = 32
 FREE_BANDS: Final = 4
 """More than the number that relocation keeps free, so that it does not begin before everything is measured."""
 CHECKED_LBAS: Final = 2000
+TURN_PERCENT: Final = 15
 TICK_S: Final = 0.001
 SMALL_ZONE_BLOCKS: Final = 2048
 MANY_BANDS_BLOCKS: Final = 10 << 20
@@ -188,7 +189,7 @@ def l2p_bytes(geometry: Geometry, conf: FtlConf) -> int:
 async def load(terabytes: float, seconds: float) -> dict[str, Any]:
     """After a crash, after a halt; then a write and a read behind a trim of everything."""
     async with reactor_loop() as reactor:
-        zones = max(32, round(terabytes * ZONES_PER_TB))
+        zones = max(48, round(terabytes * ZONES_PER_TB))
         media = drive_of(reactor, zones)
         device = await creation.create(reactor, media, name="scale", conf=FtlConf(), num_punits=1)
         await crash(device)
@@ -208,6 +209,13 @@ async def load(terabytes: float, seconds: float) -> dict[str, Any]:
         if device.restored["mapped_blocks"] != result["mapped"] or device.restored["damage_count"]:
             raise AssertionError(f"the load found {device.restored}")
         await read_some(reactor, device, content)
+        result["turn"] = await turn(device)
+        await crash(device)
+        del device
+        device, result["running"] = await timed_load(reactor, media, uuid, content)
+        assert device.restored is not None
+        result["running"]["from_running_checkpoint"] = device.restored["from_running_checkpoint"]
+        await read_some(reactor, device, content)
         began = time.perf_counter()
         await device.halt()
         result["halt_s"] = time.perf_counter() - began
@@ -221,13 +229,31 @@ async def load(terabytes: float, seconds: float) -> dict[str, Any]:
         return result
 
 
+async def turn(device: FtlDevice) -> dict[str, float]:
+    """A turn of the running checkpoint, at once and as fast as it can be."""
+    checkpointing, stalls = device.checkpointing, Stalls()
+    checkpointing.pause_s = 0
+    checkpointing._began_at = -(1 << 60)
+    checkpointing._asked_at = -1.0
+    async with stalls.watched():
+        cpu, began = time.process_time(), time.perf_counter()
+        device._manager.pump()
+        await checkpointing.ended()
+        took, cpu = time.perf_counter() - began, time.process_time() - cpu
+    if not checkpointing.turns:
+        raise AssertionError(f"no running checkpoint: {checkpointing.status()}")
+    return {"wall_s": took, "cpu_s": cpu, "stall_s": stalls.longest_s, "blocks": checkpointing.written_blocks}
+
+
 async def timed_load(
     reactor: ReactorLoop, media: _shim.EmulatedMedia, uuid: Any, content: _shim.GeneratedZones
 ) -> tuple[FtlDevice, dict[str, Any]]:
     stalls, memory = Stalls(), Memory()
     async with stalls.watched():
         media_ns, cpu, began = content.cpu_ns, time.process_time(), time.perf_counter()
-        device = await loading.load(reactor, media, name="scale", uuid=uuid)
+        device = await loading.load(
+            reactor, media, name="scale", uuid=uuid, settings={"running_checkpoint": TURN_PERCENT}
+        )
         took, cpu = time.perf_counter() - began, time.process_time() - cpu
     media_s = (content.cpu_ns - media_ns) / 1e9
     return device, {
@@ -430,6 +456,8 @@ def main() -> None:
     if args.what is None or args.size is None or args.size <= 0:
         parser.error("give a measurement and a size above 0")
     logging.disable(logging.CRITICAL)
+    # As the daemon does: otherwise the loop stands still for garbage collections of all that was imported.
+    gc.freeze()
     result = asyncio.run(MEASUREMENTS[args.what](args.size, args.seconds))
     print(json.dumps(result))
     sys.stdout.flush()

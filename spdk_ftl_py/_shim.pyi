@@ -1774,15 +1774,70 @@ class Summary:
     def record_headers(self) -> list[int]:
         """Offsets of the headers of trim records and lost records."""
 
+class L2pCounts:
+    """What a RestoredL2p has in force."""
+
+    @property
+    def blocks(self) -> NDArray[np.uint64]:
+        """By zone: LBAs with data there."""
+
+    @property
+    def records(self) -> NDArray[np.uint64]:
+        """By zone: LBAs with a record there."""
+
+    @property
+    def known(self) -> int:
+        """LBAs that are not ADDRESS_INVALID."""
+
+    @property
+    def content(self) -> int:
+        """Of these, LBAs that are not trimmed."""
+
+def checkpoint_pages(
+    core: FtlCore, first_lba: int, count: int, *, media_end: int, uuid: bytes, generation: int, wide: bool
+) -> NDArray[np.uint8]:
+    """A part of the core's L2P as pages of a checkpoint, (n, 4096): entries, then CRCs, if the core keeps them. An
+    entry that is not an address below media_end is left out, and so are pages without any. wide: entries of 8 bytes.
+    ValueError if no page begins with the first LBA."""
+
+def seal_pages(blocks: NDArray[np.uint8], address: int, index: int) -> None:
+    """In place: for blocks that are written to this address, as numbers index and so on of their checkpoint."""
+
+def take_pages(
+    l2p: RestoredL2p,
+    blocks: NDArray[np.uint8],
+    *,
+    uuid: bytes,
+    generation: int,
+    wide: bool,
+    address: int,
+    index: int,
+    zone_size: int,
+    zones: NDArray[np.bool_],
+    has_crcs: NDArray[np.bool_],
+) -> bool:
+    """Takes pages that were read there. zones: by number, those that entries may point to; other entries are left out.
+    has_crcs: by number of the page of CRCs; what is there is noted. False: one of them is no such page."""
+
 class RestoredL2p:
     """The L2P while a load restores it: for each LBA the newest version found so far, and its seq. See docs/restore.md,
     "The newest version". Entries are ADDRESS_INVALID, an address, or TRIM_FLAG | or LOST_FLAG | the address of a
     header. Rows are those of layout.ENTRY, as bytes of shape (n, 24). For one thread at a time."""
 
     def __init__(
-        self, block_count: int, base_block_count: int, *, with_crcs: bool = False, with_seqs: bool = True
+        self,
+        block_count: int,
+        base_block_count: int,
+        *,
+        with_crcs: bool = False,
+        with_seqs: bool = True,
+        many_seqs: bool = True,
     ) -> None:
-        """The number of the base's blocks determines how many bytes an entry takes. MemoryError."""
+        """The number of the base's blocks determines how many bytes an entry takes. many_seqs: most LBAs will have a
+        seq; otherwise their memory is taken in small pages. MemoryError."""
+
+    def assume(self, seq: int) -> None:
+        """From now on an entry without a seq counts as a version with this one."""
 
     def add(
         self, rows: NDArray[np.uint8], addresses: NDArray[np.uint64], *, all_doubtful: bool
@@ -1833,18 +1888,18 @@ class RestoredL2p:
     ) -> None:
         """IndexError beyond the last LBA."""
 
-    def put_range(self, first: int, entries: NDArray[np.uint64]) -> None: ...
-    def put_crcs(self, first: int, crcs: NDArray[np.uint16]) -> None: ...
+    def put_range(self, first: int, entries: NDArray[np.uint32] | NDArray[np.uint64], count: int) -> None:
+        """entries: rows one behind the other, the last of them perhaps shorter, ``count`` in all. Those of 4 bytes have
+        the tag in their top two bits. IndexError beyond the last LBA."""
+
+    def put_crcs(self, first: int, crcs: NDArray[np.uint16], count: int) -> None:
+        """The same for cut CRCs, if the table keeps them."""
+
     def l2p(self, first: int, count: int) -> NDArray[np.uint64]: ...
     def crcs(self, first: int, count: int) -> NDArray[np.uint16]: ...
-    def zone_use(self, zone_size: int, zone_count: int) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
-        """By zone: LBAs with data there, and with a record there. IndexError for an entry behind the last zone."""
-
-    def hand_over(self, core: FtlCore, first: int, count: int) -> int:
-        """Passes entries to a core, as load_l2p(). Returns how many are not ADDRESS_INVALID."""
-
-    def release_below(self, lba: int) -> None:
-        """Gives memory back: entries below lba may be ADDRESS_INVALID from now on."""
+    def count(self, zone_size: int, zone_count: int, *, trim_chunk: int = 128) -> L2pCounts:
+        """Of the table as it is. trim_chunk: as in CoreConfig. IndexError if an entry is not an address in one of these
+        zones, MemoryError."""
 
     def grown(self, block_count: int, base_block_count: int) -> RestoredL2p:
         """The same entries on a larger device, without seqs."""
@@ -2001,6 +2056,12 @@ class FtlCore(BlockDevice):
         valid. crcs: of the block that each LBA has on media, cut (crc ^ crc >> 16, the low 16 bits); if reads are
         verified, ValueError for an address without a CRC."""
 
+    def take_l2p(self, table: RestoredL2p, counts: L2pCounts) -> None:
+        """Instead of load_l2p(): the core has the memory of the table afterwards, and the table is as good as new. It
+        takes as long as there are bands, however many LBAs. ValueError, with nothing changed: the table is of another
+        device, or has changed since it was counted; an entry is not in a band; it lacks CRCs; the core has an L2P
+        already."""
+
     def recover_block(
         self, lba: int, seq: int, crc: int, data: bytes | bytearray | memoryview | NDArray[np.uint8]
     ) -> bool:
@@ -2041,6 +2102,9 @@ class FtlCore(BlockDevice):
 
     def band_rows(self, first: int, count: int) -> NDArray[np.uint8]:
         """The same rows of these bands, changed or not; changes are reported anyway."""
+
+    def zone_pointers(self, first: int, count: int) -> NDArray[np.uint32]:
+        """Of each zone of these bands, by band and punit: the blocks that are known to be on media."""
 
     def stats(self) -> CoreStats: ...
     @property

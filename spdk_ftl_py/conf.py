@@ -68,6 +68,7 @@ NV_CACHE_REQUESTS_MAX: Final = 1 << 16
 NV_CACHE_REQUEST_BLOCKS_MAX: Final = 256
 SCRUB_DAYS_MAX: Final = 365
 RATED_RESETS_MAX: Final = 10_000_000
+RUNNING_CHECKPOINT_MAX: Final = 100
 
 
 _PARTS: Final = ("nv_cache",)
@@ -183,6 +184,9 @@ class FtlConf:
     """Days in which all valid data is read and verified at least once; 0: only on order."""
     rated_resets: int = 0
     """Resets that each zone of the base stands, by its data sheet; 0: unknown."""
+    running_checkpoint: int = 0
+    """A copy of the L2P is written each time hosts have written this percentage of the capacity, so that a load after a
+    crash reads little; 0: never (docs/checkpoint.md)."""
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> FtlConf:
@@ -292,6 +296,13 @@ class FtlConf:
         _range("nv_cache.max_request_size", self.nv_cache.max_request_size, 1, NV_CACHE_REQUEST_BLOCKS_MAX, "blocks")
         _range("scrub_days", self.scrub_days, 0, SCRUB_DAYS_MAX, "days in which everything is verified once; 0: never")
         _range("rated_resets", self.rated_resets, 0, RATED_RESETS_MAX, "resets that a zone stands; 0: unknown")
+        _range(
+            "running_checkpoint",
+            self.running_checkpoint,
+            0,
+            RUNNING_CHECKPOINT_MAX,
+            "percent of the capacity that hosts write from one copy of the L2P to the next; 0: no copies",
+        )
         check_reloc_policy(self.reloc_policy)
         self._check_limits()
 

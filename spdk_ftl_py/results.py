@@ -245,6 +245,20 @@ class ZoneWatch(TypedDict):
     bands_relocated: dict[str, int]
 
 
+class RunningCheckpoint(TypedDict):
+    """Of statistics. Turns and blocks since the load."""
+
+    turns: int
+    turns_given_up: int
+    written_blocks: int
+    whole: bool
+    """A load after a crash would use a turn."""
+    bands: int
+    """That hold it."""
+    refused: str | None
+    """Why there is none although conf running_checkpoint is set; null if there may be one."""
+
+
 class _ScrubCounts(TypedDict):
     round: int
     ordered: bool
@@ -418,6 +432,7 @@ class FtlStats(_Named):
     unreadable_bands: int
     spare_zones: int
     scrub: ScrubStatus
+    checkpoint: RunningCheckpoint
     core: dict[str, int]
 
 

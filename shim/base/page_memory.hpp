@@ -88,17 +88,6 @@ public:
     // std::system_error.
     void share(int fd, Sharing sharing) { shared_ = shared_memory::add(data_, bytes_, fd, 0, sharing); }
 
-    // Of private memory: gives the pages below this offset back to the kernel; they are zeroes from now on. Only whole
-    // units of 2 MiB, since a huge page that is cut is copied.
-    void release_below(uint64_t offset) noexcept {
-        constexpr uint64_t unit = uint64_t{2} << 20;
-        const uint64_t end = offset >= bytes_ ? bytes_ : offset / unit * unit;
-        if (end > released_) {
-            ::madvise(data_ + released_, end - released_, MADV_DONTNEED);
-            released_ = end;
-        }
-    }
-
     [[nodiscard]] uint8_t *data() const noexcept { return data_; }
     [[nodiscard]] uint64_t bytes() const noexcept { return bytes_; }
 
@@ -114,13 +103,11 @@ private:
     void swap(PageMemory &other) noexcept {
         std::swap(data_, other.data_);
         std::swap(bytes_, other.bytes_);
-        std::swap(released_, other.released_);
         std::swap(shared_, other.shared_);
     }
 
     uint8_t *data_ = nullptr;
     uint64_t bytes_ = 0;
-    uint64_t released_ = 0;
     std::shared_ptr<SharedRange> shared_;
 };
 

@@ -284,6 +284,12 @@ void bind_core(nb::module_ &m) {
                 on_reactor(core, [&] { core.load_l2p(first_lba, addresses.data(), given, addresses.shape(0)); });
             },
             nb::arg("first_lba"), nb::arg("addresses"), nb::arg("crcs") = nb::none())
+        .def(
+            "take_l2p",
+            [](FtlCore &core, RestoredL2p &table, RestoredL2p::Counts &counts) {
+                on_reactor(core, [&] { core.take_l2p(table, counts); });
+            },
+            nb::arg("table"), nb::arg("counts"))
         .def("recover_block", &recover_block, nb::arg("lba"), nb::arg("seq"), nb::arg("crc"), nb::arg("data"))
         .def(
             "recover_record",

@@ -112,6 +112,22 @@ Array8 band_rows(FtlCore &core, uint32_t first, uint32_t count) {
     return row_bytes(std::move(rows), count);
 }
 
+// Of each zone of these bands, by band and punit: the blocks that are known to be on media.
+Array32 zone_pointers_of(FtlCore &core, uint32_t first, uint32_t count) {
+    const CoreState &state = core.state();
+    if (first > state.bands.size() || count > state.bands.size() - first) {
+        throw std::invalid_argument("zone_pointers: beyond the last band");
+    }
+    const size_t zones = size_t{count} * state.punits;
+    std::unique_ptr<uint32_t[]> pointers(new uint32_t[zones]);
+    on_reactor(core, [&] {
+        for (size_t i = 0; i < zones; ++i) {
+            pointers[i] = state.zones[size_t{first} * state.punits + i].write_pointer;
+        }
+    });
+    return owned_array<Array32>(std::move(pointers), zones);
+}
+
 std::vector<BandInfo> bands_of(FtlCore &core) {
     CoreState &state = core.state();
     std::vector<BandInfo> infos;
@@ -324,6 +340,7 @@ void def_core_account(nb::class_<FtlCore, BlockDevice> &core) {
         .def("valid_counts", &valid_counts_of)
         .def("bands", &bands_of)
         .def("changed_bands", &changed_bands, nb::arg("most"))
+        .def("zone_pointers", &zone_pointers_of, nb::arg("first"), nb::arg("count"))
         .def("band_rows", &band_rows, nb::arg("first"), nb::arg("count"))
         .def("stats", &stats_of)
         .def_prop_ro("troubles", [](FtlCore &self) { return self.state().troubles.load(std::memory_order_relaxed); })

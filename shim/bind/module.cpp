@@ -19,6 +19,7 @@ NB_MODULE(_shim, m) {
     ftl::bind_band_columns(m);
     ftl::bind_core(m);
     ftl::bind_restored_l2p(m);
+    ftl::bind_checkpoint_pages(m);
     ftl::bind_gate(m);
     ftl::bind_crossing(m);
     ftl::bind_load(m);

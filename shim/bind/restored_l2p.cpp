@@ -7,7 +7,7 @@
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
-#include <array>
+#include <bit>
 #include <cstring>
 #include <memory>
 #include <optional>
@@ -18,9 +18,8 @@
 #include <vector>
 
 #include "bind/bindings.hpp"
-#include "bind/on_reactor.hpp"
-#include "ftl/core.hpp"
 #include "ftl/summary.hpp"
+#include "ftl/trims.hpp"
 
 namespace nb = nanobind;
 
@@ -167,23 +166,32 @@ void put(RestoredL2p &l2p, const GivenValues<uint64_t> &lbas, const GivenValues<
     }
 }
 
-void put_range(RestoredL2p &l2p, uint64_t first, const GivenValues<uint64_t> &entries) {
-    check_range(l2p, first, entries.shape(0), "put_range");
-    for (size_t i = 0; i < entries.shape(0); ++i) {
-        // Else it would take memory where nothing is.
-        if (entries.data()[i] != L2p::kInvalid) {
-            l2p.put(first + i, entries.data()[i]);
-        }
+// Rows of entries, of which the last one may be shorter: `count` entries in all.
+template <typename T>
+using GivenParts = nb::ndarray<const T, nb::ndim<2>, nb::device::cpu>;
+
+template <typename T, typename Put>
+void put_parts(uint64_t first, const GivenParts<T> &parts, uint64_t count, const char *what, Put put) {
+    const uint64_t length = parts.shape(1);
+    if (parts.stride(1) != 1 || count > parts.shape(0) * length) {
+        throw std::invalid_argument(std::string(what) + ": more entries than there are, or apart");
+    }
+    const nb::gil_scoped_release other_threads_run;
+    for (uint64_t done = 0; done < count; done += length) {
+        const T *row = parts.data() + static_cast<int64_t>(done / length) * parts.stride(0);
+        put(first + done, std::span<const T>(row, std::min(length, count - done)));
     }
 }
 
-void put_crcs(RestoredL2p &l2p, uint64_t first, const GivenValues<uint16_t> &crcs) {
-    check_range(l2p, first, crcs.shape(0), "put_crcs");
-    for (size_t i = 0; i < crcs.shape(0); ++i) {
-        if (crcs.data()[i] != 0) {
-            l2p.put_crc(first + i, crcs.data()[i]);
-        }
-    }
+template <typename T>
+void put_range(RestoredL2p &l2p, uint64_t first, const GivenParts<T> &parts, uint64_t count) {
+    put_parts(first, parts, count, "put_range",
+              [&](uint64_t lba, std::span<const T> entries) { l2p.put_range(lba, entries); });
+}
+
+void put_crcs(RestoredL2p &l2p, uint64_t first, const GivenParts<uint16_t> &parts, uint64_t count) {
+    put_parts(first, parts, count, "put_crcs",
+              [&](uint64_t lba, std::span<const uint16_t> crcs) { l2p.put_crcs(lba, crcs); });
 }
 
 template <typename T, typename Value>
@@ -196,41 +204,15 @@ Array<T> range(const RestoredL2p &l2p, uint64_t first, uint64_t count, const cha
     return owned(std::move(values), count);
 }
 
-nb::tuple zone_use(const RestoredL2p &l2p, uint64_t zone_size, uint64_t zone_count) {
+RestoredL2p::Counts count(const RestoredL2p &l2p, uint64_t zone_size, uint64_t zone_count, uint32_t chunk_blocks) {
     if (zone_size == 0) {
-        throw std::invalid_argument("zone_use: zones without blocks");
+        throw std::invalid_argument("count: zones without blocks");
     }
-    RestoredL2p::ZoneUse use;
-    {
-        const nb::gil_scoped_release other_threads_run;
-        use = l2p.zone_use(zone_size, zone_count);
+    if (!std::has_single_bit(chunk_blocks) || chunk_blocks > Trims::kChunkBlocks) {
+        throw std::invalid_argument("count: trim_chunk must be a power of two within 1..128");
     }
-    return nb::make_tuple(copied(use.blocks), copied(use.records));
-}
-
-// Passes entries to the core, on its reactor. Returns how many there are.
-uint64_t hand_over(RestoredL2p &l2p, FtlCore &core, uint64_t first, uint64_t count) {
-    check_range(l2p, first, count, "hand_over");
-    constexpr uint64_t step = 512;
-    std::array<uint64_t, step> entries;
-    std::array<uint16_t, step> crcs;
-    uint64_t mapped = 0;
-    on_reactor(core, [&] {
-        for (uint64_t at = first; at < first + count; at += step) {
-            const uint64_t some = std::min(step, first + count - at);
-            uint64_t here = 0;
-            for (uint64_t i = 0; i < some; ++i) {
-                entries[i] = l2p.entry(at + i);
-                crcs[i] = l2p.crc(at + i);
-                here += entries[i] != L2p::kInvalid ? 1 : 0;
-            }
-            mapped += here;
-            if (here > 0) {
-                core.load_l2p(at, entries.data(), l2p.has_crcs() ? crcs.data() : nullptr, some);
-            }
-        }
-    });
-    return mapped;
+    const nb::gil_scoped_release other_threads_run;
+    return l2p.count(zone_size, zone_count, chunk_blocks);
 }
 
 // A summary, and the array that its blocks are in.
@@ -312,9 +294,17 @@ void bind_restored_l2p(nb::module_ &m) {
         .def_prop_ro("band_seq", [](const BoundSummary &summary) { return summary.get().band_seq(); })
         .def_prop_ro("highest_seq", [](const BoundSummary &summary) { return summary.get().highest_seq(); })
         .def_prop_ro("record_headers", [](const BoundSummary &summary) { return summary.get().record_headers(); });
+    nb::class_<RestoredL2p::Counts>(m, "L2pCounts")
+        .def_prop_ro(
+            "blocks", [](const RestoredL2p::Counts &counts) { return copied(counts.blocks); }, nb::rv_policy::move)
+        .def_prop_ro(
+            "records", [](const RestoredL2p::Counts &counts) { return copied(counts.records); }, nb::rv_policy::move)
+        .def_ro("known", &RestoredL2p::Counts::known)
+        .def_ro("content", &RestoredL2p::Counts::content);
     nb::class_<RestoredL2p>(m, "RestoredL2p")
-        .def(nb::init<uint64_t, uint64_t, bool, bool>(), nb::arg("block_count"), nb::arg("base_block_count"),
-             nb::kw_only(), nb::arg("with_crcs") = false, nb::arg("with_seqs") = true)
+        .def(nb::init<uint64_t, uint64_t, bool, bool, bool>(), nb::arg("block_count"), nb::arg("base_block_count"),
+             nb::kw_only(), nb::arg("with_crcs") = false, nb::arg("with_seqs") = true, nb::arg("many_seqs") = true)
+        .def("assume", &RestoredL2p::assume, nb::arg("seq"))
         .def("add", &add, nb::arg("rows"), nb::arg("addresses"), nb::kw_only(), nb::arg("all_doubtful"))
         .def("add_summary", &add_summary, nb::arg("summary"), nb::arg("start"), nb::kw_only(), nb::arg("all_doubtful"))
         .def("merge", &merge, nb::arg("rows"), nb::arg("addresses"))
@@ -336,8 +326,9 @@ void bind_restored_l2p(nb::module_ &m) {
             nb::arg("lbas"))
         .def("put", &put, nb::arg("lbas"), nb::arg("entries"), nb::kw_only(), nb::arg("seqs") = nb::none(),
              nb::arg("crcs") = nb::none())
-        .def("put_range", &put_range, nb::arg("first"), nb::arg("entries"))
-        .def("put_crcs", &put_crcs, nb::arg("first"), nb::arg("crcs"))
+        .def("put_range", &put_range<uint32_t>, nb::arg("first"), nb::arg("entries"), nb::arg("count"))
+        .def("put_range", &put_range<uint64_t>, nb::arg("first"), nb::arg("entries"), nb::arg("count"))
+        .def("put_crcs", &put_crcs, nb::arg("first"), nb::arg("crcs"), nb::arg("count"))
         .def(
             "l2p",
             [](const RestoredL2p &l2p, uint64_t first, uint64_t count) {
@@ -350,9 +341,8 @@ void bind_restored_l2p(nb::module_ &m) {
                 return range<uint16_t>(l2p, first, count, "crcs", [&](uint64_t lba) { return l2p.crc(lba); });
             },
             nb::arg("first"), nb::arg("count"))
-        .def("zone_use", &zone_use, nb::arg("zone_size"), nb::arg("zone_count"))
-        .def("hand_over", &hand_over, nb::arg("core"), nb::arg("first"), nb::arg("count"))
-        .def("release_below", &RestoredL2p::release_below, nb::arg("lba"))
+        .def("count", &count, nb::arg("zone_size"), nb::arg("zone_count"), nb::kw_only(),
+             nb::arg("trim_chunk") = Trims::kChunkBlocks)
         .def("grown", &RestoredL2p::grown, nb::arg("block_count"), nb::arg("base_block_count"),
              nb::call_guard<nb::gil_scoped_release>())
         .def("drop_seqs", &RestoredL2p::drop_seqs, nb::call_guard<nb::gil_scoped_release>())

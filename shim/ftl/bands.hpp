@@ -5,6 +5,7 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "ftl/base_io.hpp"
@@ -58,6 +59,7 @@ public:
         }
     }
     [[nodiscard]] size_t size() const noexcept { return bands_.size(); }
+    [[nodiscard]] std::span<const Band> all() const noexcept { return bands_; }
     [[nodiscard]] const Band &operator[](size_t number) const noexcept { return bands_[number]; }
     Band &change(uint32_t number) noexcept {
         Band &band = bands_[number];

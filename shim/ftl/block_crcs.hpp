@@ -5,7 +5,9 @@
 // lost, never written) the value is undefined.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
+#include <span>
 
 #include "base/page_memory.hpp"
 
@@ -38,8 +40,10 @@ public:
             table()[lba] = cut_crc;
         }
     }
-    // CRCs below this LBA may be lost: their memory goes back to the kernel, in whole (huge) pages.
-    void release_below(uint64_t lba) noexcept { memory_.release_below(lba * kBytes); }
+    // Only if they are kept.
+    void set_range(uint64_t first_lba, std::span<const uint16_t> cut_crcs) noexcept {
+        std::copy(cut_crcs.begin(), cut_crcs.end(), table() + first_lba);
+    }
 
 private:
     [[nodiscard]] uint16_t *table() const noexcept { return reinterpret_cast<uint16_t *>(memory_.data()); }

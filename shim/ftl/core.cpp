@@ -67,7 +67,7 @@ uint32_t FtlCore::poll(uint64_t now_ns) noexcept {
     work += run_cache();
     work += reader_.run(done_);
     work += movers_.run();
-    work += state_.records.settle(state_, [this](uint16_t mover) { movers_.record_done(mover); });
+    work += state_.records.settle(state_, [this](const Records::Meta &record) { movers_.record_done(record); });
     work += writer_.run();
     work += run_flushes();
     work += run_resets();

@@ -17,6 +17,7 @@
 #include "ftl/mover.hpp"
 #include "ftl/nv_cache.hpp"
 #include "ftl/reader.hpp"
+#include "ftl/restored_l2p.hpp"
 #include "ftl/waiting_lines.hpp"
 #include "reactor/block_device.hpp"
 #include "reactor/io_list.hpp"
@@ -119,6 +120,9 @@ public:
     void load_history(uint32_t band, uint8_t band_class, uint64_t opened_seq, uint64_t data_seq);
     // crcs: cut, of the blocks on media; null if reads are not verified.
     void load_l2p(uint64_t first_lba, const uint64_t *entries, const uint16_t *crcs, size_t count);
+    // All of a restored L2P at once, without a visit to its entries, instead of load_l2p(): the core has the table's
+    // memory afterwards, and the table has none. counts: of this table, with the core's zones and chunks.
+    void take_l2p(RestoredL2p &table, RestoredL2p::Counts &counts);
     // Blocks accepted in an earlier life that are newer than everything on media, in ascending seq. False: no room now.
     bool recover_block(uint64_t lba, uint64_t seq, uint32_t crc, const uint8_t *block);
     bool recover_record(uint64_t lba, uint32_t block_count, uint64_t seq, uint32_t flags);

@@ -307,6 +307,44 @@ void FtlCore::load_l2p(uint64_t first_lba, const uint64_t *entries, const uint16
     }
 }
 
+void FtlCore::take_l2p(RestoredL2p &table, RestoredL2p::Counts &counts) {
+    const auto require = [](bool holds, const char *rule) {
+        if (!holds) {
+            throw std::invalid_argument(std::string("take_l2p: ") + rule);
+        }
+    };
+    const auto used = [](const Band &band) { return band.in_force(); };
+    const std::span<const Band> bands = state_.bands.all();
+    require(!closed_, "the core is closed");
+    require(state_.mapped == 0 && std::none_of(bands.begin(), bands.end(), used), "the core has an L2P already");
+    require(table.block_count() == state_.l2p.block_count() && table.is_wide() == state_.l2p.is_wide(),
+            "the table is of another device");
+    require(counts.of_version == table.version() && counts.zone_size == state_.config.zone_size &&
+                counts.chunk_blocks == state_.trims.chunk_blocks(),
+            "the counts are not those of the table");
+    uint64_t data = 0;
+    for (uint64_t zone = 0; zone < counts.blocks.size(); ++zone) {
+        const uint64_t here = counts.blocks[zone] + counts.records[zone];
+        require(here == 0 || (zone < state_.zone_band.size() && state_.zone_band[zone] != kNoBand),
+                "an entry is not an address in a band");
+        data += counts.blocks[zone];
+    }
+    require(!state_.crcs.kept() || table.has_crcs() || data == 0, "the core verifies reads, so blocks need their CRCs");
+    for (uint64_t zone = 0; zone < counts.blocks.size(); ++zone) {
+        if (counts.blocks[zone] + counts.records[zone] == 0) {
+            continue;
+        }
+        Band &band = state_.bands.change(state_.zone_band[zone]);
+        band.valid += static_cast<uint32_t>(counts.blocks[zone]);
+        band.references += counts.records[zone];
+        // The number of headers that contain these records is known only when the band is moved.
+        band.record_headers = std::max(band.record_headers, counts.records[zone] > 0 ? 1U : 0U);
+    }
+    state_.mapped = counts.content;
+    state_.trims.take_counts(counts.chunk_content);
+    table.exchange(state_.l2p, state_.crcs.kept() && table.has_crcs() ? &state_.crcs : nullptr);
+}
+
 void FtlCore::use_cache(std::shared_ptr<BlockDevice> device, const NvCacheConfig &config) {
     if (closed_ || cache_) {
         throw std::invalid_argument(closed_ ? "use_cache: the core is closed"
@@ -369,6 +407,7 @@ bool FtlCore::recover_record(uint64_t lba, uint32_t block_count, uint64_t seq, u
         const uint64_t entry = state_.l2p.get(each);
         if (entry == L2p::kInvalid || L2p::tag(entry) == L2p::Tag::slot || L2p::is_pending(entry)) {
             state_.replace(each, L2p::pending(flag, record));
+            records.mark(each);
             ++references;
         }
     }

@@ -62,7 +62,7 @@ CoreState::CoreState(std::shared_ptr<Reactor> the_reactor, std::shared_ptr<Block
       mapping(config.write_buffer_blocks, kRecordCount, config.block_count, config.uuid, config.write_buffer_path),
       buffer(mapping, config.write_buffer_blocks),
       reloc(config.reloc_buffer_blocks),
-      records(mapping),
+      records(mapping, config.block_count, config.trim_chunk),
       next_seq(config.next_seq) {
     const BlockDeviceInfo &info = base->info();
     punits = config.punits;

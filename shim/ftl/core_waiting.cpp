@@ -168,6 +168,7 @@ bool FtlCore::mark_step(WaitingLine &line, uint32_t &budget) noexcept {
             open_ = &line;
         }
         state_.replace(line.cursor, L2p::pending(L2p::kLostFlag, line.record));
+        state_.records.mark(line.cursor);
         ++records.meta[line.record].references;
     }
     spend(budget, line.cursor - begin);

@@ -7,7 +7,9 @@
 // Records that are not on media yet use the top of the payload range (pending()). An entry of all ones: never written.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+#include <span>
 
 #include "base/page_memory.hpp"
 
@@ -51,10 +53,7 @@ public:
         if (wide_) {
             return ~wide()[lba];
         }
-        const uint32_t entry = ~narrow()[lba];
-        const uint64_t low = entry & kNarrowMask;
-        return (uint64_t{entry >> kNarrowShift} << kTagShift) |
-               (low >= kNarrowBlocksMax ? low + (kPayloadMask - kNarrowMask) : low);
+        return widened(~narrow()[lba]);
     }
     void set(uint64_t lba, uint64_t entry) noexcept {
         if (wide_) {
@@ -68,16 +67,46 @@ public:
     void prefetch(uint64_t lba) const noexcept {
         __builtin_prefetch(memory_.data() + lba * (wide_ ? sizeof(uint64_t) : sizeof(uint32_t)), 1);
     }
-    [[nodiscard]] uint64_t block_count() const noexcept { return block_count_; }
-    // Entries below this LBA may become never-written: their memory goes back to the kernel, in whole (huge) pages.
-    void release_below(uint64_t lba) noexcept {
-        memory_.release_below(lba * (wide_ ? sizeof(uint64_t) : sizeof(uint32_t)));
+    // The entry of a checkpoint with 4 bytes. It has no pending payloads: these are addresses there.
+    [[nodiscard]] static constexpr uint64_t of_narrow(uint32_t entry) noexcept {
+        return entry == ~uint32_t{0} ? kInvalid
+                                     : (uint64_t{entry >> kNarrowShift} << kTagShift) | (entry & kNarrowMask);
     }
+    // Entries as a checkpoint has them: as wide as here, not inverted.
+    void set_range(uint64_t first, std::span<const uint32_t> entries) noexcept { invert(entries, narrow() + first); }
+    void set_range(uint64_t first, std::span<const uint64_t> entries) noexcept { invert(entries, wide() + first); }
+    // The entries of these LBAs in the order of the LBAs, as visit(entry).
+    template <typename Visit>
+    void each(uint64_t first, uint64_t end, Visit &&visit) const noexcept {
+        if (wide_) {
+            for (uint64_t lba = first; lba < end; ++lba) {
+                visit(~wide()[lba]);
+            }
+        } else {
+            for (uint64_t lba = first; lba < end; ++lba) {
+                visit(widened(~narrow()[lba]));
+            }
+        }
+    }
+    [[nodiscard]] uint64_t block_count() const noexcept { return block_count_; }
+    [[nodiscard]] bool is_wide() const noexcept { return wide_; }
 
 private:
     static constexpr unsigned kNarrowShift = 30;
     static constexpr uint64_t kNarrowMask = (uint64_t{1} << kNarrowShift) - 1;
 
+    // Pending payloads are at the top, whatever the width.
+    [[nodiscard]] static constexpr uint64_t widened(uint32_t entry) noexcept {
+        const uint64_t low = entry & kNarrowMask;
+        return (uint64_t{entry >> kNarrowShift} << kTagShift) |
+               (low >= kNarrowBlocksMax ? low + (kPayloadMask - kNarrowMask) : low);
+    }
+    template <typename Entry>
+    static void invert(std::span<const Entry> from, Entry *to) noexcept {
+        for (size_t i = 0; i < from.size(); ++i) {
+            to[i] = ~from[i];
+        }
+    }
     [[nodiscard]] uint64_t *wide() const noexcept { return reinterpret_cast<uint64_t *>(memory_.data()); }
     [[nodiscard]] uint32_t *narrow() const noexcept { return reinterpret_cast<uint32_t *>(memory_.data()); }
 

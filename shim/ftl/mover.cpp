@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Moves of bands from start to end, and their records. mover_metadata.cpp reads a band's metadata, mover_read.cpp its
-// blocks; the scrub is in scrub.cpp.
+// Moves of bands from start to end. mover_metadata.cpp reads a band's metadata, mover_read.cpp its blocks;
+// mover_records.cpp writes its records again; the scrub is in scrub.cpp.
 #include "ftl/mover.hpp"
 
 #include <algorithm>
@@ -8,12 +8,6 @@
 #include "base/mutation.hpp"
 
 namespace ftl {
-
-using layout::BatchHeader;
-using layout::BatchKind;
-using layout::BlockEntry;
-using layout::RecordEntry;
-using layout::SummaryBlock;
 
 Movers::Movers(CoreState &state)
     : state_(state),
@@ -29,7 +23,6 @@ Movers::Movers(CoreState &state)
         mover.index = static_cast<uint16_t>(i);
         mover.buffer = memory_.data() + i * blocks * kBlockSize;
         mover.entries.resize(size_t{kWindowBlocks} * layout::kEntriesPerBlock);
-        mover.in_force.reserve(layout::kEntriesPerBlock);
         mover.io.op = Op::read;
         mover.io.iov = &mover.iov;
         mover.io.iov_count = 1;
@@ -37,6 +30,10 @@ Movers::Movers(CoreState &state)
         mover.io.complete = on_metadata;
     }
     movers_.back().scrubs = true;
+    for (size_t i = 0; i + 1 < movers_.size(); ++i) {
+        movers_[i].group.emplace(state_.config.block_count, state_.config.trim_chunk,
+                                 state_.config.zone_capacity * state_.punits);
+    }
     in_turn_.reserve(movers_.size());
     for (size_t i = 0; i < scrub_reads_.size(); ++i) {
         ScrubRead &read = scrub_reads_[i];
@@ -134,7 +131,7 @@ uint32_t Movers::run(Mover &mover) noexcept {
                 }
                 break;
             case Phase::records:
-                if (!scan_records(mover)) {
+                if (!write_records(mover)) {
                     return work;
                 }
                 break;
@@ -197,134 +194,6 @@ void Movers::finish(Mover &mover) noexcept {
     mover.phase = Phase::free;
     --state_.active_moves;
     state_.emit(EventKind::move_done, mover.band, mover.moved, mover.lost);
-}
-
-// --- records in force
-
-// Newest first: if two records of this header cover one LBA, the newer one takes its L2P entry.
-void Movers::take_records(Mover &mover, const BatchHeader &header, uint64_t address) noexcept {
-    if (mover.scrubs) {
-        return;  // the scrub only verifies
-    }
-    mover.in_force.clear();
-    for (uint32_t i = 0; i < header.count; ++i) {
-        const RecordEntry entry = header.records[i];
-        if (entry.lba < state_.config.block_count && entry.block_count <= state_.config.block_count - entry.lba &&
-            (entry.flags == layout::kRecordTrim || entry.flags == layout::kRecordLost)) {
-            mover.in_force.push_back(entry);
-        }
-    }
-    std::sort(mover.in_force.begin(), mover.in_force.end(),
-              [](const RecordEntry &a, const RecordEntry &b) { return a.seq > b.seq; });
-    mover.header_address = address;
-    mover.record = 0;
-    mover.record_cursor = 0;
-    mover.phase = Phase::records;
-}
-
-bool Movers::scan_records(Mover &mover) noexcept {
-    uint32_t budget = kScanStep;
-    for (; mover.record < mover.in_force.size(); ++mover.record, mover.record_cursor = 0) {
-        const RecordEntry &entry = mover.in_force[mover.record];
-        const uint64_t flag = entry.flags == layout::kRecordTrim ? L2p::kTrimFlag : L2p::kLostFlag;
-        const uint64_t match = flag | mover.header_address;
-        uint64_t &i = mover.record_cursor;
-        while (i < entry.block_count && state_.l2p.get(entry.lba + i) != match) {
-            ++i;
-            if (--budget == 0) {
-                scanning_ = true;
-                return false;
-            }
-        }
-        if (i == entry.block_count) {
-            continue;
-        }
-        if (!state_.records.room()) {
-            return false;
-        }
-        state_.records.enqueue(
-            state_.records.copy(entry.lba, entry.seq, entry.block_count, entry.flags, match, mover.index));
-        ++mover.records;
-    }
-    mover.phase = Phase::window;
-    return true;
-}
-
-void Movers::make_fresh(Mover &mover, uint64_t flag, uint64_t lba, uint32_t block_count) noexcept {
-    Records &records = state_.records;
-    state_.overtake_trim(lba, block_count);
-    const uint32_t record = records.make(state_, flag, lba, block_count, mover.index);
-    for (uint32_t i = 0; i < block_count; ++i) {
-        state_.replace(lba + i, L2p::pending(flag, record));
-    }
-    records.meta[record].references = block_count;
-    records.enqueue(record);
-    ++mover.records;
-}
-
-bool Movers::declare_lost(Mover &mover) noexcept {
-    RelocBuffer &buffer = state_.reloc;
-    bool any = false;
-    while (!mover.lost_slots.empty() && state_.records.room()) {
-        const uint32_t slot = mover.lost_slots.pop_front(buffer.next.data());
-        const RelocBuffer::Meta &meta = buffer.meta[slot];
-        state_.trims.uncover(state_, meta.lba);
-        if (state_.l2p.get(meta.lba) == meta.source) {
-            make_fresh(mover, MUTATED(rotten_block_forgotten) ? L2p::kTrimFlag : L2p::kLostFlag, meta.lba, 1);
-            ++mover.lost;
-            ++state_.stats.lost_blocks;
-            state_.emit(EventKind::block_lost, meta.lba, meta.source, meta.status);
-        }
-        buffer.free.give(slot);
-        any = true;
-    }
-    return any;
-}
-
-// Handles L2P entries in this band that no metadata on media explains. Each run of LBAs gets a record; trimmed LBAs
-// stay trimmed.
-bool Movers::sweep(Mover &mover) noexcept {
-    const auto flag_of = [&](uint64_t lba) -> uint64_t {
-        state_.trims.uncover(state_, lba);
-        const uint64_t entry = state_.l2p.get(lba);
-        const L2p::Tag tag = L2p::tag(entry);
-        if (tag == L2p::Tag::slot || entry == L2p::kInvalid || (tag != L2p::Tag::media && L2p::is_pending(entry)) ||
-            state_.band_of(L2p::payload(entry)) != mover.band) {
-            return 0;
-        }
-        return tag == L2p::Tag::trim ? L2p::kTrimFlag : L2p::kLostFlag;
-    };
-    const uint64_t stop = std::min(state_.config.block_count, mover.sweep_lba + kScanStep);
-    while (mover.sweep_lba < stop) {
-        const uint64_t lba = mover.sweep_lba;
-        const uint64_t flag = flag_of(lba);
-        if (flag == 0) {
-            ++mover.sweep_lba;
-            continue;
-        }
-        if (state_.p2l && flag == L2p::kTrimFlag) {
-            state_.replace(lba, L2p::kInvalid);
-            ++mover.sweep_lba;
-            continue;
-        }
-        if (!state_.records.room()) {
-            return false;
-        }
-        uint32_t count = 0;
-        while (lba + count < stop && flag_of(lba + count) == flag) {
-            const uint64_t entry = state_.l2p.get(lba + count);
-            if (L2p::tag(entry) == L2p::Tag::media) {
-                ++mover.lost;
-                ++state_.stats.lost_blocks;
-                state_.emit(EventKind::block_lost, lba + count, entry, status::unrecovered_read);
-            }
-            ++count;
-        }
-        make_fresh(mover, flag, lba, count);
-        mover.sweep_lba += count;
-    }
-    scanning_ = true;
-    return mover.sweep_lba == state_.config.block_count || !state_.bands[mover.band].in_force();
 }
 
 }  // namespace ftl

@@ -4,9 +4,10 @@
 // For each zone of the band, a mover reads the summary if every block of it is valid. Otherwise it reads the headers,
 // one by one (where batches are short, several with one read), up to a block that is not a valid header, which is
 // mostly where a zone was finished early. It stops when nothing in the band is valid any more. Data blocks
-// that an LBA points to are read in runs, verified, and queued with their seq; valid records are queued again. A block
-// that can't be read, or does not match its CRC, is read again later, alone. Then the mover asks the write buffer and
-// the nv cache, which may still have it. If they do not, the block becomes a lost record, so that no older version
+// that an LBA points to are read in runs, verified, and queued with their seq. Records are collected, up to 16 Ki of
+// them; then those that are valid are written again together (RecordGroup), in the part of their range that is valid. A
+// block that can't be read, or does not match its CRC, is read again later, alone. Then the mover asks the write buffer
+// and the nv cache, which may still have it. If they do not, the block becomes a lost record, so that no older version
 // comes back. If valid data is left then, everything is read once more, with a search for headers after damaged ones.
 // Finally, a sweep over the L2P declares data lost that no metadata described (trims are simply recorded again).
 //
@@ -25,10 +26,12 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "base/page_memory.hpp"
 #include "ftl/core_state.hpp"
+#include "ftl/record_group.hpp"
 
 namespace ftl {
 
@@ -63,7 +66,8 @@ public:
         --movers_[mover].copies;
         ++movers_[mover].moved;
     }
-    void record_done(uint16_t mover) noexcept { --movers_[mover].records; }
+    // A record of a mover has landed, and settled if it is not a copy.
+    void record_done(const Records::Meta &record) noexcept;
 
     // Scrubs a band. False: a scrub is in progress. The band may be written, moved or reset meanwhile. stays: the band
     // is not moved, so damage does not end the scrub, and the band may be faulted.
@@ -94,6 +98,9 @@ private:
     static constexpr uint64_t kQuickNs = kSlowNs / 4;         // and one that takes less is not, if all others are
 
     enum class Phase : uint8_t { free, settling, next_zone, reading, window, records, drain, pause, sweep, last_drain };
+    // What is done with a group of records: find those in force, write them again, wait until they are on media, let
+    // the L2P refer to the copies, forget them.
+    enum class RecordStep : uint8_t { find, copy, land, move, clear };
     // The purpose of the metadata I/O in flight.
     enum class Want : uint8_t { summary, walk_header, record_header };
 
@@ -128,11 +135,11 @@ private:
         uint32_t first_offset = 0;
         uint32_t entry = 0;
         uint32_t entry_count = 0;
-        // Records of one header that may be valid.
-        std::vector<layout::RecordEntry> in_force;
+        // Records that may be valid. The scrub has none.
+        std::optional<RecordGroup> group;
+        RecordStep record_step = RecordStep::find;
         uint32_t record = 0;
-        uint64_t record_cursor = 0;
-        uint64_t header_address = 0;  // theirs
+        bool zones_done = false;
         uint64_t sweep_lba = 0;
         uint32_t reads = 0;
         uint32_t copies = 0;
@@ -194,7 +201,7 @@ private:
     void damaged(Mover &mover, Status status) noexcept;
     bool scan_window(Mover &mover) noexcept;
     void take_records(Mover &mover, const layout::BatchHeader &header, uint64_t address) noexcept;
-    bool scan_records(Mover &mover) noexcept;
+    bool write_records(Mover &mover) noexcept;
     bool declare_lost(Mover &mover) noexcept;
     bool sweep(Mover &mover) noexcept;
     void finish(Mover &mover) noexcept;

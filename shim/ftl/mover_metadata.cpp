@@ -20,6 +20,7 @@ void Movers::next_zone(Mover &mover) noexcept {
         if (zone.start == kNoZone || zone.write_pointer == 0) {
             continue;
         }
+        mover.zones_done = false;
         mover.walking = zone.write_pointer < state_.data_area + state_.summary_area;
         mover.summary_next = 0;
         mover.walk_offset = 0;
@@ -36,7 +37,8 @@ void Movers::next_zone(Mover &mover) noexcept {
         next_metadata(mover);
         return;
     }
-    mover.phase = Phase::drain;
+    mover.zones_done = true;
+    mover.phase = mover.scrubs || mover.group->empty() ? Phase::drain : Phase::records;
 }
 
 void Movers::next_metadata(Mover &mover) noexcept {

@@ -2,10 +2,21 @@
 #include "ftl/records.hpp"
 
 #include <algorithm>
+#include <bit>
 
 #include "ftl/core_state.hpp"
 
 namespace ftl {
+
+Records::Records(BufferMapping &mapping, uint64_t block_count, uint32_t chunk_blocks)
+    : records(mapping.records()),
+      free(kRecordCount),
+      next(kRecordCount, kNoSlot),
+      meta(kRecordCount),
+      shift_(static_cast<unsigned>(std::countr_zero(chunk_blocks))),
+      word_shift_(shift_ + 6),
+      block_count_(block_count),
+      marks_(PageMemory::or_bad_alloc(((block_count >> word_shift_) + 1) * sizeof(uint64_t), Pages::sparse)) {}
 
 uint32_t Records::make(CoreState &state, uint64_t flag, uint64_t lba, uint32_t block_count, uint16_t mover) noexcept {
     return make(state, flag, lba, block_count, mover, state.next_seq++);
@@ -30,8 +41,8 @@ uint32_t Records::make(CoreState &state, uint64_t flag, uint64_t lba, uint32_t b
     return record;
 }
 
-uint32_t Records::copy(uint64_t lba, uint64_t seq, uint32_t block_count, uint32_t flags, uint64_t match,
-                       uint16_t mover) noexcept {
+uint32_t Records::copy(uint64_t lba, uint64_t seq, uint32_t block_count, uint32_t flags, uint16_t mover,
+                       uint32_t number) noexcept {
     const uint32_t record = free.take();
     PendingRecord &entry = records[record];
     entry.lba = lba;
@@ -40,9 +51,9 @@ uint32_t Records::copy(uint64_t lba, uint64_t seq, uint32_t block_count, uint32_
     entry.flags = flags;
     Meta &record_meta = meta[record];
     record_meta = Meta{};
-    record_meta.match = match;
-    record_meta.cursor = lba;
+    record_meta.match = kCopied;
     record_meta.mover = mover;
+    record_meta.number = number;
     return record;
 }
 
@@ -66,7 +77,7 @@ void Records::landed(CoreState &state, uint32_t record, uint64_t header) noexcep
     record_meta.landed = true;
     record_meta.header = header;
     Band &band = state.bands.change(state.band_of(header));
-    band.references += record_meta.references;
+    band.references += record_meta.references - (MUTATED(references_miscounted) && record_meta.references > 1 ? 1 : 0);
     ++band.settling;
     if (!retains(state)) {
         retract(records[record].state);
@@ -88,31 +99,70 @@ void Records::applied(uint32_t record) noexcept {
 
 bool Records::settle_some(CoreState &state, uint32_t record, uint32_t &budget) noexcept {
     Meta &record_meta = meta[record];
-    const bool fresh = L2p::is_pending(record_meta.match);
-    const uint64_t end = records[record].lba + records[record].block_count;
-    const uint64_t stop = std::min(end, record_meta.cursor + budget);
-    const uint64_t entry = (record_meta.match & ~L2p::kPayloadMask) | record_meta.header;
-    Band &home = state.bands.change(state.band_of(record_meta.header));
-    uint64_t lba = record_meta.cursor;
-    for (; lba < stop && !(fresh && record_meta.references == 0); ++lba) {
-        if (state.l2p.get(lba) != record_meta.match) {
-            continue;
-        }
-        if (fresh) {
-            --record_meta.references;
-        } else {
-            --state.bands.change(state.band_of(L2p::payload(record_meta.match))).references;
-            ++home.references;
-        }
-        state.l2p.set(lba, entry);
+    if (record_meta.match == kCopied) {
+        --budget;
+        return true;
     }
-    budget -= static_cast<uint32_t>(std::max<uint64_t>(lba - record_meta.cursor, 1));
-    record_meta.cursor = lba;
-    if (lba < end && !(fresh && record_meta.references == 0)) {
+    const uint64_t end = records[record].lba + records[record].block_count;
+    if (!record_meta.searched) {
+        settle_marked(state, record_meta, end, budget);
+        if (record_meta.references > 0 && record_meta.cursor < end) {
+            return false;
+        }
+        record_meta.searched = true;
+        record_meta.cursor = records[record].lba;
+    }
+    // Nothing is left, unless a mark was missing.
+    uint64_t &lba = record_meta.cursor;
+    for (; lba < end && record_meta.references > 0 && budget > 0; ++lba, --budget) {
+        settle_entry(state, record_meta, lba);
+    }
+    if (lba < end && record_meta.references > 0) {
         return false;
     }
-    --home.settling;
+    budget -= budget > 0 ? 1 : 0;
+    --state.bands.change(state.band_of(record_meta.header)).settling;
     return true;
+}
+
+void Records::settle_entry(CoreState &state, Meta &record_meta, uint64_t lba) noexcept {
+    if (state.l2p.get(lba) == record_meta.match) {
+        --record_meta.references;
+        state.l2p.set(lba, (record_meta.match & ~L2p::kPayloadMask) | record_meta.header);
+    }
+}
+
+void Records::settle_marked(CoreState &state, Meta &record_meta, uint64_t end, uint32_t &budget) noexcept {
+    const uint32_t chunk_blocks = 1U << shift_;
+    uint64_t &lba = record_meta.cursor;
+    while (lba < end && record_meta.references > 0 && budget > 0) {
+        const uint64_t chunk = lba >> shift_;
+        const uint64_t word = marks()[chunk / 64] >> chunk % 64;
+        if (word == 0) {
+            lba = (chunk / 64 + 1) << word_shift_;
+            --budget;
+            continue;
+        }
+        const uint64_t marked = chunk + static_cast<uint64_t>(std::countr_zero(word));
+        if (marked << shift_ < end && !settle_chunk(state, record_meta, marked)) {
+            marks()[marked / 64] &= ~(uint64_t{1} << marked % 64);
+        }
+        lba = (marked + 1) << shift_;
+        budget -= std::min(budget, chunk_blocks);
+    }
+}
+
+// Returns whether other records are pending there.
+bool Records::settle_chunk(CoreState &state, Meta &record_meta, uint64_t chunk) noexcept {
+    bool others = false;
+    const uint64_t end = std::min((chunk + 1) << shift_, block_count_);
+    for (uint64_t lba = chunk << shift_; lba < end; ++lba) {
+        settle_entry(state, record_meta, lba);
+        const uint64_t entry = state.l2p.get(lba);
+        const L2p::Tag tag = L2p::tag(entry);
+        others |= (tag == L2p::Tag::trim || tag == L2p::Tag::lost) && L2p::is_pending(entry);
+    }
+    return others;
 }
 
 }  // namespace ftl

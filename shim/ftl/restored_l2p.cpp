@@ -2,7 +2,9 @@
 #include "ftl/restored_l2p.hpp"
 
 #include <algorithm>
+#include <array>
 #include <bit>
+#include <functional>
 #include <iterator>
 #include <map>
 #include <stdexcept>
@@ -19,16 +21,19 @@ constexpr size_t kAhead = 16;
 
 }  // namespace
 
-RestoredL2p::RestoredL2p(uint64_t block_count, uint64_t base_block_count, bool with_crcs, bool with_seqs)
+RestoredL2p::RestoredL2p(uint64_t block_count, uint64_t base_block_count, bool with_crcs, bool with_seqs,
+                         bool many_seqs)
     : l2p_(block_count, base_block_count), crcs_(block_count, with_crcs) {
     if (with_seqs) {
-        seqs_ = PageMemory::or_bad_alloc(block_count * sizeof(uint64_t), Pages::sparse_huge);
+        seqs_ =
+            PageMemory::or_bad_alloc(block_count * sizeof(uint64_t), many_seqs ? Pages::sparse_huge : Pages::sparse);
     }
 }
 
 RestoredL2p::Added RestoredL2p::add(std::span<const BlockEntry> rows, std::span<const uint64_t> addresses,
                                     bool all_doubtful) {
     Added added;
+    ++version_;
     for (size_t i = 0; i < rows.size(); ++i) {
         if (i + kAhead < rows.size()) {
             prefetch(rows[i + kAhead].lba);
@@ -40,6 +45,7 @@ RestoredL2p::Added RestoredL2p::add(std::span<const BlockEntry> rows, std::span<
 
 RestoredL2p::Added RestoredL2p::add(const Summary &summary, uint64_t start, bool all_doubtful) {
     Added added;
+    ++version_;
     const size_t count = summary.row_count();
     for (size_t i = 0; i < count; ++i) {
         if (i + kAhead < count) {
@@ -59,7 +65,7 @@ void RestoredL2p::consider(const BlockEntry &row, uint32_t number, uint64_t addr
     }
     ++added.blocks;
     added.seq_sum += static_cast<double>(row.seq);
-    if (row.seq < seqs()[row.lba] && !MUTATED(older_seq_wins)) {
+    if (row.seq < known_seq(row.lba) && !MUTATED(older_seq_wins)) {
         return;
     }
     if (doubtful || is_held(row.lba)) {
@@ -70,6 +76,7 @@ void RestoredL2p::consider(const BlockEntry &row, uint32_t number, uint64_t addr
 }
 
 void RestoredL2p::merge(std::span<const BlockEntry> rows, std::span<const uint64_t> addresses) {
+    ++version_;
     for (size_t i = 0; i < rows.size(); ++i) {
         if (rows[i].lba < block_count()) {
             take(rows[i], addresses[i]);
@@ -78,9 +85,9 @@ void RestoredL2p::merge(std::span<const BlockEntry> rows, std::span<const uint64
 }
 
 void RestoredL2p::take(const BlockEntry &row, uint64_t address) {
-    uint64_t &known = seqs()[row.lba];
+    const uint64_t known = known_seq(row.lba);
     if (MUTATED(older_seq_wins) ? known == 0 || row.seq < known : row.seq > known) {
-        known = row.seq;
+        seqs()[row.lba] = row.seq;
         l2p_.set(row.lba, address);
         crcs_.set(row.lba, BlockCrcs::cut(row.crc));
     } else if (row.seq == known && known != 0) {
@@ -97,7 +104,7 @@ void RestoredL2p::prefetch(uint64_t lba) const noexcept {
 }
 
 void RestoredL2p::hold(uint64_t lba, uint64_t count) {
-    check_range(lba, count, "hold");
+    check_seqs(lba, count, "hold");
     if (held_.data() == nullptr) {
         held_ = PageMemory::or_bad_alloc((block_count() / 64 + 1) * sizeof(uint64_t), Pages::sparse);
     }
@@ -113,9 +120,10 @@ void RestoredL2p::hold(uint64_t lba, uint64_t count) {
 }
 
 void RestoredL2p::apply_record(uint64_t lba, uint64_t count, uint64_t seq, uint64_t entry) {
-    check_range(lba, count, "apply_record");
+    check_seqs(lba, count, "apply_record");
+    ++version_;
     for (uint64_t i = lba; i < lba + count; ++i) {
-        if (seqs()[i] <= seq) {
+        if (known_seq(i) <= seq) {
             seqs()[i] = seq;
             l2p_.set(i, entry);
         }
@@ -123,10 +131,11 @@ void RestoredL2p::apply_record(uint64_t lba, uint64_t count, uint64_t seq, uint6
 }
 
 uint64_t RestoredL2p::supersede(uint64_t lba, uint64_t count, uint64_t seq) {
-    check_range(lba, count, "supersede");
+    check_seqs(lba, count, "supersede");
+    ++version_;
     uint64_t older = 0;
     for (uint64_t i = lba; i < lba + count; ++i) {
-        if (seqs()[i] < seq) {
+        if (known_seq(i) < seq) {
             ++older;
             // Else it would take memory where nothing was.
             if (l2p_.get(i) != L2p::kInvalid) {
@@ -137,25 +146,94 @@ uint64_t RestoredL2p::supersede(uint64_t lba, uint64_t count, uint64_t seq) {
     return older;
 }
 
-RestoredL2p::ZoneUse RestoredL2p::zone_use(uint64_t zone_size, uint64_t zone_count) const {
-    ZoneUse use;
-    use.blocks.resize(zone_count);
-    use.records.resize(zone_count);
+RestoredL2p::Counts RestoredL2p::count(uint64_t zone_size, uint64_t zone_count, uint32_t chunk_blocks) const {
+    Counts counts;
+    counts.zone_size = zone_size;
+    counts.chunk_blocks = chunk_blocks;
+    counts.of_version = version_;
+    counts.chunk_content =
+        PageMemory::or_bad_alloc((block_count() + chunk_blocks - 1) / chunk_blocks, Pages::sparse_huge);
+    std::vector<uint64_t> slots(zone_count), trims(zone_count), losses(zone_count);
+    // Two counters for each zone, which take turns: an entry would wait for its neighbour in the same zone.
+    std::vector<uint64_t> media(zone_count), media_too(zone_count);
+    const std::array counters{media.data(),     slots.data(), trims.data(), losses.data(),
+                              media_too.data(), slots.data(), trims.data(), losses.data()};
     const int shift = std::has_single_bit(zone_size) ? std::countr_zero(zone_size) : -1;
-    for (uint64_t lba = 0; lba < block_count(); ++lba) {
-        const uint64_t entry = l2p_.get(lba);
-        if (entry == L2p::kInvalid) {
-            continue;
+    for (uint64_t first = 0; first < block_count(); first += chunk_blocks) {
+        const uint64_t end = std::min(block_count(), first + chunk_blocks);
+        uint64_t known = 0;
+        uint64_t trimmed = 0;
+        uint64_t wrong = 0;
+        size_t turn = 0;
+        l2p_.each(first, end, [&](uint64_t entry) {
+            const uint64_t address = L2p::payload(entry);
+            // A division would take ten times as long.
+            const uint64_t zone = shift >= 0 ? address >> shift : address / zone_size;
+            if (zone >= zone_count) [[unlikely]] {
+                wrong += entry != L2p::kInvalid ? 1 : 0;
+                return;
+            }
+            ++known;
+            trimmed += L2p::tag(entry) == L2p::Tag::trim ? 1 : 0;
+            ++counters[turn | static_cast<size_t>(L2p::tag(entry))][zone];
+            turn ^= 4;
+        });
+        if (wrong > 0) {
+            throw std::out_of_range("an entry of LBAs " + std::to_string(first) + " to " + std::to_string(end - 1) +
+                                    " is behind the last zone");
         }
-        const uint64_t address = L2p::payload(entry);
-        // A division would take ten times as long.
-        const uint64_t zone = shift >= 0 ? address >> shift : address / zone_size;
-        if (zone >= zone_count) {
-            throw std::out_of_range("zone_use: LBA " + std::to_string(lba) + " is behind the last zone");
+        counts.known += known;
+        counts.content += known - trimmed;
+        if (known > trimmed) {
+            counts.chunk_content.data()[first / chunk_blocks] = static_cast<uint8_t>(known - trimmed);
         }
-        ++(L2p::tag(entry) == L2p::Tag::media ? use.blocks : use.records)[zone];
     }
-    return use;
+    if (std::any_of(slots.begin(), slots.end(), [](uint64_t count) { return count > 0; })) {
+        throw std::out_of_range("an entry is not an address");
+    }
+    counts.blocks.resize(zone_count);
+    counts.records.resize(zone_count);
+    std::transform(media.begin(), media.end(), media_too.begin(), counts.blocks.begin(), std::plus<>());
+    std::transform(trims.begin(), trims.end(), losses.begin(), counts.records.begin(), std::plus<>());
+    return counts;
+}
+
+void RestoredL2p::put_range(uint64_t first, std::span<const uint32_t> narrow) {
+    check_range(first, narrow.size(), "put_range");
+    ++version_;
+    if (!l2p_.is_wide()) {
+        l2p_.set_range(first, narrow);
+        return;
+    }
+    // The base has grown since, or is almost too large for entries of 4 bytes.
+    for (size_t i = 0; i < narrow.size(); ++i) {
+        if (const uint64_t entry = L2p::of_narrow(narrow[i]); entry != L2p::kInvalid) {
+            l2p_.set(first + i, entry);
+        }
+    }
+}
+
+void RestoredL2p::put_range(uint64_t first, std::span<const uint64_t> wide) {
+    check_range(first, wide.size(), "put_range");
+    ++version_;
+    if (l2p_.is_wide()) {
+        l2p_.set_range(first, wide);
+        return;
+    }
+    for (size_t i = 0; i < wide.size(); ++i) {
+        // Else it would take memory where nothing is.
+        if (wide[i] != L2p::kInvalid) {
+            l2p_.set(first + i, wide[i]);
+        }
+    }
+}
+
+void RestoredL2p::put_crcs(uint64_t first, std::span<const uint16_t> cut_crcs) {
+    check_range(first, cut_crcs.size(), "put_crcs");
+    ++version_;
+    if (crcs_.kept()) {
+        crcs_.set_range(first, cut_crcs);
+    }
 }
 
 void RestoredL2p::drop_seqs() {
@@ -164,9 +242,12 @@ void RestoredL2p::drop_seqs() {
     copies_ = {};
 }
 
-void RestoredL2p::release_below(uint64_t lba) noexcept {
-    l2p_.release_below(lba);
-    crcs_.release_below(lba);
+void RestoredL2p::exchange(L2p &l2p, BlockCrcs *crcs) noexcept {
+    ++version_;
+    std::swap(l2p_, l2p);
+    if (crcs != nullptr) {
+        std::swap(crcs_, *crcs);
+    }
 }
 
 RestoredL2p RestoredL2p::grown(uint64_t block_count, uint64_t base_block_count) const {
@@ -188,6 +269,10 @@ void RestoredL2p::check_range(uint64_t lba, uint64_t count, const char *what) co
     if (lba > block_count() || count > block_count() - lba) {
         throw std::out_of_range(std::string(what) + ": beyond the last LBA");
     }
+}
+
+void RestoredL2p::check_seqs(uint64_t lba, uint64_t count, const char *what) const {
+    check_range(lba, count, what);
     if (!has_seqs()) {
         throw std::out_of_range(std::string(what) + ": the seqs were dropped");
     }

@@ -3,7 +3,8 @@
 // the zones and says what counts (docs/restore.md, "The newest version").
 //
 // Memory: the L2P, 8 bytes for each LBA that has a version (the seqs, until drop_seqs()), and one Copy for each version
-// that is on media more than once. For one thread at a time.
+// that is on media more than once. With a running checkpoint (docs/checkpoint.md) only LBAs of bands that are read have
+// seqs; without `many_seqs` their memory is taken in small pages. For one thread at a time.
 #pragma once
 
 #include <cstddef>
@@ -40,13 +41,23 @@ public:
         double seq_sum = 0;              // of these
     };
 
-    struct ZoneUse {
+    // What the table holds that is in force.
+    struct Counts {
         std::vector<uint64_t> blocks;   // by zone: LBAs with data there
         std::vector<uint64_t> records;  // LBAs with a record there
+        uint64_t zone_size = 0;
+        uint64_t known = 0;    // LBAs that are not never-written
+        uint64_t content = 0;  // of these, LBAs that are not trimmed
+        uint32_t chunk_blocks = 0;
+        PageMemory chunk_content;  // by chunk: LBAs with content, as Trims keeps them
+        uint64_t of_version = 0;   // of the table, when it was counted
     };
 
     // The number of the base's blocks determines the width of an entry, as in L2p. Throws std::bad_alloc.
-    RestoredL2p(uint64_t block_count, uint64_t base_block_count, bool with_crcs, bool with_seqs);
+    RestoredL2p(uint64_t block_count, uint64_t base_block_count, bool with_crcs, bool with_seqs, bool many_seqs = true);
+
+    // From now on an entry without a seq counts as a version with this one: entries of a checkpoint are put so.
+    void assume(uint64_t seq) noexcept { assumed_ = seq; }
 
     // Takes what a zone says about its blocks. Of rows that are not older than what is known, those of held LBAs are
     // left out as doubtful, with all_doubtful all of them. Rows and addresses have the same length.
@@ -64,36 +75,53 @@ public:
     uint64_t supersede(uint64_t lba, uint64_t count, uint64_t seq);
     [[nodiscard]] const std::vector<Copy> &copies() const noexcept { return copies_; }
 
+    // As a checkpoint has them. Throws std::out_of_range.
+    void put_range(uint64_t first, std::span<const uint32_t> narrow);
+    void put_range(uint64_t first, std::span<const uint64_t> wide);
+    void put_crcs(uint64_t first, std::span<const uint16_t> cut_crcs);
+
     // Below, lba must be one of the device.
     [[nodiscard]] uint64_t entry(uint64_t lba) const noexcept { return l2p_.get(lba); }
     [[nodiscard]] uint16_t crc(uint64_t lba) const noexcept { return crcs_.get(lba); }
     // 0: no version is known, or the seqs were dropped.
-    [[nodiscard]] uint64_t seq(uint64_t lba) const noexcept { return has_seqs() ? seqs()[lba] : 0; }
-    void put(uint64_t lba, uint64_t entry) noexcept { l2p_.set(lba, entry); }
+    [[nodiscard]] uint64_t seq(uint64_t lba) const noexcept { return has_seqs() ? known_seq(lba) : 0; }
+    void put(uint64_t lba, uint64_t entry) noexcept {
+        ++version_;
+        l2p_.set(lba, entry);
+    }
     void put_crc(uint64_t lba, uint16_t crc) noexcept { crcs_.set(lba, crc); }
     void put_seq(uint64_t lba, uint64_t seq) noexcept {
         if (has_seqs()) {
             seqs()[lba] = seq;
         }
     }
-    // What each zone holds that is in force. Throws std::out_of_range for an entry behind the last zone.
-    [[nodiscard]] ZoneUse zone_use(uint64_t zone_size, uint64_t zone_count) const;
+    // chunk_blocks: as in Trims. Throws std::out_of_range if an entry is not an address in one of these zones,
+    // std::bad_alloc.
+    [[nodiscard]] Counts count(uint64_t zone_size, uint64_t zone_count, uint32_t chunk_blocks) const;
     [[nodiscard]] uint64_t block_count() const noexcept { return l2p_.block_count(); }
     [[nodiscard]] bool has_seqs() const noexcept { return seqs_.data() != nullptr; }
     [[nodiscard]] bool has_crcs() const noexcept { return crcs_.kept(); }
+    [[nodiscard]] bool is_wide() const noexcept { return l2p_.is_wide(); }
+    // It increases with every change.
+    [[nodiscard]] uint64_t version() const noexcept { return version_; }
 
     void drop_seqs();
-    // Gives the memory of all LBAs below this one back: their entries are never-written from now on. Whole pages only.
-    void release_below(uint64_t lba) noexcept;
+    // Gives the entries and the CRCs away, and has those instead, which must be of the same kind. crcs: may be null.
+    void exchange(L2p &l2p, BlockCrcs *crcs) noexcept;
     // The same entries on a larger device, without seqs. Throws std::invalid_argument for a smaller one.
     [[nodiscard]] RestoredL2p grown(uint64_t block_count, uint64_t base_block_count) const;
 
 private:
     void check_range(uint64_t lba, uint64_t count, const char *what) const;
+    void check_seqs(uint64_t lba, uint64_t count, const char *what) const;
     void consider(const BlockEntry &row, uint32_t number, uint64_t address, bool doubtful, Added &added);
     void take(const BlockEntry &row, uint64_t address);
     void prefetch(uint64_t lba) const noexcept;
     [[nodiscard]] uint64_t *seqs() const noexcept { return reinterpret_cast<uint64_t *>(seqs_.data()); }
+    [[nodiscard]] uint64_t known_seq(uint64_t lba) const noexcept {
+        const uint64_t known = seqs()[lba];
+        return known == 0 && assumed_ != 0 && l2p_.get(lba) != L2p::kInvalid ? assumed_ : known;
+    }
     [[nodiscard]] uint64_t *held() const noexcept { return reinterpret_cast<uint64_t *>(held_.data()); }
     [[nodiscard]] bool is_held(uint64_t lba) const noexcept {
         return held_.data() != nullptr && (held()[lba / 64] >> (lba % 64) & 1) != 0;
@@ -103,7 +131,9 @@ private:
     BlockCrcs crcs_;
     PageMemory seqs_;
     PageMemory held_;  // one bit for each LBA
+    uint64_t assumed_ = 0;
     std::vector<Copy> copies_;
+    uint64_t version_ = 0;
 };
 
 // The parts of ranges that no range before them has. Ranges are cut at `end`.

@@ -93,6 +93,7 @@ void Trims::trim_singly(CoreState &state, uint32_t record, uint64_t lba, uint64_
     for (; lba < end; ++lba) {
         if (!hides(lba) && CoreState::holds_content(state.l2p.get(lba))) {
             state.replace(lba, L2p::pending(L2p::kTrimFlag, record));
+            state.records.mark(lba);
             ++state.records.meta[record].references;
         }
     }
@@ -141,6 +142,7 @@ void Trims::apply(CoreState &state, uint64_t chunk) noexcept {
         state.bands.change(state.band_of(meta.header)).references += references;
     } else {
         meta.references += references;
+        state.records.mark(chunk << shift_);
     }
     chunks()[chunk] = 0;
     if (--trim.left == 0) {

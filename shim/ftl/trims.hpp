@@ -11,6 +11,7 @@
 #include <algorithm>
 #include <array>
 #include <cstdint>
+#include <utility>
 
 #include "base/page_memory.hpp"
 
@@ -38,6 +39,11 @@ public:
     [[nodiscard]] uint32_t record_of(uint64_t lba) const noexcept {
         return trims_[chunks()[lba >> shift_] - kContentMax - 1].record;
     }
+    [[nodiscard]] uint32_t chunk_blocks() const noexcept { return 1U << shift_; }
+    // All LBAs of the chunk hold content, and it is not hidden.
+    [[nodiscard]] bool is_full(uint64_t chunk) const noexcept { return chunks()[chunk] == chunk_blocks(); }
+    // A load has counted the content of all chunks.
+    void take_counts(PageMemory &chunk_content) noexcept { std::swap(memory_, chunk_content); }
     // An LBA of a chunk that is not hidden has got content, or has lost it.
     void count(uint64_t lba, bool holds_content) noexcept {
         uint8_t &chunk = chunks()[lba >> shift_];

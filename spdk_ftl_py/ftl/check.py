@@ -19,7 +19,8 @@ from ..errors import MediaError, NotFoundError
 from ..runtime.progress import Progress
 from ..runtime.reactor import ReactorLoop
 from .load import checkpoint as checkpoints
-from .load.checkpoint import Checkpoint, NotUsableError
+from .load.checkpoint import Checkpoint
+from .load.checkpoint_blocks import NotUsableError
 from .load.restore import restore
 from .load.restored import Restored
 from .load.zone_walk import ZoneContent, ZoneReader

@@ -21,6 +21,7 @@ from .cache.nv_cache_keeper import CacheKeeper, CacheState
 from .core import core_serves, end_core
 from .drains import Drains
 from .failing import Failing
+from .gc.checkpointing import Checkpointing
 from .gc.manager import BandManager
 from .gc.mending import Mending
 from .gc.scrub import Scrub
@@ -30,12 +31,13 @@ from .gc.zone_watch import ZoneWatch
 from .halt_log import HaltLog
 from .life import FtlState, Life
 from .load import checkpoint
+from .load.running import KEY
 from .load.write_buffer_file import BufferFiles
 from .media.band import Bands
 from .media.blockdev import BlockPort
 from .media.geometry import BLOCK_BYTES, Geometry
 from .media.superblock import SuperblockTooLongError, SuperblockWriter
-from .media.superblock_content import conf_to_store
+from .media.superblock_content import conf_beside, conf_to_store
 from .media.zone_map import ZoneMap
 from .media.zone_wear import ZoneWear
 from .media_errors import MediaErrors
@@ -125,7 +127,7 @@ class FtlDevice:
             policy=policy,
             on_broken=lambda: self._mending.begin(),
             on_replaced=self._policy_replaced,
-            on_decided=self.wear.look,
+            on_decided=self._on_decided,
             next_band_seq=next_band_seq,
             crashed=crashed,
         )
@@ -155,6 +157,18 @@ class FtlDevice:
             may_mend=lambda: self.state in (FtlState.RUNNING, FtlState.HALTING),
             write_superblock=lambda: self.write_superblock(clean=False),
             out_of_space=self.failing.out_of_space,
+            fail=self.failing.fail_with_core,
+        )
+        self.checkpointing = Checkpointing(
+            *(name, reactor, port.device, core),
+            lambda: dataclasses.replace(self.geometry, bands=self.zone_map.bands()),
+            superblock.media_uuid,
+            self._bands,
+            self._manager,
+            conf=lambda: self.conf,
+            may_write=lambda: self.state is FtlState.RUNNING and not no_data,
+            drain=self.make_durable,
+            save=lambda: self.write_superblock(clean=False),
             fail=self.failing.fail_with_core,
         )
         self._core_closed = False
@@ -229,8 +243,10 @@ class FtlDevice:
         can_write = self.life.begin_halt(self.name)
         self.zone_watch.stop()
         self.scrub.stop()
+        self.checkpointing.stop()
         try:
             await self.scrub.ended()
+            await self.checkpointing.ended()
             async with self._conf_turn:
                 # Nothing may be written after the clean superblock.
                 pass
@@ -315,8 +331,11 @@ class FtlDevice:
             refused=self._bands.broken_numbers(),
             progress=self._on_checkpoint_progress,
         )
-        if place is not None and self._superblock.takes({**content, "checkpoint": place}):
-            content["checkpoint"] = place
+        if place is not None:
+            whole = {**content, "checkpoint": place}
+            whole.pop(KEY, None)
+            if self._superblock.takes(whole):
+                content = whole
         await self._write_content(content, clean=True)
         if self._buffer_files is not None:
             self._buffer_files.remove()
@@ -331,6 +350,7 @@ class FtlDevice:
         """Idempotent."""
         self._stop()
         await self.scrub.ended()
+        await self.checkpointing.ended()
         await self._mending.ended()
         await self.wear.ended()
         try:
@@ -340,6 +360,7 @@ class FtlDevice:
             if self._buffer_files is not None:
                 self._buffer_files.release()
             await self.cache.close()
+            await self.checkpointing.close()
             await self._port.close()
 
     async def _close_core(self) -> None:
@@ -353,6 +374,11 @@ class FtlDevice:
         self._manager.stop()
         self.zone_watch.stop()
         self.scrub.stop()
+        self.checkpointing.stop()
+
+    def _on_decided(self) -> None:
+        self.wear.look()
+        self.checkpointing.look()
 
     def _stuck(self, reason: str) -> None:
         """No write can continue. If there are enough zones, a base that finishes zones by itself has taken the room of
@@ -550,6 +576,7 @@ class FtlDevice:
             "geometry": {**self.geometry.to_dict(), "replaced": self.zone_map.replaced},
             "bad_zones": self.zone_map.bad_zones,
             "conf": conf_to_store(self.conf),
+            **conf_beside(self.conf),
             "default_thresholds": default_thresholds_of(self.geometry),
             "next_seq": self.core.next_seq,
             "next_band_seq": self._manager.next_band_seq,
@@ -557,6 +584,7 @@ class FtlDevice:
             "nv_cache": self.cache.to_dict(),
             "scrub": self.scrub.to_dict(),
             "wear": self._bands.wear.to_dict(),
+            **self.checkpointing.to_dict(),
         }
 
     @property
@@ -582,7 +610,7 @@ class FtlDevice:
             "uuid": str(self.uuid),
             "state": self.state.value,
             **stats.spdk_groups(core, self.cache.stats()),
-            **stats.summary(core),
+            **stats.summary(core, self.checkpointing.written_blocks),
             **stats.of_bands(self._bands, self._manager),
             "wear": self.wear_told(),
             "lost_blocks": self.lost_blocks,
@@ -592,6 +620,7 @@ class FtlDevice:
             "unreadable_bands": self._errors.unreadable_bands,
             "spare_zones": self.zone_map.spare_count,
             "scrub": self.scrub.status(),
+            "checkpoint": self.checkpointing.status(),
             "core": core.as_dict(),
         }
 

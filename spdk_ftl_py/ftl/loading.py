@@ -6,9 +6,9 @@ import errno
 import functools
 import logging
 import secrets
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, ParamSpec, TypeVar
 from uuid import UUID
 
 from .. import _shim
@@ -29,6 +29,7 @@ from .load.held import HeldWrites, Recovered, RecoveredBlock
 from .load.restore import Room, restore
 from .load.restored import Restored
 from .load.room import lacks_room, make_room
+from .load.running import KEY
 from .load.write_buffer_file import BufferFiles
 from .media.blockdev import BlockPort
 from .media.geometry import BLOCK_BYTES, Geometry
@@ -39,13 +40,33 @@ log = logging.getLogger(__name__)
 
 INCARNATION_GAP_MAX: Final = 1 << 32
 FINISH_ATTEMPTS: Final = 3
-L2P_STEP: Final = 1 << 16
-"""Entries that are passed to the shim at a time: one or two ms of the event loop."""
 ITEM_BLOCKS: Final = 256
 """Entries of the L2P that are looked at in about 1 us."""
 BANDS_STEP: Final = 1 << 12
 
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def _memory_named(load: Callable[P, Awaitable[T]]) -> Callable[P, Coroutine[Any, Any, T]]:
+    """Where memory runs out in a load, the error names it. What the load has taken is given back by then."""
+
+    @functools.wraps(load)
+    async def named(*args: P.args, **options: P.kwargs) -> T:
+        try:
+            return await load(*args, **options)
+        except MemoryError as error:
+            raise FtlError(
+                f"{options['name']}: there is not enough memory to load FTL {options['uuid']}: end other programs, or "
+                "load it on a machine with more memory; the load can be repeated",
+                errno=errno.ENOMEM,
+            ) from error
+
+    return named
+
+
+@_memory_named
 async def load(
     reactor: ReactorLoop,
     base: _shim.BlockDevice,
@@ -76,7 +97,8 @@ async def load(
     settings: of the conf, as FtlConf.from_dict() takes them. They override the superblock, including settings with
     default values. If the policy can't be had, the default takes its place, and the log says so. replaced_policies: why
     one was replaced before (memory of Guard). Raises what restore() raises; before restore() ends nothing is written,
-    and load() may be interrupted and repeated at any point. With grow it also raises what plan_growth() raises.
+    and load() may be interrupted and repeated at any point. With grow it also raises what plan_growth() raises. Raises
+    FtlError with ENOMEM if memory runs out.
     """
     report = progress or (lambda step, part: None)
     given = FtlConf.from_dict(settings or {})
@@ -121,6 +143,8 @@ async def load(
         if grow is not None:
             found = await plan_growth(port, found, grow, settings or {})
             keeper.check(found.geometry)
+        if found.geometry.zone_count != zone_count or found.zones_to_take or not found.conf.running_checkpoint:
+            found.give_up_turn()
         check_base(name, base, found.conf, used_blocks=found.geometry.block_end)
         if found.conf.use_append and found.geometry.batch_blocks > base.max_append_blocks:
             raise ParameterError(
@@ -227,6 +251,8 @@ async def _loaded(
     await take_zones(port, found)
     await _fill(core, found, report)
     await device.bands_loaded()
+    if found.turn is not None:
+        device.checkpointing.loaded(found.turn)
     # The core gets no orders before this: a band that its L2P does not need may hold the newest durable version.
     await _recover(core, name, found.recovered)
     await keeper.start(core, uuid, found.conf.nv_cache, report)
@@ -255,7 +281,9 @@ async def _make_room(base: _shim.BlockDevice, port: BlockPort, name: str, found:
     items = found.geometry.zone_count + found.table.block_count // ITEM_BLOCKS
     if not (without_room or found.superblock.clean) and await aside(items, looked_at):
         without_room = True
-        emptied = None if isinstance(base, _shim.ZonedOverlay) or found.damage else await make_room(port, found)
+        # Until the next superblock, the next load may rely on closed bands being as they were when a turn began.
+        impossible = isinstance(base, _shim.ZonedOverlay) or found.damage or KEY in found.superblock.content
+        emptied = None if impossible else await make_room(port, found)
         outcome = "and none can be emptied" if emptied is None else f"band {emptied} was emptied"
         log.warning("%s: no band is free: %s", name, outcome)
     return without_room
@@ -271,13 +299,14 @@ async def _fill(core: _shim.FtlCore, found: Restored, report: Progress) -> None:
         known = found.history
         core.load_history(first, known.classes[part], known.opened_seqs[part], known.data_seqs[part])
         await turns()
-    block_count = found.table.block_count
-    for first in range(0, block_count, L2P_STEP):
-        end = min(block_count, first + L2P_STEP)
-        found.mapped_blocks += found.table.hand_over(core, first, end - first)
-        found.table.release_below(end)
-        report("l2p", end / block_count)
-        await turns()
+    counts = found.counts
+    if counts is None:
+        geometry = found.geometry
+        counting = functools.partial(found.table.count, geometry.zone_size, geometry.zone_count)
+        counts = await aside(geometry.block_count // ITEM_BLOCKS, counting)
+    core.take_l2p(found.table, counts)
+    found.mapped_blocks = counts.known
+    report("l2p", 1.0)
 
 
 async def _recover(core: _shim.FtlCore, name: str, items: list[Recovered]) -> None:

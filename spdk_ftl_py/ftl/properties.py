@@ -26,6 +26,7 @@ SETTINGS: Final = {
     "verify_reads": "",
     "scrub_days": "days",
     "rated_resets": "resets",
+    "running_checkpoint": "percent",
 }
 """Members of conf that may be changed while the FTL runs, besides the limits, and their units."""
 

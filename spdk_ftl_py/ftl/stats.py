@@ -32,10 +32,11 @@ def io_group(
     }
 
 
-def write_amplification(core: CoreStats) -> float:
-    """Blocks written to media for each block the user wrote; 0.0 before the first."""
+def write_amplification(core: CoreStats, checkpoint_blocks: int = 0) -> float:
+    """Blocks written to media for each block the user wrote; 0.0 before the first. checkpoint_blocks: of the running
+    checkpoint."""
     user = core.user_written_blocks
-    return core.media_written_blocks / user if user else 0.0
+    return (core.media_written_blocks + checkpoint_blocks) / user if user else 0.0
 
 
 def spdk_groups(core: CoreStats, cache: NvCacheStats | None = None) -> dict[str, Group]:
@@ -105,14 +106,14 @@ def wear(bands: Bands, moves: int, rated_resets: int) -> dict[str, Any]:
     }
 
 
-def summary(core: CoreStats) -> dict[str, Any]:
+def summary(core: CoreStats, checkpoint_blocks: int = 0) -> dict[str, Any]:
     """Additional counters without groups: what users ask for first."""
     return {
         "host_read_blocks": core.user_read_blocks,
         "host_written_blocks": core.user_written_blocks,
         "host_trimmed_blocks": core.user_trimmed_blocks,
-        "media_written_blocks": core.media_written_blocks,
-        "write_amplification": round(write_amplification(core), 4),
+        "media_written_blocks": core.media_written_blocks + checkpoint_blocks,
+        "write_amplification": round(write_amplification(core, checkpoint_blocks), 4),
         "gc_moved_blocks": core.reloc_moved_blocks,
         "zone_resets": core.zone_resets,
         "flushes": core.flushes,

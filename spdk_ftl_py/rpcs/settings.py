@@ -52,3 +52,6 @@ class FtlSettings(_Dotted, total=False):
     rated_resets: int
     """Resets that each zone of the base stands, by its data sheet; 0: unknown. Percentage Used of the SMART log is the
     part that the most worn band has had (0 to 10000000; default 0)."""
+    running_checkpoint: int
+    """A copy of the L2P is written each time hosts have written this percentage of the capacity, so that a load after a
+    crash reads little (docs/checkpoint.md); 0: never (0 to 100; default 0)."""

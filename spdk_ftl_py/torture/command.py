@@ -128,6 +128,11 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
             "write bands in up to N classes, which change at random (default: 2, and up to 8 in a third of the worlds)"
         ),
     )
+    parser.add_argument(
+        "--checkpoint",
+        action="store_true",
+        help="write running checkpoints (docs/checkpoint.md) all the time, in worlds that can have them",
+    )
     parser.add_argument("--world", type=whole(0), metavar="N", help="run only this world of the seed")
     parser.add_argument(
         "--keep", action="store_true", help="with --processes: keep the temporary directory with drive, state and logs"
@@ -170,7 +175,7 @@ def run(args: argparse.Namespace) -> int:
     from .run import run_torture
 
     crashes = args.crashes or (CRASHES_OF_PROCESSES if args.processes else CRASHES)
-    for name in ("every", "world", "faults", "chain", "classes"):
+    for name in ("every", "world", "faults", "chain", "classes", "checkpoint"):
         if args.processes and getattr(args, name):
             args.parser.error(f"--{name} can't be used with --processes, where the moments of crashes are random")
     if args.processes and args.cache == "vss":
@@ -196,6 +201,7 @@ def run(args: argparse.Namespace) -> int:
         "chain": args.chain,
         "cores": args.cores,
         "classes": args.classes,
+        "checkpoint": args.checkpoint,
     }
     on_output = args.json == outputs.STANDARD_OUTPUT
     screen = Screen(Console(stderr=on_output, force_terminal=False if args.plain else None))
@@ -212,6 +218,7 @@ def run(args: argparse.Namespace) -> int:
         chain=args.chain,
         cores=args.cores,
         classes=args.classes,
+        checkpoint=args.checkpoint,
         world=args.world,
     )
     if in_campaign:

@@ -42,6 +42,7 @@ from .reading import read_versions
 from .result import WorldResult
 from .scrubbing import Scrubbing
 from .shape import Shape
+from .turning import Turning
 from .workload import Workload
 
 RARE_WORLDS: Final = 0.3
@@ -71,8 +72,9 @@ class OneLife:
         clock: SimulatedClock,
         cores: int = 1,
         classes: int | None = None,
+        checkpoint: bool = False,
     ) -> None:
-        """cores: with more than one, hosts' I/O comes from further reactors. classes: as Options.classes."""
+        """cores: with more than one, hosts' I/O comes from further reactors. classes, checkpoint: as Options."""
         self.ending = False
         """If set, the world ends after the current life."""
         self.result = WorldResult()
@@ -99,7 +101,8 @@ class OneLife:
         self._read_only: list[tuple[int, int]] = []
         """Full zones that became read-only in this life, and the number of zone watch rounds at that time."""
         self._placing = Placing(random.Random(f"{seed}/{number}/placement"), classes)
-        self._shape = self._placing.shape(Shape.choose(self._rng, use_append=use_append, cache=cache))
+        self._turning = Turning(random.Random(f"{seed}/{number}/checkpoint"), wanted=checkpoint)
+        self._shape = self._shaped(Shape.choose(self._rng, use_append=use_append, cache=cache))
         self._copying = Copying(random.Random(f"{seed}/{number}/copy"), random_uuid(self._rng))
         self._content = Content(self._rng.getrandbits(63))
         self._digest = hashlib.sha256()
@@ -123,6 +126,9 @@ class OneLife:
         """The drive's I/Os in the last complete load."""
         self._buffered = False
         """Data that is found after a load may be in the write buffer only."""
+
+    def _shaped(self, shape: Shape) -> Shape:
+        return self._turning.shape(self._placing.shape(shape))
 
     # --- the path of I/O: here the FTL uses its drive directly, and the host uses the FTL directly
 
@@ -164,6 +170,7 @@ class OneLife:
         self._device.zone_watch.round_s = ZONE_WATCH_ROUND_S
         self._read_only = []
         self._placing.begin(self._device)
+        self._turning.begin(self._device)
         # A zone that failed when the last life ended, too late to be given up, fails again in the load, and is given up
         # before the device is here.
         failed_in_the_load = self._device.zone_faults

@@ -30,6 +30,8 @@ class Options:
     """With more than one, hosts' I/O comes from further reactors, which are stepped in the same thread."""
     classes: int | None = None
     """The most classes of bands; None: 2, and more in part of the worlds."""
+    checkpoint: bool = False
+    """Worlds with zones of their own write running checkpoints all the time."""
     world: int | None = None
     """Run only this one of the seed's worlds."""
 
@@ -61,4 +63,6 @@ class Options:
             words.append(f"--cores {self.cores}")
         if self.classes is not None:
             words.append(f"--classes {self.classes}")
+        if self.checkpoint:
+            words.append("--checkpoint")
         return " ".join(words)

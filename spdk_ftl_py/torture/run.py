@@ -95,6 +95,7 @@ def run_world(
         clock=clock,
         cores=options.cores,
         classes=options.classes,
+        checkpoint=options.checkpoint,
     )
 
     async def lived() -> WorldResult:

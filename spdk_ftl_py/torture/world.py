@@ -97,7 +97,7 @@ class World(OneLife):
         """Creates a drive and an FTL in a possible shape."""
         while not await self._create_in_shape():
             shape = Shape.choose(self._rng, use_append=self._shape.conf.use_append, cache=self._shape.cache)
-            self._shape = self._placing.shape(shape)
+            self._shape = self._shaped(shape)
         self.result.shape = str(self._shape)
         for media in self._drives():
             media.set_schedule(self._rng.getrandbits(63))
@@ -233,6 +233,9 @@ class World(OneLife):
         """Adds the statistics of the device; once for each device."""
         stats = self._device.core.stats()
         self.result.stats.update({name: getattr(stats, name) for name in SUMMED_STATS})
+        self.result.stats["turns"] += self._device.checkpointing.turns
+        restored = self._device.restored
+        self.result.stats["loads_from_turn"] += bool(restored and restored["from_running_checkpoint"])
         self._violated(*self._scrubbing.alarms(stats))
 
     async def _halt_cleanly(self, *, traffic: bool) -> None:

@@ -133,6 +133,8 @@ MUTATIONS = (
     Mutation("gc_makes_new_seq", "relocated blocks get a new seq, so that they win over what overwrote them", world=0),
     Mutation("gc_undoes_overwrites", "a relocated block takes its LBA back from a write that came meanwhile", world=0),
     Mutation("gc_drops_records", "trim records in force are not written again when their band is relocated", world=0),
+    Mutation("record_cut_short", "the copy of a trim record leaves out the last LBA that refers to the record"),
+    Mutation("references_miscounted", "a band counts one LBA too few that refers to a new record in it"),
     Mutation("trim_not_recorded", "a trim leaves no record on media", world=0),
     Mutation(
         "unapplied_trim_not_read",
@@ -514,11 +516,60 @@ MUTATIONS = (
         edits=(
             (
                 "ftl/load/checkpoint.py",
-                "            self._table.put_crcs(first, entries)\n",
+                "            self._table.put_crcs(first, entries, count)\n",
                 "            pass\n",
             ),
         ),
         world=0,
+    ),
+    Mutation(
+        "turn_loses_ties",
+        "an entry of the running checkpoint counts as older than any row that is read",
+        ("--checkpoint",),
+        edits=(
+            ("ftl/load/running.py", "self._table.assume(max(1, self._turn.next_seq - 1))", "self._table.assume(0)"),
+        ),
+        world=1,
+    ),
+    Mutation(
+        "turn_without_drain",
+        "a turn of the running checkpoint counts before what its pages saw in the write buffer is durable",
+        ("--checkpoint",),
+        edits=(("ftl/gc/checkpointing.py", "        await self._drain()\n", ""),),
+        world=8,
+    ),
+    Mutation(
+        "turn_seq_too_high",
+        "a turn of the running checkpoint takes what was written after it began for older than its pages",
+        ("--checkpoint",),
+        edits=(
+            (
+                "ftl/load/running.py",
+                "self._next_seq = self._core.next_seq",
+                "self._next_seq = self._core.next_seq + 100",
+            ),
+        ),
+        world=1,
+    ),
+    Mutation(
+        "turn_has_open_bands",
+        "a turn of the running checkpoint takes bands for closed that are still written",
+        ("--checkpoint",),
+        edits=(("ftl/load/running.py", "(CLOSED, FAULTED, MOVING)", '(CLOSED, FAULTED, MOVING, "open")'),),
+        world=1,
+    ),
+    Mutation(
+        "turn_bands_not_compared",
+        "a load takes bands for unchanged that were reset and opened again since the turn",
+        ("--checkpoint",),
+        edits=(
+            (
+                "ftl/load/running.py",
+                '(records["band_seq"] == self._bands["seq"][numbers])',
+                '(records["band_seq"] > 0)',
+            ),
+        ),
+        world=1,
     ),
     Mutation(
         "cancel_ignored",

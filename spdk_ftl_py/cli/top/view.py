@@ -31,6 +31,7 @@ _HEAD: Final = "reverse"
 _BAND_STYLES: Final = {
     "closed": "blue", "open": "cyan", "queued": "cyan", "closing": "cyan", "moving": "yellow", "resetting": "magenta",
     "free": "dim", "faulted": "bold red", "mending": "red", "retired": "red",
+    "checkpoint": "magenta",
 }  # fmt: skip
 
 HELP: Final = """\

@@ -10,7 +10,7 @@ has the policy, and the proof that it can't deadlock.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from ...conf import FtlConf
@@ -113,6 +113,8 @@ class BandManager:
         """Bands to reset when others are done."""
         self._moving_allowed = True
         self._draining = False
+        self.kept_wanted = 0
+        """Bands that the running checkpoint waits for: as many more are freed."""
         self._started = False
         self._stopped = False
         self._timer: Handle | None = None
@@ -218,6 +220,25 @@ class BandManager:
     def band_wanted(self, stream: int) -> None:
         """The shim's band_next_needed."""
         self.classes.asks(stream)
+        self.wake()
+
+    def keep_band(self) -> int | None:
+        """A free band for the running checkpoint, until give_back(); None: none can be spared now."""
+        number = self.bands.first_free()
+        if self._stopped or self._draining or number is None or not self.reserve.may_keep(number):
+            return None
+        self.bands.keep(number)
+        return number
+
+    def give_back(self, numbers: Sequence[int]) -> None:
+        """Bands of the running checkpoint are no longer needed: they are reset. Not once the manager is stopped: the
+        next load resets them."""
+        if self._stopped:
+            return
+        refused = set(self._core.reset_bands(numbers))
+        for number in numbers:
+            if number not in refused:
+                self.bands.give_back(number)
         self.wake()
 
     def zone_ended(self) -> None:
@@ -331,7 +352,7 @@ class BandManager:
             moving = bands.moving_count - worn
             coming = reserve.free_bands + bands.resetting_count + self._resets_due
             for_classes = reserve.for_classes(*self.classes.reloc)
-            wanted = self.limits.start_bands + 1 + for_classes + self.levelling.saving - coming
+            wanted = self.limits.start_bands + 1 + for_classes + self._saving - coming
             endangered = bands.any_endangered()
             alone = starved and not moving
             if not endangered and (moving >= MOVES_IN_LINE or (wanted <= 0 and not alone)):
@@ -428,12 +449,17 @@ class BandManager:
 
     def _moves_in_line(self) -> int:
         self._level = self.level
-        return MOVES_IN_LINE if self._level - self.levelling.saving < self.limits.start_bands else 1
+        return MOVES_IN_LINE if self._level - self._saving < self.limits.start_bands else 1
 
     @property
     def level(self) -> float:
         """As Reserve.level()."""
         return self.reserve.level(self._resets_due)
+
+    @property
+    def _saving(self) -> int:
+        """Bands that are to be free beyond what the thresholds say."""
+        return self.levelling.saving + self.kept_wanted
 
     @property
     def _user_stopped(self) -> bool:
@@ -460,7 +486,7 @@ class BandManager:
     def _fitting_pace(self) -> Pace:
         sizes = self.moves.in_line(self.bands)
         level, self._level = self.level if self._level is None else self._level, None
-        pace = self.policy.pace(self.limits, level - self.levelling.saving, sizes)
+        pace = self.policy.pace(self.limits, level - self._saving, sizes)
         # Data in danger, even if it is behind in line, and writes that stand still do not wait for more writes.
         if self.reserve.user_starved() or self.moves.endangered(self.bands) or self.bands.any_endangered():
             return Pace(pace.user_share)

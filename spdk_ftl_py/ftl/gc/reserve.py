@@ -156,6 +156,16 @@ class Reserve:
         waits = bands.resetting_count > 0 and self._core.stats().write_buffer_used > 0
         return waits and (in_whole_bands or left >= self.committed() + self._buffer_blocks)
 
+    def may_keep(self, number: int) -> bool:
+        """Whether the running checkpoint gets this free band: as if the user stream took it, and nobody waits."""
+        left = self.reloc_room() - int(self._bands.capacity[number])
+        return (
+            self.free_bands - 1 >= RESERVED_BANDS
+            and left >= self.committed() + self._buffer_blocks
+            and not self.user_starved()
+            and not self.moves_starved()
+        )
+
     # --- who lacks it
 
     def has_room(self, *streams: int) -> bool:

@@ -6,6 +6,7 @@ It is in bands that are free. The clean superblock names it, and the next superb
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import itertools
 import logging
@@ -24,49 +25,41 @@ from ...runtime.turns import Turns, aside
 from ..media.band import BAND_ROW, FAULTED, FREE, QUEUED, SHIM_STATES
 from ..media.blockdev import BlockPort, side_by_side
 from ..media.geometry import BLOCK_BYTES, Geometry
-from ..media.layout import (
-    CHECKPOINT,
-    CHECKPOINT_BAND,
-    CHECKPOINT_DATA_BYTES,
-    CHECKPOINT_MAGIC,
-    FORMAT_VERSION,
-    crcs,
-    new_record,
-)
+from ..media.layout import CHECKPOINT_BAND
 from ..media.superblock import Superblock
 from ..media.zone import ACTIVE_STATES, EMPTY, OFFLINE, Zone
+from .checkpoint_blocks import (
+    INVALID,
+    NO_ZONE,
+    POINTER,
+    SECTION_BANDS,
+    SECTION_CRCS,
+    SECTION_L2P,
+    SECTION_L2P_WIDE,
+    SECTION_POINTERS,
+    STEP_BLOCKS,
+    TAG_MASK,
+    ZONES_MAX,
+    BlockBuilder,
+    NotUsableError,
+    entries_of,
+    has_block,
+    narrow,
+    per_block,
+    verified_runs,
+)
 from .history import packed
 
 log = logging.getLogger(__name__)
 
-STEP_BLOCKS: Final = 32
-"""Blocks built, written or read at a time."""
+PART_BLOCKS: Final = 512
+"""Blocks that are read and taken together: half a million entries of 4 bytes, some 2 ms."""
+PARTS_AT_A_TIME: Final = 3
+"""One is taken while the next is read, and one waits."""
+ITEM_ENTRIES: Final = 256
+"""Entries that are taken in about 1 us."""
 BANDS_STEP: Final = 1 << 12
 """Bands whose account is taken at a time."""
-ZONES_MAX: Final = 64
-"""The superblock must have room for the numbers of its zones."""
-
-SECTION_BANDS: Final = 1
-SECTION_POINTERS: Final = 2
-SECTION_L2P: Final = 3
-SECTION_L2P_WIDE: Final = 4
-SECTION_CRCS: Final = 5
-"""For a device that verifies reads. Software that does not support this flag takes the checkpoint for unusable."""
-
-_POINTER: Final = np.dtype("<u4")
-_DTYPES: Final[dict[int, np.dtype[Any]]] = {
-    SECTION_BANDS: CHECKPOINT_BAND,
-    SECTION_POINTERS: _POINTER,
-    SECTION_L2P: np.dtype("<u4"),
-    SECTION_L2P_WIDE: np.dtype("<u8"),
-    SECTION_CRCS: np.dtype("<u2"),
-}
-_NO_ZONE: Final = (1 << 32) - 1
-_INVALID: Final = np.uint64(_shim.ADDRESS_INVALID)
-_TAG_MASK: Final = np.uint64(_shim.LOST_FLAG)
-_NARROW_INVALID: Final = np.uint32((1 << 32) - 1)
-_NARROW_TAGS: Final = 0xC0000000
-_NARROW_PAYLOAD: Final = 0x3FFFFFFF
 
 
 @dataclass
@@ -79,12 +72,10 @@ class Checkpoint:
     """As history.unpacked() takes it."""
     table: _shim.RestoredL2p
     """Without seqs. With the CRC of each LBA's block, cut (layout.cut_crcs()), if the device verified reads."""
+    counts: _shim.L2pCounts
+    """Of the table."""
     zones: list[int]
     """Numbers of the zones that it is in."""
-
-
-class NotUsableError(FtlError):
-    """The checkpoint can't be used; restore without it. Never leaves restore()."""
 
 
 # --- writing
@@ -136,11 +127,9 @@ class _Writer:
     ) -> None:
         self._port = port
         self._geometry = geometry
-        self._template = new_record(CHECKPOINT, CHECKPOINT_MAGIC, uuid)
-        self._template["generation"] = generation
+        self._builder = BlockBuilder(uuid, generation)
         self._core = core
         self._with_crcs = with_crcs
-        self._written = 0
         self._to_finish: int | None = None
         """A zone that is partly written, and may not stay active."""
 
@@ -188,10 +177,10 @@ class _Writer:
                 # The capacity of this zone may be greater than the common one.
                 if offset == self._geometry.zone_capacity and not self._geometry.finish_zones:
                     self._to_finish = None
-                report("checkpoint", min(1.0, self._written / blocks_most))
+                report("checkpoint", min(1.0, self._builder.count / blocks_most))
         await self._port.flush()
         report("checkpoint", 1.0)
-        return {"zones": free, "blocks": self._written, "crcs": self._with_crcs}
+        return {"zones": free, "blocks": self._builder.count, "crcs": self._with_crcs}
 
     async def finish(self) -> None:
         """Call it in the end, whatever has become of the checkpoint. Raises MediaError."""
@@ -207,7 +196,7 @@ class _Writer:
         }
         if self._with_crcs:
             lengths[SECTION_CRCS] = self._geometry.block_count
-        return sum(-(-length // _per_block(section)) for section, length in lengths.items())
+        return sum(-(-length // per_block(section)) for section, length in lengths.items())
 
     @property
     def _l2p_section(self) -> int:
@@ -229,66 +218,39 @@ class _Writer:
         bands["seq"] = account["seq"]
         bands["faulted"] = (account["state"] == SHIM_STATES.index(FAULTED)) | (account["faulted_punits"] != 0)
         bands["history"] = packed(account, self._core.next_seq)
-        yield from self._section(SECTION_BANDS, bands, 0)
-        yield from self._section(SECTION_POINTERS, pointers, 0)
+        yield from self._builder.section(SECTION_BANDS, bands, 0)
+        yield from self._builder.section(SECTION_POINTERS, pointers, 0)
         section = self._l2p_section
-        step = _per_block(section) * STEP_BLOCKS
+        step = per_block(section) * STEP_BLOCKS
         for first in range(0, self._geometry.block_count, step):
             entries = self._core.l2p(first, min(step, self._geometry.block_count - first))
             if not self._on_media(entries):
                 raise NotUsableError("some accepted writes are not on media")
             # Blocks with only LBAs that were never written are left out.
-            mapped = entries != _INVALID
-            yield from self._section(section, _narrow(entries) if section == SECTION_L2P else entries, first, mapped)
+            mapped = entries != INVALID
+            yield from self._builder.section(
+                section, narrow(entries) if section == SECTION_L2P else entries, first, mapped
+            )
         if self._with_crcs:
             yield from self._crc_records()
 
     def _crc_records(self) -> Iterator[NDArray[Any]]:
-        step = _per_block(SECTION_CRCS) * STEP_BLOCKS
+        step = per_block(SECTION_CRCS) * STEP_BLOCKS
         for first in range(0, self._geometry.block_count, step):
             count = min(step, self._geometry.block_count - first)
-            has_block = _has_block(self._core.l2p(first, count))
-            crcs = np.where(has_block, self._core.crcs(first, count), np.uint16(0))
-            yield from self._section(SECTION_CRCS, crcs, first, has_block)
+            there = has_block(self._core.l2p(first, count))
+            crcs = np.where(there, self._core.crcs(first, count), np.uint16(0))
+            yield from self._builder.section(SECTION_CRCS, crcs, first, there)
 
     def _on_media(self, entries: NDArray[np.uint64]) -> bool:
-        mapped = entries[entries != _INVALID]
+        mapped = entries[entries != INVALID]
         end = np.uint64(self._geometry.zone_count * self._geometry.zone_size)
         # Records that are not on media have addresses after the last one.
-        in_buffer = (mapped & _TAG_MASK) == np.uint64(_shim.SLOT_FLAG)
-        return not (in_buffer | ((mapped & ~_TAG_MASK) >= end)).any()
-
-    def _section(
-        self, section: int, entries: NDArray[Any], first: int, needed: NDArray[np.bool_] | None = None
-    ) -> Iterator[NDArray[Any]]:
-        """needed: blocks without any such entry are left out."""
-        per_block = _per_block(section)
-        count = -(-len(entries) // per_block)
-        raw = np.zeros((count, CHECKPOINT_DATA_BYTES), np.uint8)
-        size = per_block * entries.dtype.itemsize
-        flat = np.zeros(count * size, np.uint8)
-        flat[: entries.nbytes] = np.ascontiguousarray(entries).view(np.uint8).reshape(-1)
-        raw[:, :size] = flat.reshape(count, size)
-        records = np.repeat(self._template, count)
-        records["section"] = section
-        records["first"] = np.arange(count, dtype=np.uint64) * np.uint64(per_block) + np.uint64(first)
-        records["count"] = np.minimum(per_block, len(entries) - np.arange(count) * per_block)
-        records["data"] = raw
-        if needed is not None:
-            kept = np.zeros(count, bool)
-            kept[np.flatnonzero(needed) // per_block] = True
-            records = records[kept]
-        for part in range(0, max(1, len(records)), STEP_BLOCKS):
-            yield records[part : part + STEP_BLOCKS]
+        in_buffer = (mapped & TAG_MASK) == np.uint64(_shim.SLOT_FLAG)
+        return not (in_buffer | ((mapped & ~TAG_MASK) >= end)).any()
 
     async def _write(self, address: int, records: NDArray[Any]) -> None:
-        records = records.copy()
-        records["address"] = np.arange(address, address + len(records), dtype=np.uint64)
-        records["index"] = np.arange(self._written, self._written + len(records), dtype=np.uint32)
-        blocks = records.view(np.uint8).reshape(len(records), BLOCK_BYTES)
-        records["crc"] = crcs(blocks)
-        await self._port.write(address, blocks)
-        self._written += len(records)
+        await self._port.write(address, self._builder.seal(address, records))
 
 
 # --- reading
@@ -365,7 +327,7 @@ class _Reader:
         self._known_zone = np.zeros(geometry.zone_count, bool)
         self._known_zone[list(in_bands - set(self._zones))] = True
         self._bands = np.zeros(geometry.band_count, CHECKPOINT_BAND)
-        self._pointers = np.full(geometry.band_count * geometry.punits, _NO_ZONE, _POINTER)
+        self._pointers = np.full(geometry.band_count * geometry.punits, NO_ZONE, POINTER)
         try:
             self._table = _shim.RestoredL2p(
                 geometry.block_count, port.device.block_count, with_crcs=with_crcs, with_seqs=False
@@ -373,109 +335,101 @@ class _Reader:
         except MemoryError as error:
             # The load without a checkpoint says so, and what it needs.
             raise NotUsableError(f"there is not enough memory for {geometry.block_count} blocks") from error
-        self._has_crc = np.zeros(-(-geometry.block_count // _per_block(SECTION_CRCS)) if with_crcs else 0, bool)
+        self._one_at_a_time = asyncio.Lock()
+        self._has_crc = np.zeros(-(-geometry.block_count // per_block(SECTION_CRCS)) if with_crcs else 0, bool)
         self._seen = {SECTION_BANDS: 0, SECTION_POINTERS: 0}
 
     async def run(self, zones: Sequence[Zone], sequential: bool, report: Progress) -> Checkpoint:
         step = max(1, min(STEP_BLOCKS, self._port.device.max_io_blocks))
-        capacity = self._geometry.zone_capacity
-        work = [
-            (index, self._geometry.zone_start(zone) + offset, min(step, end - offset))
-            for number, zone in enumerate(self._zones)
-            for end in [min(capacity, self._block_count - number * capacity)]
-            for offset in range(0, end, step)
-            for index in [number * capacity + offset]
-        ]
+        work = list(self._parts(step))
+        items = self._geometry.block_count // ITEM_ENTRIES
         done = itertools.count(1)
 
-        async def one(item: tuple[int, int, int]) -> None:
-            index, address, count = item
-            self._take(index, address, await self._port.read(address, count))
+        async def one(part: tuple[int, int, int]) -> None:
+            index, address, count = part
+            blocks = await self._blocks(address, count, step)
+            async with self._one_at_a_time:
+                # However small the part, or the parts together would hold up the loop.
+                await aside(items, lambda: self._take(index, address, blocks))
             report("checkpoint", next(done) / len(work))
 
-        await side_by_side(one, work)
+        await side_by_side(one, work, depth=PARTS_AT_A_TIME)
         if self._seen != {SECTION_BANDS: len(self._bands), SECTION_POINTERS: len(self._pointers)}:
             raise NotUsableError("it lacks bands")
+        counts = await aside(items, self._counts)
         await aside(len(zones) + len(self._has_crc), lambda: self._check_whole(zones, sequential))
         return Checkpoint(
             band_seqs=self._bands["seq"].tolist(),
             faulted=(self._bands["faulted"] != 0).tolist(),
             history=self._bands["history"],
             table=self._table,
+            counts=counts,
             zones=self._zones,
         )
 
+    def _parts(self, step: int) -> Iterator[tuple[int, int, int]]:
+        """Index, address and length of parts, each of whole reads of ``step`` blocks, or of one that is shorter."""
+        capacity = self._geometry.zone_capacity
+        most = max(1, PART_BLOCKS // step) * step
+        for number, zone in enumerate(self._zones):
+            end = min(capacity, self._block_count - number * capacity)
+            whole = end // step * step
+            ranges = [(first, min(first + most, whole)) for first in range(0, whole, most)]
+            for first, last in [*ranges, *([(whole, end)] if whole < end else [])]:
+                yield number * capacity + first, self._geometry.zone_start(zone) + first, last - first
+
+    async def _blocks(self, address: int, count: int, step: int) -> NDArray[np.uint8]:
+        if count > step:
+            blocks = await self._port.read_each(range(address, address + count, step), step)
+            if blocks is not None:
+                return blocks.reshape(count, BLOCK_BYTES)
+        # If some could not be read: again, with patience, and a message that says why.
+        return await self._port.read(address, count)
+
     def _take(self, index: int, address: int, blocks: NDArray[np.uint8]) -> None:
-        records = blocks.view(CHECKPOINT).reshape(-1)
-        steps = np.arange(len(records), dtype=np.uint64)
-        crc = records["crc"].copy()
-        records["crc"] = 0
-        whole = (
-            (records["magic"] == CHECKPOINT_MAGIC)
-            & (records["version"] == FORMAT_VERSION)
-            & (blocks[:, 16:32] == np.frombuffer(self._uuid, np.uint8)).all(axis=1)
-            & (records["generation"] == self._generation)
-            & (records["address"] == steps + np.uint64(address))
-            & (records["index"] == steps + np.uint64(index))
-        )
-        if not whole.all() or not np.array_equal(crcs(blocks), crc):
-            raise NotUsableError(f"blocks {address} to {address + len(records) - 1} are not all valid blocks of it")
-        follows = records["first"][:-1] + records["count"][:-1] == records["first"][1:]
-        breaks = np.flatnonzero(~follows | (records["section"][:-1] != records["section"][1:])) + 1
-        for run in np.split(records, breaks):
+        for run in verified_runs(self._uuid, self._generation, index, address, blocks):
             self._take_run(run)
 
     def _take_run(self, records: NDArray[Any]) -> None:
         """Consecutive blocks of one section."""
-        section, first = int(records["section"][0]), int(records["first"][0])
-        dtype = _DTYPES.get(section)
-        if dtype is None or (records["count"][:-1] != _per_block(section)).any():
-            raise NotUsableError(f"it has a wrong or incomplete block of section {section}")
-        count = int(records["count"].astype(np.int64).sum())
-        entries = np.ascontiguousarray(records["data"]).reshape(-1).view(dtype)[:count]
+        section, first, count, entries = entries_of(records)
         length = {SECTION_BANDS: len(self._bands), SECTION_POINTERS: len(self._pointers)}.get(
             section, self._geometry.block_count
         )
         if section == SECTION_CRCS:
-            per_block = _per_block(section)
-            whole = first % per_block == 0 and ((first + count) % per_block == 0 or first + count == length)
+            each = per_block(section)
+            whole = first % each == 0 and ((first + count) % each == 0 or first + count == length)
             if not self._table.has_crcs or not whole:
                 raise NotUsableError("it has unexpected CRCs, or lacks some")
-        if first + count > length or len(entries) != count:
+        if first + count > length:
             raise NotUsableError(f"a block exceeds the end of section {section}")
         if section in self._seen:
             self._seen[section] += count
             into = {SECTION_BANDS: self._bands, SECTION_POINTERS: self._pointers}[section]
-            into[first : first + count] = entries
+            into[first : first + count] = entries.reshape(-1)[:count]
         elif section == SECTION_CRCS:
-            self._has_crc[first // per_block : -(-(first + count) // per_block)] = True
-            self._table.put_crcs(first, entries)
-        elif section == SECTION_L2P:
-            self._check_entries(entries, np.uint32(_NARROW_PAYLOAD), 30)
-            self._table.put_range(first, _widen(entries))
+            self._has_crc[first // per_block(section) : -(-(first + count) // per_block(section))] = True
+            self._table.put_crcs(first, entries, count)
         else:
-            self._check_entries(entries, ~_TAG_MASK, 62)
-            self._table.put_range(first, entries)
+            self._table.put_range(first, entries, count)
 
-    def _check_entries(self, entries: NDArray[Any], payload: Any, tag_shift: int) -> None:
-        number = entries.dtype.type
-        mapped = entries[entries != ~number(0)]
-        size = self._geometry.zone_size
-        # A division would take ten times as long.
-        power_of_two = size & (size - 1) == 0
-        address = mapped & payload
-        zone = address >> number(size.bit_length() - 1) if power_of_two else address // number(size)
-        slot = number(_shim.SLOT_FLAG >> 62)
-        if (mapped >> number(tag_shift) == slot).any() or (len(zone) and int(zone.max()) >= len(self._known_zone)):
-            raise NotUsableError("an entry is not an address")
-        if not self._known_zone[zone].all():
+    def _counts(self) -> _shim.L2pCounts:
+        """What the table has in force, and that all of it is in zones that may hold data."""
+        try:
+            counts = self._table.count(self._geometry.zone_size, self._geometry.zone_count)
+        except IndexError as error:
+            raise NotUsableError(str(error)) from error
+        except MemoryError as error:
+            raise NotUsableError(f"there is not enough memory for {self._geometry.block_count} blocks") from error
+        if ((counts.blocks + counts.records)[~self._known_zone] > 0).any():
             raise NotUsableError("an entry points to a zone that is not in a band")
+        return counts
 
     def _check_whole(self, zones: Sequence[Zone], sequential: bool) -> None:
-        per_block = _per_block(SECTION_CRCS)
+        each = per_block(SECTION_CRCS)
         for block in np.flatnonzero(~self._has_crc).tolist():
-            count = min(per_block, self._geometry.block_count - block * per_block)
-            if _has_block(self._table.l2p(block * per_block, count)).any():
+            count = min(each, self._geometry.block_count - block * each)
+            if has_block(self._table.l2p(block * each, count)).any():
                 raise NotUsableError("it lacks CRCs")
         self._check_zones(zones, sequential)
 
@@ -496,30 +450,7 @@ class _Reader:
 # --- numbers
 
 
-def _per_block(section: int) -> int:
-    return CHECKPOINT_DATA_BYTES // _DTYPES[section].itemsize
-
-
-def _has_block(entries: NDArray[np.uint64]) -> NDArray[np.bool_]:
-    """Which LBAs have a block of data on media."""
-    has_block: NDArray[np.bool_] = (entries & _TAG_MASK) == 0
-    return has_block
-
-
 def _pointers(geometry: Geometry, zones: Sequence[Zone]) -> NDArray[np.uint32]:
     """Blocks written of every zone of the bands, by band and punit."""
     places = (zone for band in geometry.bands for zone in band)
-    return np.array([_NO_ZONE if zone is None else zones[zone].written for zone in places], _POINTER)
-
-
-def _narrow(entries: NDArray[np.uint64]) -> NDArray[np.uint32]:
-    narrow: NDArray[np.uint32] = (entries >> np.uint64(32)).astype(np.uint32) & np.uint32(_NARROW_TAGS)
-    narrow |= (entries & np.uint64(_NARROW_PAYLOAD)).astype(np.uint32)
-    return narrow
-
-
-def _widen(entries: NDArray[np.uint32]) -> NDArray[np.uint64]:
-    wide: NDArray[np.uint64] = (entries & np.uint32(_NARROW_TAGS)).astype(np.uint64) << np.uint64(32)
-    wide |= (entries & np.uint32(_NARROW_PAYLOAD)).astype(np.uint64)
-    wide[entries == _NARROW_INVALID] = _INVALID
-    return wide
+    return np.array([NO_ZONE if zone is None else zones[zone].written for zone in places], POINTER)

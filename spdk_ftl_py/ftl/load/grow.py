@@ -71,6 +71,7 @@ async def plan_growth(port: BlockPort, found: Restored, grow: Grow, settings: Ma
         geometry=new,
         conf=conf,
         bands=[*found.bands, *[free] * (new.band_count - old.band_count)],
+        counts=None,
         table=await aside(old.block_count // ITEM_BLOCKS, growing),
         zones_to_reset=[start for start in found.zones_to_reset if start not in before_superblock],
         zones_to_take=taken,

@@ -6,7 +6,7 @@ import asyncio
 import errno
 import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -23,10 +23,11 @@ from ..media.geometry import SUMMARY_ENTRIES, Geometry
 from ..media.layout import ENTRY, ENTRY_FLAG_LOST, crcs, cut_crcs, parse_summary_block
 from ..media.superblock import Superblock
 from ..media.superblock_content import counter
-from ..media.zone import Zone
+from ..media.zone import ACTIVE_STATES, Zone
 from .held import HeldIndex, HeldWrites, Recovered
-from .history import History, guessed
+from .history import History, guessed, unpacked
 from .restored import DAMAGE_TOLD_MAX, LoadedBand, Restored, open_zones, used_spares
+from .running import RunningCheckpoint, Turn
 from .zone_walk import ZoneContent, ZoneReader
 
 VERIFY_RUN_BLOCKS: Final = 32
@@ -34,8 +35,14 @@ BAND_SEQ_GAP: Final = 1024
 """Added to the newest band seq found. With emulated zones the newest headers may be missing while later ones exist that
 the load cannot see. Their band seqs must not be used again."""
 
+FREE_BESIDE_TURN: Final = 3
+"""Free bands that a load must have beside those of the running checkpoint to keep it."""
 ITEM_BLOCKS: Final = 16
 """Table entries that take about 1 us."""
+DOUBTFUL_ROWS: Final = 4
+"""The same of rows in doubt."""
+RECORD_HEADER_ITEMS: Final = 16
+"""us for each header of records."""
 
 _COPY: Final = np.dtype([("lba", "<u8"), ("seq", "<u8"), ("address", "<u8"), ("crc", "<u4"), ("in_table", "<u4")])
 """As RestoredL2p.copies()."""
@@ -66,8 +73,10 @@ class Merge:
         held: Sequence[HeldWrites] = (),
         damage: Sequence[str] = (),
         with_crcs: bool = False,
+        begin_with: RunningCheckpoint | None = None,
     ) -> None:
-        """damage: damage that is already known. Raises FtlError if there is not enough memory."""
+        """damage: damage that is already known. begin_with: bands that are unchanged are not taken. Raises FtlError if
+        there is not enough memory."""
         self._reader = reader
         self._superblock = superblock
         self._geometry = geometry
@@ -94,14 +103,22 @@ class Merge:
         self._torn = 0
         self._lost = 0
         self._unused: dict[tuple[str, tuple[int, ...]], LoadedBand] = {}
+        self._begun_with = begin_with
         try:
-            self._l2p = _shim.RestoredL2p(geometry.block_count, base_blocks, with_crcs=with_crcs)
+            self._l2p = (
+                _shim.RestoredL2p(geometry.block_count, base_blocks, with_crcs=with_crcs)
+                if begin_with is None
+                else begin_with.table
+            )
         except MemoryError as error:
             raise FtlError(
                 f"FTL {superblock.uuid}: there is not enough memory to load {geometry.block_count} blocks",
                 errno=errno.ENOMEM,
             ) from error
         self._held.mark(self._l2p)
+        if begin_with is not None:
+            for number, seq in begin_with.seqs.items():
+                self._band_seqs[number] = seq
 
     def take_blank(self, band: int, zones: list[ZoneContent | None]) -> None:
         """Zones without anything in them. Bands may share one list."""
@@ -115,15 +132,17 @@ class Merge:
             self._band_seqs[band] = seq
             # The FTL opens a band only after all of its zones were reset, so a zone with an older band seq holds no
             # valid data.
-            for zone in zones:
-                if zone is not None and seq and zone.band_seq == seq:
-                    await self._add(zone)
+            newest = [zone for zone in zones if zone is not None and seq and zone.band_seq == seq]
+            rows = sum(len(zone.entries) if zone.summary is None else zone.summary.row_count for zone in newest)
+            for each in newest:
+                # However small each zone of the band is.
+                await self._add(each, rows // ITEM_BLOCKS)
             for zone in zones:
                 if zone is not None:
                     zone.summary = None
                     zone.entries, zone.addresses = zone.entries[:0].copy(), zone.addresses[:0].copy()
 
-    async def _add(self, zone: ZoneContent) -> None:
+    async def _add(self, zone: ZoneContent, items: int) -> None:
         unsure = zone.walked or not self._sequential
         self._unsure_zone[zone.start // self._geometry.zone_size] = unsure
         summary, entries, addresses = zone.summary, zone.entries, zone.addresses
@@ -131,8 +150,7 @@ class Merge:
             adding = functools.partial(self._l2p.add_summary, summary, zone.start, all_doubtful=unsure)
         else:
             adding = functools.partial(self._l2p.add, _row_bytes(entries), addresses, all_doubtful=unsure)
-        rows = len(entries) if summary is None else summary.row_count
-        doubtful, blocks, seq_sum = await aside(rows // ITEM_BLOCKS, adding)
+        doubtful, blocks, seq_sum = await aside(items, adding)
         self._block_counts[zone.band] += blocks
         self._seq_sums[zone.band] += seq_sum
         if len(doubtful) and summary is not None:
@@ -146,35 +164,44 @@ class Merge:
     async def _merge_verified(
         self, zone: ZoneContent, entries: NDArray[Any], addresses: NDArray[np.uint64], unsure: bool
     ) -> None:
-        # A held write replaces the block, so damage to the block does not matter.
-        held = self._held.seqs(np.ascontiguousarray(entries["lba"])) >= entries["seq"]
-        whole = ~(held | unsure)
-        check = np.flatnonzero(~whole)
+        items = len(entries) // DOUBTFUL_ROWS
+
+        def to_check() -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.intp]]:
+            # A held write replaces the block, so damage to the block does not matter.
+            held = self._held.seqs(np.ascontiguousarray(entries["lba"])) >= entries["seq"]
+            whole = ~(held | unsure)
+            return held, whole, np.flatnonzero(~whole)
+
+        held, whole, check = await aside(items, to_check)
         whole[check] = await self._verify(addresses[check], entries["crc"][check])
-        await aside(
-            len(entries) // ITEM_BLOCKS,
-            lambda: self._l2p.merge(_row_bytes(entries[whole]), np.ascontiguousarray(addresses[whole])),
-        )
-        if whole.all():
-            return
-        broken = np.zeros(np.count_nonzero(~whole), _BROKEN)
-        broken["lba"], broken["seq"] = entries["lba"][~whole], entries["seq"][~whole]
-        broken["address"], broken["band"], broken["held"] = addresses[~whole], zone.band, held[~whole]
-        broken["cut"] = (addresses[~whole] >= zone.torn_from) | (not self._sequential)
-        self._broken.append(broken)
+
+        def take() -> None:
+            self._l2p.merge(_row_bytes(entries[whole]), np.ascontiguousarray(addresses[whole]))
+            if whole.all():
+                return
+            broken = np.zeros(np.count_nonzero(~whole), _BROKEN)
+            broken["lba"], broken["seq"] = entries["lba"][~whole], entries["seq"][~whole]
+            broken["address"], broken["band"], broken["held"] = addresses[~whole], zone.band, held[~whole]
+            broken["cut"] = (addresses[~whole] >= zone.torn_from) | (not self._sequential)
+            self._broken.append(broken)
+
+        await aside(items, take)
 
     async def run(self, conf: FtlConf, superblock_zone: int, superblock_used: int) -> Restored:
         """After all bands."""
-        self._every = [zone for band in self._contents for zone in band if zone is not None]
-        self._current = [zone for zone in self._every if zone.band_seq and zone.band_seq == self._band_seqs[zone.band]]
-        self._damage += [text for zone in self._every for text in zone.damage]
-        self._damaged_bands.update(zone.band for zone in self._every if zone.damage)
+        await aside(len(self._zones), self._collect)
         recovered, in_force = await self._settled()
         await aside(self._geometry.block_count // ITEM_BLOCKS, self._l2p.drop_seqs)
         return await aside(
             len(self._zones),
             lambda: self._restored(conf, superblock_zone, superblock_used, recovered, in_force),
         )
+
+    def _collect(self) -> None:
+        self._every = [zone for band in self._contents for zone in band if zone is not None]
+        self._current = [zone for zone in self._every if zone.band_seq and zone.band_seq == self._band_seqs[zone.band]]
+        self._damage += [text for zone in self._every for text in zone.damage]
+        self._damaged_bands.update(zone.band for zone in self._every if zone.damage)
 
     def _restored(
         self,
@@ -191,7 +218,15 @@ class Merge:
         seen = max(seen, self._held.highest_seq)
         band_seq = max((zone.highest_band_seq for zone in self._every), default=0)
         held = {zone.start // self._geometry.zone_size for zone in self._every if zone.checkpoint}
-        bands = [self._band(number) for number in range(self._geometry.band_count)]
+        unchanged: Collection[int] = ()
+        if self._begun_with is not None:
+            seen = max(seen, self._begun_with.turn.next_seq - 1)
+            band_seq = max(band_seq, self._begun_with.highest_band_seq)
+            unchanged = self._begun_with.seqs
+        bands = [
+            self._unchanged_band(number) if number in unchanged else self._band(number)
+            for number in range(self._geometry.band_count)
+        ]
         to_reset: list[int] = []
         zones = self._geometry.bands
         # A band that has lost all its zones looks free.
@@ -204,6 +239,11 @@ class Merge:
             for number in to_reset:
                 bands[number] = LoadedBand(FREE, bands[number].seq, [0] * len(bands[number].write_pointers))
         to_finish, to_empty = open_zones(self._geometry, self._zones, bands, held, to_reset)
+        turn = self._turn_to_keep(bands)
+        if turn is not None:
+            # A loss of power can undo a finish.
+            active = [zone for zone in turn.zones if self._zones[zone].state in ACTIVE_STATES]
+            to_finish += [self._zones[zone].start for zone in active]
         return Restored(
             superblock=self._superblock,
             superblock_zone=superblock_zone,
@@ -217,8 +257,10 @@ class Merge:
             + (0 if self._sequential else BAND_SEQ_GAP),
             zones_to_finish=to_finish,
             zones_to_empty=to_empty,
-            zones_to_reset=[self._zones[zone].start for zone in sorted(held)]
+            zones_to_reset=[self._zones[zone].start for zone in sorted(held - set(turn.zones if turn else ()))]
             + used_spares(self._geometry, self._zones),
+            turn=turn,
+            from_turn=self._begun_with is not None,
             damage=self._damage,
             lost_blocks=self._lost,
             torn_blocks=self._torn,
@@ -227,11 +269,41 @@ class Merge:
             history=self._history(),
         )
 
+    def _turn_to_keep(self, bands: Sequence[LoadedBand]) -> Turn | None:
+        """The running checkpoint, if the next load may still rely on it, and the FTL can spare its bands."""
+        begun_with = self._begun_with
+        if begun_with is None or self._damage:
+            return None
+        others = sum(
+            band.state == FREE and number not in begun_with.bands and any(zone is not None for zone in zones)
+            for number, (band, zones) in enumerate(zip(bands, self._geometry.bands, strict=True))
+        )
+        return begun_with.turn if others >= FREE_BESIDE_TURN else None
+
     def _history(self) -> History:
         highest = np.zeros(self._geometry.band_count, np.uint64)
         for zone in self._current:
             highest[zone.band] = max(int(highest[zone.band]), zone.highest_seq)
-        return guessed(np.array(self._band_seqs, np.int64), self._seq_sums, self._block_counts, highest)
+        begun_with = self._begun_with
+        known = None if begun_with is None else unpacked(begun_with.history, begun_with.turn.next_seq)
+        if begun_with is None or known is None:
+            return guessed(np.array(self._band_seqs, np.int64), self._seq_sums, self._block_counts, highest)
+        there = sorted(begun_with.seqs)
+        highest[there] = known.data_seqs[there]
+        found = guessed(np.array(self._band_seqs, np.int64), self._seq_sums, self._block_counts, highest)
+        found.classes[there], found.data_seqs[there] = known.classes[there], known.data_seqs[there]
+        found.opened_seqs[there] = known.opened_seqs[there]
+        return found
+
+    def _unchanged_band(self, number: int) -> LoadedBand:
+        """As it was when the running checkpoint began. All of its zones are full, or empty."""
+        assert self._begun_with is not None
+        zones = self._geometry.bands[number]
+        pointers = [
+            0 if zone is None else min(int(pointer), self._zones[zone].written, self._geometry.zone_capacity)
+            for zone, pointer in zip(zones, self._begun_with.pointers[number], strict=True)
+        ]
+        return LoadedBand(CLOSED, self._band_seqs[number], pointers)
 
     def _band(self, number: int) -> LoadedBand:
         # The load resets a checkpoint before the device is used.
@@ -265,11 +337,18 @@ class Merge:
     async def _settled(self) -> tuple[list[Recovered], set[int]]:
         """Returns the held writes that are newer, and the bands that media would need without held writes."""
         items = len(self._zones) + self._geometry.block_count // ITEM_BLOCKS
-        records = _records(self._current)
-        await aside(items, lambda: self._apply(_newest_first(records)))
+        # A host that flushes each trim leaves very many headers of records.
+        items += RECORD_HEADER_ITEMS * sum(len(zone.records) for zone in self._current)
+
+        def records_applied() -> tuple[NDArray[Any], bool]:
+            records = _records(self._current)
+            self._apply(_newest_first(records))
+            return records, len(np.unique(records["seq"])) < len(records)
+
+        records, again = await aside(items, records_applied)
         await self._settle_broken()
         rows = await aside(items, self._rows_of_copies)
-        if len(rows) or len(np.unique(records["seq"])) < len(records):
+        if len(rows) or again:
             dispensable = await aside(items, lambda: self._dispensable(rows))
             # Applied again: if a record exists twice, the copy in a band that is needed anyway should count.
             await aside(items, lambda: self._apply(_newest_first(records, dispensable)))
@@ -282,8 +361,8 @@ class Merge:
         return await aside(items, superseded)
 
     def _bands_in_force(self) -> set[int]:
-        blocks, records = self._l2p.zone_use(self._geometry.zone_size, self._geometry.zone_count)
-        return set(self._zone_bands()[np.flatnonzero(blocks + records)].tolist())
+        counts = self._l2p.count(self._geometry.zone_size, self._geometry.zone_count)
+        return set(self._zone_bands()[np.flatnonzero(counts.blocks + counts.records)].tolist())
 
     def _zone_bands(self) -> NDArray[np.int64]:
         """The band of each zone; -1 if there is none."""
@@ -372,7 +451,7 @@ class Merge:
         find no free band. Bands with the fewest blocks come first."""
         geometry = self._geometry
         bands = self._zone_bands()
-        in_table, _ = self._l2p.zone_use(geometry.zone_size, geometry.zone_count)
+        in_table = self._l2p.count(geometry.zone_size, geometry.zone_count).blocks
         owned = np.bincount(bands[bands >= 0], in_table[bands >= 0], minlength=geometry.band_count).astype(np.int64)
         band_of = bands[(rows["address"] // np.uint64(geometry.zone_size)).astype(np.intp)]
         # What is left has one block of each version, in the table.

@@ -13,6 +13,7 @@ from ..media import superblock as superblocks
 from ..media.blockdev import BlockPort
 from ..media.superblock import Superblock, SuperblockWriter
 from ..media.superblock_content import geometry_of
+from .running import KEY
 
 WRITTEN: Final = 2
 """Superblocks to write. If the newest one can't be read, a load takes the one before, which must not be the
@@ -76,7 +77,7 @@ async def set_uuid(port: BlockPort, uuid: UUID, new: UUID, *, force: bool = Fals
         written=found.used,
         beside=found.beside,
     )
-    content = {key: value for key, value in was.content.items() if key not in ("format", "checkpoint")}
+    content = {key: value for key, value in was.content.items() if key not in ("format", "checkpoint", KEY)}
     for _ in range(1 if half else WRITTEN):
         # The checkpoint belongs to the previous generation: the next load reads the bands.
         await writer.write({**content, "nv_cache": None}, clean=was.clean)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any, Final
 from uuid import UUID
 
@@ -29,6 +29,7 @@ from ..media.superblock import Superblock
 from ..media.superblock_content import counter, geometry_of, merge_conf, stored_conf
 from ..media.zone import FULL, OFFLINE, UNUSABLE_STATES, Zone
 from . import checkpoint as checkpoints
+from . import running
 from .checkpoint import Checkpoint
 from .held import HeldSource
 from .history import estimated, unpacked
@@ -113,6 +114,11 @@ async def restore(
         return restored
     if room is not None:
         await room(bytes_beside_l2p(geometry))
+    begin_with = None
+    if use_checkpoint and sequential and damage is None:
+        begin_with = await running.read(
+            port, geometry, superblock, zones, need_crcs=conf.verify_reads, progress=progress
+        )
     reader = ZoneReader(port, geometry, superblock.media_uuid, sequential=sequential, use_append=conf.use_append)
     merging = functools.partial(
         Merge,
@@ -127,9 +133,10 @@ async def restore(
         held=[each for each in held if each is not None],
         damage=[] if damage is None else [damage],
         with_crcs=conf.verify_reads,
+        begin_with=begin_with,
     )
     merge = await aside(len(zones) + sum(len(each.blocks) for each in held if each is not None), merging)
-    await _read_bands(reader, geometry, zones, merge, report)
+    await _read_bands(reader, geometry, zones, merge, report, but=begin_with.seqs if begin_with else ())
     restored = await merge.run(conf, which, used)
     restored.superblock_beside = beside
     return restored
@@ -174,6 +181,7 @@ def _from_checkpoint(
         conf=conf,
         bands=bands,
         table=checkpoint.table,
+        counts=checkpoint.counts,
         next_seq=next_seq,
         next_band_seq=next_band_seq,
         history=history,
@@ -198,14 +206,20 @@ async def _not_found(port: BlockPort, zones: list[Zone], uuid: UUID) -> FtlError
 
 
 async def _read_bands(
-    reader: ZoneReader, geometry: Geometry, zones: Sequence[Zone], merge: Merge, report: Progress
+    reader: ZoneReader,
+    geometry: Geometry,
+    zones: Sequence[Zone],
+    merge: Merge,
+    report: Progress,
+    *,
+    but: Collection[int] = (),
 ) -> None:
-    """Reads the zones of all bands, and passes them to the merge, band by band."""
+    """Reads the zones of all bands, except for some, and passes them to the merge, band by band."""
 
     def prepared() -> dict[int, list[tuple[int, int]]]:
         work: dict[int, list[tuple[int, int]]] = {}
         for number, band in enumerate(geometry.bands):
-            for punit, zone in enumerate(band):
+            for punit, zone in enumerate(() if number in but else band):
                 if zone is not None and (zones[zone].written > 0 or zones[zone].state == OFFLINE):
                     work.setdefault(number, []).append((punit, zone))
         return work

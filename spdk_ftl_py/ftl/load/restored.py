@@ -18,6 +18,7 @@ from ..media.superblock import Beside, Superblock
 from ..media.zone import ACTIVE_STATES, EMPTY, Zone
 from .held import Recovered, RecoveredBlock, RecoveredRecord
 from .history import History
+from .running import Turn
 
 log = logging.getLogger(__name__)
 
@@ -43,8 +44,8 @@ class Restored:
     conf: FtlConf
     bands: list[LoadedBand]
     table: _shim.RestoredL2p
-    """The L2P, and the CRC of each LBA's block on media, cut (layout.cut_crcs()), if reads are verified. FtlDevice gets
-    it part by part, and its memory goes meanwhile."""
+    """The L2P, and the CRC of each LBA's block on media, cut (layout.cut_crcs()), if reads are verified. The core takes
+    its memory over, and it is empty then."""
     next_seq: int
     next_band_seq: int
     history: History
@@ -60,6 +61,10 @@ class Restored:
     torn_blocks: int = 0
     """Blocks that were cut off. Their writes were not flushed."""
     from_checkpoint: bool = False
+    turn: Turn | None = None
+    """The running checkpoint that the load has used, and keeps. Its zones are not reset."""
+    from_turn: bool = False
+    """The load has used a running checkpoint."""
     recovered: list[Recovered] = field(default_factory=list)
     """Held writes that are newer than everything on media, in ascending seq. ``l2p`` does not contain them."""
 
@@ -68,11 +73,19 @@ class Restored:
     bands_to_reset: list[int] = field(default_factory=list)
     """Bands that count as free: media do not need their content, and without them no band would be left for recovered
     data. The load resets them, after a flush, before it recovers anything."""
+    counts: _shim.L2pCounts | None = None
+    """Of the table, if it was counted."""
     mapped_blocks: int = 0
-    """Entries that FtlDevice has got."""
+    """Entries that the core has got."""
     zones_to_take: list[int] = field(default_factory=list)
     """Start addresses of zones that this load adds (grow.py). Their content is unknown. The load erases them before the
     superblock lists them."""
+
+    def give_up_turn(self) -> None:
+        """The running checkpoint is not kept: the load resets its zones."""
+        if self.turn is not None:
+            self.zones_to_reset += [self.geometry.zone_start(zone) for zone in self.turn.zones]
+            self.turn = None
 
     @property
     def recovered_blocks(self) -> int:
@@ -102,6 +115,7 @@ class Restored:
         description = {
             "clean": self.superblock.clean,
             "from_checkpoint": self.from_checkpoint,
+            "from_running_checkpoint": self.from_turn,
             "mapped_blocks": self.mapped_blocks,
             "torn_blocks": self.torn_blocks,
             "lost_blocks": self.lost_blocks,
@@ -116,7 +130,11 @@ class Restored:
             "blocks torn, %d lost, %d records damaged",
             name,
             "clean" if self.superblock.clean else "dirty",
-            ", from its L2P checkpoint" if self.from_checkpoint else "",
+            ", from its L2P checkpoint"
+            if self.from_checkpoint
+            else ", from its running checkpoint"
+            if self.from_turn
+            else "",
             description["mapped_blocks"],
             description["recovered_blocks"],
             description["recovered_records"],

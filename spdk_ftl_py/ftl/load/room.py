@@ -103,10 +103,10 @@ def _in_force(found: Restored) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     zones = [geometry.zone_count if zone is None else zone for band in geometry.bands for zone in band]
     band_of[zones] = np.repeat(np.arange(geometry.band_count), geometry.punits)
     band_of[-1] = geometry.band_count
-    in_zone, records_in_zone = found.table.zone_use(geometry.zone_size, geometry.zone_count)
+    counts = found.table.count(geometry.zone_size, geometry.zone_count)
     bands = band_of[:-1]
-    valid = np.bincount(bands, in_zone, minlength=geometry.band_count + 1)[: geometry.band_count].astype(np.int64)
-    referenced = np.bincount(bands, records_in_zone, minlength=geometry.band_count + 1)[: geometry.band_count] > 0
+    valid = np.bincount(bands, counts.blocks, minlength=geometry.band_count + 1)[: geometry.band_count].astype(np.int64)
+    referenced = np.bincount(bands, counts.records, minlength=geometry.band_count + 1)[: geometry.band_count] > 0
     return valid, referenced
 
 

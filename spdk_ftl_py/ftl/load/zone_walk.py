@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ... import _shim
-from ...runtime.turns import aside
+from ...runtime.turns import Turns, aside
 from ..media.blockdev import BlockPort
 from ..media.geometry import BLOCK_BYTES, SUMMARY_ENTRIES, Geometry
 from ..media.layout import (
@@ -32,6 +32,8 @@ from ..media.layout import (
     summary_entries,
 )
 
+WALKED_ROWS: Final = 2
+"""Rows of a walked zone that are taken in about 1 us, with some to spare: the walks of many zones may end together."""
 ITEM_ROWS: Final = 256
 """Rows of a summary that are checked in about 1 us."""
 GAP_READ_BLOCKS: Final = 64
@@ -234,7 +236,9 @@ class ZoneReader:
             zone.band_seq = whole.band_seq
             return whole, None
         entries = np.zeros(self._data_blocks, ENTRY)
+        turns = Turns()
         for index, block in enumerate(blocks):
+            await turns()
             part = parse_summary_block(block, self._uuid)
             if part is None or (part.band, part.punit, part.index) != (zone.band, zone.punit, index):
                 continue
@@ -353,7 +357,8 @@ class ZoneReader:
         # A reset waits for a flush only if something was written.
         last = 1 if not headers else headers[-1][0] + headers[-1][1].block_count
         zone.end = zone.written if known.any() else min(last, end)
-        await self._take_headers(zone, headers)
+        rows = sum(header.block_count for _, header in headers)
+        await aside(rows // WALKED_ROWS, lambda: _take_headers(zone, headers))
         for first, last in gaps:
             await self._fill_gap(zone, first, last, summary, known)
         zone.checkpoint &= not headers
@@ -410,24 +415,6 @@ class ZoneReader:
         marked = np.flatnonzero((blocks[:, : len(_CHECKPOINT_MAGIC)] == _CHECKPOINT_MAGIC).all(axis=1))
         return any(is_checkpoint_block(blocks[i], self._uuid, address + i) for i in map(int, marked))
 
-    async def _take_headers(self, zone: ZoneContent, headers: list[tuple[int, BatchHeader]]) -> None:
-        addresses = [zone.addresses]
-        entries = [zone.entries]
-        for at, header in headers:
-            if header.kind == KIND_DATA:
-                addresses.append(np.arange(at + 1, at + header.block_count, dtype=np.uint64) + np.uint64(zone.start))
-                entries.append(header.entries)
-            elif header.kind == KIND_TRIM:
-                zone.records.append((zone.start + at, header.entries))
-            # Also a padded batch: if there is padding, the data before it is complete.
-            zone.torn_from = zone.start + at
-        every_address, every_entry = np.concatenate(addresses), np.concatenate(entries)
-        if len(every_entry):
-            zone.highest_seq = int(every_entry["seq"].max())
-        # The header describes blocks after the write pointer, which were never written.
-        below = every_address < zone.start + zone.written
-        zone.addresses, zone.entries = every_address[below], every_entry[below]
-
     async def _fill_gap(
         self, zone: ZoneContent, first: int, last: int, summary: NDArray[Any] | None, known: NDArray[np.bool_]
     ) -> None:
@@ -439,6 +426,26 @@ class ZoneReader:
                 f"blocks {zone.start + first} to {zone.start + last - 1} (band {zone.band}): a batch header is "
                 f"damaged: the content of the {last - first} blocks is unknown"
             )
+
+
+def _take_headers(zone: ZoneContent, headers: list[tuple[int, BatchHeader]]) -> None:
+    addresses = [zone.addresses]
+    # As bytes: many times faster than field by field.
+    entries = [zone.entries.view(_ENTRY_BYTES)]
+    for at, header in headers:
+        if header.kind == KIND_DATA:
+            addresses.append(np.arange(at + 1, at + header.block_count, dtype=np.uint64) + np.uint64(zone.start))
+            entries.append(header.entries.view(_ENTRY_BYTES))
+        elif header.kind == KIND_TRIM:
+            zone.records.append((zone.start + at, header.entries))
+        # Also a padded batch: if there is padding, the data before it is complete.
+        zone.torn_from = zone.start + at
+    every_address, every_entry = np.concatenate(addresses), np.concatenate(entries).view(ENTRY)
+    if len(every_entry):
+        zone.highest_seq = int(every_entry["seq"].max())
+    # The header describes blocks after the write pointer, which were never written.
+    below = every_address < zone.start + zone.written
+    zone.addresses, zone.entries = every_address[below], every_entry[below]
 
 
 def _blank(blocks: NDArray[np.uint8], readable: NDArray[np.bool_]) -> bool:

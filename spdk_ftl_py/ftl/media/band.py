@@ -31,6 +31,9 @@ FAULTED: Final = "faulted"
 RETIRED: Final = "retired"
 """A state of Python only: the band has no zone left. For the shim the band is free, but it is never opened."""
 
+CHECKPOINT: Final = "checkpoint"
+"""A reported state only: the band holds a running checkpoint. In Python it counts as RETIRED until it is given back."""
+
 MENDING: Final = "mending"
 """A reported state only: the band is free, but has failed zones, which must be replaced before it can be opened."""
 
@@ -39,7 +42,7 @@ SHIM_STATES: Final = tuple(state.name.lower() for state in _shim.BandState)
 BAND_ROW: Final = np.dtype(_shim.band_row_layout())
 """What FtlCore.changed_bands() and band_rows() return."""
 _STATES: Final = (*SHIM_STATES, RETIRED, "unknown")
-REPORTED_STATES: Final = (*_STATES, MENDING)
+REPORTED_STATES: Final = (*_STATES, MENDING, CHECKPOINT)
 """What Bands.reported_states() has the indices of."""
 _CODE: Final = {state: code for code, state in enumerate(_STATES)}
 _FREE, _QUEUED, _OPEN, _CLOSING, _CLOSED, _MOVING, _RESETTING, _FAULTED, _RETIRED, _UNKNOWN = range(len(_STATES))
@@ -166,6 +169,8 @@ class Bands:
         self._bad_punits: dict[int, set[int]] = {}
         self._to_empty: set[int] = set()
         """Where relocate is set."""
+        self._kept: set[int] = set()
+        """Bands that hold a running checkpoint. For the shim they are free."""
         self.measured = 0
         """Increases with every change of capacity or capacity_to_come."""
         self.moving_changes = 0
@@ -304,6 +309,21 @@ class Bands:
         """A free band is not opened before mended(), as if this zone of it had failed."""
         self._add_bad(number, {punit})
 
+    def keep(self, number: int) -> None:
+        """A band that is ready, or that a load found so, holds a running checkpoint from now on: it is not opened
+        before give_back()."""
+        self._kept.add(number)
+        self._file(number, _RETIRED)
+
+    def give_back(self, number: int) -> None:
+        """The shim has the order to reset a band that was kept."""
+        self._kept.discard(number)
+        self._file(number, _RESETTING)
+
+    @property
+    def kept_count(self) -> int:
+        return len(self._kept)
+
     def rezoned(self, number: int) -> None:
         """The band has other zones; failed ones still keep it from being opened."""
         self._measure(number)
@@ -389,7 +409,9 @@ class Bands:
     def reported_states(self) -> NDArray[np.uint8]:
         """Of each band, as an index of REPORTED_STATES."""
         mending = np.uint8(REPORTED_STATES.index(MENDING))
-        return np.where((self._state == _FREE) & self.broken, mending, self._state)
+        states = np.where((self._state == _FREE) & self.broken, mending, self._state)
+        states[sorted(self._kept)] = REPORTED_STATES.index(CHECKPOINT)
+        return states
 
     @property
     def streams(self) -> NDArray[np.uint8]:
@@ -440,6 +462,8 @@ class Bands:
         """Number of bands by reported state (Band.reported_state), without empty states."""
         counts = dict(zip(_STATES, self._counts, strict=True))
         counts[FREE], counts[MENDING] = self._ready_count, len(self._to_mend)
+        counts[CHECKPOINT] = len(self._kept)
+        counts[RETIRED] -= len(self._kept)
         return {state: count for state, count in sorted(counts.items()) if count}
 
     @property

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from ... import _shim
-from ...conf import DEFAULT_RELOC_POLICY, FtlConf, former_default_thresholds
+from ...conf import DEFAULT_RELOC_POLICY, RUNNING_CHECKPOINT_MAX, FtlConf, former_default_thresholds
 from ...errors import ConfError, FtlError, GeometryError
 from .geometry import BATCH_BLOCKS, BATCH_BLOCKS_MIN, BLOCK_BYTES, SUPERBLOCK_ZONES, Geometry, usable_blocks
 from .layout import SEQ_MAX
@@ -18,6 +18,7 @@ from .zone import Zone
 
 log = logging.getLogger(__name__)
 
+RUNNING_CHECKPOINT_PERCENT: Final = "running_checkpoint_percent"
 _GEOMETRY_CONF: Final = {
     "lba_rsvd": "overprovisioning determines the capacity",
     "use_append": "it determines the size of batches",
@@ -40,7 +41,13 @@ def conf_to_store(conf: FtlConf) -> dict[str, Any]:
     stored = conf.to_dict()
     if not conf.rated_resets:
         del stored["rated_resets"]
+    del stored["running_checkpoint"]
     return stored
+
+
+def conf_beside(conf: FtlConf) -> dict[str, Any]:
+    """Settings for the superblock's content itself: earlier versions ignore them there, and load the FTL without."""
+    return {RUNNING_CHECKPOINT_PERCENT: conf.running_checkpoint} if conf.running_checkpoint else {}
 
 
 def stored_conf(superblock: Superblock, geometry: Geometry) -> FtlConf:
@@ -52,6 +59,9 @@ def stored_conf(superblock: Superblock, geometry: Geometry) -> FtlConf:
     except ConfError as error:
         log.error("FTL %s: its superblock: %s: %s is used", superblock.uuid, error.message, DEFAULT_RELOC_POLICY)
         stored["reloc_policy"] = DEFAULT_RELOC_POLICY
+    percent = superblock.content.get(RUNNING_CHECKPOINT_PERCENT, 0)
+    if isinstance(percent, int) and 0 <= percent <= RUNNING_CHECKPOINT_MAX:
+        stored["running_checkpoint"] = int(percent)
     conf = FtlConf.from_dict(stored)
     conf.check()
     if "default_thresholds" in superblock.content:

@@ -109,7 +109,7 @@ AT_ONCE = {
     "limit_crit_threshold": ("0", 0), "limit_high_threshold": ("1", 1), "limit_low_threshold": ("2", 2),
     "limit_start_threshold": ("9", 9), "invalid_thld": ("0", 0), "max_active_relocs": ("2", 2),
     "max_io_channels": ("3", 3), "reloc_policy": ("greedy", "greedy"), "scrub_days": ("30", 30),
-    "rated_resets": ("100000", 100000),
+    "rated_resets": ("100000", 100000), "running_checkpoint": ("15", 15),
     "nv_cache.max_request_cnt": ("7", 7), "nv_cache.max_request_size": ("4", 4),
 }  # fmt: skip
 BY_A_PAUSE = {

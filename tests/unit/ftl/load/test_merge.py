@@ -154,6 +154,6 @@ async def test_addresses_of_held_rows_have_64_bits(monkeypatch: pytest.MonkeyPat
         given.append(addresses)
 
     monkeypatch.setattr(merge, "_merge_verified", taken)
-    await merge._add(zone)
+    await merge._add(zone, 0)
     assert given[0].dtype == np.uint64
     assert given[0].tolist() == [start + 7, start + 200]

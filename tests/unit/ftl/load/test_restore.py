@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import random
 from dataclasses import replace
@@ -15,6 +16,8 @@ from spdk_ftl_py import _shim
 from spdk_ftl_py.conf import Limit
 from spdk_ftl_py.errors import ConfError, FtlError, GeometryError, MediaError, NotFoundError
 from spdk_ftl_py.ftl import creation, loading
+from spdk_ftl_py.ftl.load.grow import Grow
+from spdk_ftl_py.ftl.load.merge import Merge
 from spdk_ftl_py.ftl.load.restore import restore
 from spdk_ftl_py.ftl.media import layout
 from spdk_ftl_py.ftl.media.blockdev import BlockPort
@@ -165,6 +168,31 @@ async def test_progress_is_told_and_zones_left_open_are_finished(rig: RestoreRig
     await rig.load(progress=told.__setitem__)
     assert told["zone report"] == told["bands"] == told["superblock"] == 1.0
     await rig.traffic(500)
+
+
+@pytest.mark.parametrize("where", [(Merge, "_rows_of_copies"), (loading, "plan_growth"), (loading, "_fill")])
+async def test_without_memory_a_load_names_it_and_leaves_no_trace(
+    where: tuple[Any, str], rig: RestoreRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drive = rig.base
+    await rig.create()
+    await rig.traffic(600)
+    await rig.flush()
+    await rig.crash()
+
+    def refused(*_: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(*where, refused)
+    before = drive.zone_states()
+    with pytest.raises(FtlError, match=r"ftl0: there is not enough memory to load FTL .* end other programs") as caught:
+        await rig.load(grow=Grow())
+    assert caught.value.errno == errno.ENOMEM
+    if where[1] != "_fill":
+        assert drive.zone_states() == before
+    monkeypatch.undo()
+    await rig.load()
+    await rig.check("after the load")
 
 
 # --- what is refused

@@ -92,7 +92,9 @@ class Bench(Stepped):
             "batch_blocks": 16,
         }
         base = wrap_base(reactor, self.media) if wrap_base else self.media
-        self.core = _shim.FtlCore(reactor, base, _shim.CoreConfig(**(settings | options)))
+        config = _shim.CoreConfig(**(settings | options))
+        self.core = _shim.FtlCore(reactor, base, config)
+        self.trim_chunk = config.trim_chunk
         super().__init__(reactor, self.core)
         self.block_count = self.core.block_count
         self.base = Stepped(reactor, self.media)

@@ -203,6 +203,11 @@ def restarted(bench: Bench, recovered: Recovered, **options: object) -> Bench:
     )
     for number, (state, seq, pointers) in enumerate(recovered.bands):
         again.core.load_band(number, state, seq, pointers)
-    again.core.load_l2p(0, recovered.entries, recovered.crcs)
+    table = _shim.RestoredL2p(again.block_count, bench.media.block_count, with_crcs=True, with_seqs=False)
+    every = np.arange(again.block_count, dtype=np.uint64)
+    known = recovered.entries != np.uint64(_shim.ADDRESS_INVALID)
+    table.put(every[known], recovered.entries[known], crcs=recovered.crcs[known])
+    zone_count = bench.media.block_count // again.zone_size
+    again.core.take_l2p(table, table.count(again.zone_size, zone_count, trim_chunk=again.trim_chunk))
     again.events.clear()
     return again

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import uuid
 
 import numpy as np
@@ -13,6 +14,8 @@ from numpy.typing import NDArray
 from spdk_ftl_py import _shim
 from spdk_ftl_py.ftl.media.layout import ENTRY, cut_crcs
 from unit.ftl.media.summaries import build_summary
+from unit.shim.ftl.core_bench import Bench
+from unit.shim.ftl.core_model import recover, restarted
 
 BLOCKS = 40
 NARROW, WIDE = 1 << 20, 1 << 31
@@ -98,11 +101,16 @@ def test_a_record_counts_where_nothing_is_newer_and_a_held_write_where_something
     trim, lost = _shim.TRIM_FLAG | 77, _shim.LOST_FLAG | 78
     l2p.apply_records(u64(2, 4), u64(2, 3), u64(12, 14), u64(trim, lost))
     assert l2p.l2p(0, 8).tolist() == [0, 1, trim, 3, lost, 5, lost, _shim.ADDRESS_INVALID]
-    assert l2p.zone_use(2, 39 + 1)[0].tolist()[:3] == [2, 1, 1]
-    assert l2p.zone_use(2, 40)[1].tolist()[38:] == [1, 2]
-    assert l2p.zone_use(3, 27)[1].tolist()[25:] == [1, 2]
+    counts = l2p.count(2, 40)
+    assert (counts.blocks.tolist()[:3], counts.records.tolist()[38:]) == ([2, 1, 1], [1, 2])
+    assert l2p.count(3, 27).records.tolist()[25:] == [1, 2]
+    assert (counts.known, counts.content) == (7, 6)
     with pytest.raises(IndexError, match="behind the last zone"):
-        l2p.zone_use(2, 39)
+        l2p.count(2, 39)
+    l2p.put(u64(7), u64(_shim.SLOT_FLAG))
+    with pytest.raises(IndexError, match="not an address"):
+        l2p.count(2, 40)
+    l2p.put(u64(7), u64(_shim.ADDRESS_INVALID))
     assert l2p.supersede(u64(0, 7), u64(5, 1), u64(13, 1)).tolist() == [3, 1]
     assert l2p.l2p(0, 8).tolist() == [_shim.ADDRESS_INVALID] * 3 + [3, lost, 5, lost, _shim.ADDRESS_INVALID]
 
@@ -114,7 +122,9 @@ def test_ranges_and_arrays_that_do_not_fit_are_refused() -> None:
         lambda: l2p.apply_records(u64(3), u64(HEADER), u64(1), u64(1)),
         lambda: l2p.supersede(u64(9), u64(0), u64(1)),
         lambda: l2p.put(u64(8), u64(0)),
-        lambda: l2p.put_range(7, u64(1, 2)),
+        lambda: l2p.put_range(7, u64(1, 2).reshape(1, 2), 2),
+        lambda: l2p.put_range(7, u64(1, 2).reshape(2, 1).astype(np.uint32), 2),
+        lambda: l2p.put_crcs(8, np.zeros((1, 1), np.uint16), 1),
         lambda: l2p.l2p(0, 9),
         lambda: l2p.seqs_of(u64(8)),
     ):
@@ -127,12 +137,18 @@ def test_ranges_and_arrays_that_do_not_fit_are_refused() -> None:
     ):
         with pytest.raises(ValueError, match="different lengths"):
             wrong()
+    for count, entries in ((3, u64(1, 2).reshape(1, 2)), (1, u64(1, 2, 3, 4).reshape(1, 4)[:, ::2])):
+        with pytest.raises(ValueError, match="more entries than there are, or apart"):
+            l2p.put_range(0, entries, count)
+    for zone_size, chunk in ((0, 4), (2, 0), (2, 3), (2, 256)):
+        with pytest.raises(ValueError, match=r"^count: "):
+            l2p.count(zone_size, 8, trim_chunk=chunk)
     l2p.drop_seqs()
     with pytest.raises(ValueError, match="the seqs were dropped"):
         l2p.merge(rows((1, 1)), u64(1))
 
 
-def test_memory_below_an_lba_is_released_in_huge_pages_and_a_larger_device_has_the_same_entries() -> None:
+def test_a_larger_device_has_the_same_entries() -> None:
     l2p = _shim.RestoredL2p(1 << 20, NARROW, with_crcs=True)
     some = u64(0, (1 << 19) - 1, 1 << 19, (1 << 20) - 1)
     l2p.put(some, u64(1, 2, 3, 4), crcs=np.array([5, 6, 7, 8], np.uint16))
@@ -140,10 +156,110 @@ def test_memory_below_an_lba_is_released_in_huge_pages_and_a_larger_device_has_t
     assert larger.entries_of(some).tolist() == [1, 2, 3, 4]
     assert larger.crcs(1 << 19, 1).tolist() == [7]
     assert larger.l2p(1 << 20, 9).tolist() == [_shim.ADDRESS_INVALID] * 9
-    l2p.release_below((1 << 19) + 5)
-    assert l2p.entries_of(some).tolist() == [_shim.ADDRESS_INVALID] * 2 + [3, 4]
     with pytest.raises(ValueError, match="smaller"):
         l2p.grown(1 << 19, NARROW)
+
+
+@pytest.mark.parametrize("base_blocks", [NARROW, WIDE])
+@pytest.mark.parametrize("dtype", ["<u4", "<u8"])
+def test_rows_of_entries_may_have_something_between_them(base_blocks: int, dtype: str) -> None:
+    l2p = _shim.RestoredL2p(BLOCKS, base_blocks, with_crcs=True, with_seqs=False)
+    blocks = np.zeros((3, 8), dtype)
+    blocks[:, 3:] = np.arange(15).reshape(3, 5)
+    blocks[1, 4] = np.iinfo(dtype).max
+    l2p.put_range(2, blocks[:, 3:], 12)
+    expected = [*range(6), _shim.ADDRESS_INVALID, *range(7, 12)]
+    assert l2p.l2p(0, BLOCKS).tolist() == [*[_shim.ADDRESS_INVALID] * 2, *expected, *[_shim.ADDRESS_INVALID] * 26]
+    l2p.put_crcs(2, np.arange(16, dtype=np.uint16).reshape(2, 8)[:, 2:], 9)
+    assert l2p.crcs(1, 11).tolist() == [0, 2, 3, 4, 5, 6, 7, 10, 11, 12, 0]
+
+
+# --- the core takes it
+
+
+def loaded(bench: Bench) -> tuple[Bench, Bench]:
+    """What bench has on media, in two cores: one visits each entry, the other takes the table."""
+    bench.media.power_cut(1)
+    bench.close()
+    bench.media.power_on()
+    recovered = recover(bench)
+    options = {"trim_chunk": bench.trim_chunk, "media": bench.media, "reactor": bench.reactor}
+    visits = Bench(next_seq=recovered.next_seq, first_band_seq=recovered.next_band_seq, **options)
+    for number, (state, seq, pointers) in enumerate(recovered.bands):
+        visits.core.load_band(number, state, seq, pointers)
+    visits.core.load_l2p(0, recovered.entries, recovered.crcs)
+    return visits, restarted(bench, recovered, trim_chunk=bench.trim_chunk)
+
+
+@pytest.mark.parametrize("trim_chunk", [1, 8, 128])
+def test_a_core_that_takes_the_table_knows_what_one_knows_that_visits_its_entries(trim_chunk: int) -> None:
+    with Bench(trim_chunk=trim_chunk) as bench:
+        rng = random.Random(trim_chunk)
+        for version in range(1, 400):
+            bench.put(rng.randrange(bench.block_count), version)
+            if version % 20 == 0:
+                assert bench.run(_shim.Op.DEALLOCATE, rng.randrange(bench.block_count - 70), rng.randrange(70)) == 0
+        bench.put(0, 900)
+        assert bench.flush() == 0
+        visits, takes = loaded(bench)
+        assert len({int(entry) >> 62 for entry in takes.core.l2p(0, bench.block_count)}) >= 3, "data, trims, nothing"
+        for core in (visits.core, takes.core):
+            assert core.allocated_blocks() > 0
+        assert visits.core.allocated_blocks() == takes.core.allocated_blocks()
+        assert np.array_equal(visits.core.l2p(0, bench.block_count), takes.core.l2p(0, bench.block_count))
+        assert np.array_equal(visits.core.crcs(0, bench.block_count), takes.core.crcs(0, bench.block_count))
+        for one, other in zip(visits.core.bands(), takes.core.bands(), strict=True):
+            assert (one.valid, one.references, one.written, one.state) == (
+                *(other.valid, other.references, other.written, other.state),
+            )
+        visits.close()
+        # The chunks' counts say when a trim finds nothing.
+        takes.put(bench.block_count // 2, 901)
+        assert takes.run(_shim.Op.DEALLOCATE, 0, bench.block_count) == 0
+        assert takes.core.allocated_blocks() == 0
+        takes.settle()
+        takes.audit()
+        assert takes.versions() == [0] * bench.block_count
+        takes.close()
+
+
+def test_a_core_refuses_a_table_that_is_not_its_own_or_was_not_counted_as_it_is() -> None:
+    with Bench() as bench:
+        zones = bench.media.block_count // bench.zone_size
+        where = bench.zones[0][0]
+
+        def table(blocks: int = bench.block_count, base: int = bench.media.block_count) -> _shim.RestoredL2p:
+            return _shim.RestoredL2p(blocks, base, with_crcs=True, with_seqs=False)
+
+        def refused(l2p: _shim.RestoredL2p, counts: _shim.L2pCounts, message: str) -> None:
+            with pytest.raises(ValueError, match=message):
+                bench.core.take_l2p(l2p, counts)
+            assert bench.core.allocated_blocks() == 0
+            assert not any(band.valid or band.references for band in bench.core.bands())
+
+        for other in (table(bench.block_count + 1), table(base=WIDE)):
+            refused(other, other.count(bench.zone_size, zones), "of another device")
+        good = table()
+        good.put(u64(5), u64(where), crcs=np.array([1], np.uint16))
+        for counts in (good.count(bench.zone_size, zones, trim_chunk=64), good.count(bench.zone_size * 2, zones)):
+            refused(good, counts, "not those of the table")
+        stale = good.count(bench.zone_size, zones)
+        good.put(u64(6), u64(where + 1), crcs=np.array([1], np.uint16))
+        refused(good, stale, "not those of the table")
+        good.put(u64(6), u64(0), crcs=np.array([1], np.uint16))
+        refused(good, good.count(bench.zone_size, zones), "not an address in a band")
+        bare = _shim.RestoredL2p(bench.block_count, bench.media.block_count, with_seqs=False)
+        bare.put(u64(5), u64(where))
+        refused(bare, bare.count(bench.zone_size, zones), "blocks need their CRCs")
+        good.put(u64(6), u64(where + 1))
+        bench.core.take_l2p(good, good.count(bench.zone_size, zones))
+        assert bench.core.allocated_blocks() == 2
+        assert good.l2p(5, 2).tolist() == [_shim.ADDRESS_INVALID] * 2, "its memory is the core's"
+        with pytest.raises(ValueError, match="has an L2P already"):
+            bench.core.take_l2p(good, good.count(bench.zone_size, zones))
+
+
+# --- ranges
 
 
 @given(st.lists(st.tuples(st.integers(0, 70), st.integers(0, 30)), max_size=30), st.integers(0, 64))
