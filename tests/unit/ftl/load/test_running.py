@@ -19,6 +19,7 @@ from spdk_ftl_py.ftl.load.running import KEY, Turn, TurnWriter
 from spdk_ftl_py.ftl.media.blockdev import BlockPort
 from spdk_ftl_py.ftl.media.geometry import plan
 from spdk_ftl_py.ftl.media.layout import CHECKPOINT, crcs
+from spdk_ftl_py.ftl.media.superblock_content import conf_beside, conf_to_store
 from spdk_ftl_py.ftl.media.zone import EMPTY, Zone
 from unit.ftl.load.restore_rig import CONF, MakeRestoreRig, RestoreRig
 from unit.shim.ftl.core_bench import content
@@ -370,3 +371,23 @@ def test_how_large_a_device_must_be() -> None:
         why = running.why_not(geometry, conf, 4, emulated=False)
         assert (why is None) is possible, (bands, why)
         assert running.why_not(geometry, conf, 4, emulated=True) is not None
+
+
+def test_the_setting_is_stored_where_earlier_releases_ignore_it() -> None:
+    conf = FtlConf(running_checkpoint=15)
+    assert "running_checkpoint" not in conf_to_store(conf)
+    assert conf_beside(conf) == {"running_checkpoint_percent": 15}
+    assert conf_beside(FtlConf()) == {}
+
+
+@pytest.mark.rig(**ROOMY)
+async def test_the_setting_outlives_a_load(rig: RestoreRig) -> None:
+    await rig.create(dataclasses.replace(OFTEN, running_checkpoint=15))
+    for _ in range(2):
+        await rig.halt()
+        await rig.load()
+        assert rig.device.conf.running_checkpoint == 15
+    await rig.device.set_conf(dataclasses.replace(rig.device.conf, running_checkpoint=0))
+    await rig.crash()
+    await rig.load()
+    assert rig.device.conf.running_checkpoint == 0
