@@ -159,7 +159,7 @@ class _Writer:
         for records in self._records(pointers, account):
             # LBAs that were never written have no records, but there may be very many of them.
             await turns()
-            report("checkpoint", min(1.0, self._written / blocks_most))
+            report("checkpoint", min(1.0, self._builder.count / blocks_most))
             done = 0
             while done < len(records):
                 if offset == self._geometry.zone_capacity:
