@@ -42,3 +42,4 @@ class Turning:
     def begin(self, device: FtlDevice) -> None:
         """The device was just created or loaded."""
         device.checkpointing.pause_s = self._rng.choice(PAUSES_S)
+        device.checkpointing.ask_s = 0.0

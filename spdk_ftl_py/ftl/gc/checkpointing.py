@@ -71,6 +71,7 @@ class Checkpointing:
         self.given_up = 0
         """Turns that did not become whole."""
         self.pause_s = PAUSE_S
+        self.ask_s = ASK_S
         self._name = name
         self._reactor = reactor
         self._base = base
@@ -177,7 +178,7 @@ class Checkpointing:
             return False
         # Decisions are frequent, and the core has to be asked.
         now = asyncio.get_running_loop().time()
-        if now < self._asked_at + ASK_S:
+        if now < self._asked_at + self.ask_s:
             return False
         self._asked_at = now
         written = self._core.stats().user_written_blocks - self._began_at
