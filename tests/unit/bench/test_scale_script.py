@@ -48,6 +48,8 @@ def point(size: float, *, gib_per_tb: float = 4, seconds_per_tb: float = 10) -> 
         "halt_s": 1 + size,
         "dirty": part,
         "clean": part,
+        "running": part,
+        "turn": part,
         "trim": {"trim_s": size, "write_s": 0.001, "read_s": 0.001},
     }
 

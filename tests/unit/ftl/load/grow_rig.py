@@ -63,7 +63,7 @@ async def grow_rig(reactor: ReactorLoop, *, emulated: bool = False) -> AsyncIter
         )
     else:
         drive = _shim.EmulatedMedia.zns(
-            reactor.shim, ZONES, ZONE_SIZE, ZONE_CAPACITY, max_open_zones=7, max_active_zones=7, hidden_zones=HIDDEN
+            reactor.shim, ZONES, ZONE_SIZE, ZONE_CAPACITY, max_open_zones=7, max_active_zones=9, hidden_zones=HIDDEN
         )
     drive.set_schedule(1)
     rig = GrowRig(reactor, drive, emulated=emulated)

@@ -122,7 +122,7 @@ def rows(*versions: tuple[int, int]) -> np.ndarray:
 def test_entries_count_as_versions_with_the_seq_before_s0() -> None:
     """LBAs 0 to 3 have an entry, 4 and 5 do not."""
     table = _shim.RestoredL2p(8, 1000, many_seqs=False)
-    table.put_range(0, np.array([100, 101, 102, 103], np.uint64))
+    table.put_range(0, np.array([[100, 101, 102, 103]], np.uint64), 4)
     table.assume(49)
     addresses = np.array([200, 201, 202, 203], np.uint64)
     # An old copy, the same seq, a newer version; and any version where there is no entry.
