@@ -94,11 +94,11 @@ def counted() -> Iterator[Counted]:
         finally:
             here.loads.discard(name)
 
-    async def counted_reading(reader: Any, geometry: Any, *args: Any) -> None:
+    async def counted_reading(reader: Any, geometry: Any, *args: Any, **options: Any) -> None:
         here.merging[reader] = restore_module.bytes_beside_l2p(geometry)
         here.count()
         try:
-            await read_bands(reader, geometry, *args)
+            await read_bands(reader, geometry, *args, **options)
         finally:
             del here.merging[reader]
 
