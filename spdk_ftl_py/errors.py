@@ -100,6 +100,12 @@ class MediaError(FtlError):
         self.status = status
 
 
+class MemoryShortError(FtlError):
+    """Memory has run out. It may suffice later, when others have given some back."""
+
+    errno = _errno.ENOMEM
+
+
 class FlushDoubtError(MediaError):
     """A flush failed, and the content of the device's volatile cache may be lost, whatever a later flush returns."""
 

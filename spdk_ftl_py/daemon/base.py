@@ -19,6 +19,7 @@ from ..errors import (
     ClaimedError,
     FtlError,
     MediaError,
+    MemoryShortError,
     NotFoundError,
     PathError,
     ProtocolError,
@@ -71,8 +72,10 @@ IO_TIMEOUT_S: Final = 60.0
 
 PASSING: Final = (
     *(TargetError, PathError, ProtocolError, CommandError, AuthenticationError, MediaError, ClaimedError, OSError),
+    MemoryShortError,
 )
-"""Errors that may pass by themselves: a target that starts, stops or stalls. Any other error needs somebody to act."""
+"""Errors that may pass by themselves: a target that starts, stops or stalls, memory that others have. Any other error
+needs somebody to act."""
 
 
 class DeferredError(FtlError):

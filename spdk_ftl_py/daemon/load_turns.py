@@ -13,6 +13,9 @@ LOADS_MAX: Final = 256
 MEMORY_DEFAULT_MIB: Final = 1024
 STALL_S: Final = 5.0
 """A load that makes no progress for this time leaves its place to another one."""
+HOLD_S: Final = 60.0
+"""And after this time hosts no longer expect it to end. Some steps of a large FTL take much longer than STALL_S, and
+report nothing meanwhile; a base that hangs is given up after this time, too."""
 PATIENT_S: Final = 30.0
 """Who has waited for this time is served in the order of arrival, and is not overtaken any more."""
 PARKED_MAX: Final = 16
@@ -25,10 +28,11 @@ _MIB: Final = 1 << 20
 class LoadTurn:
     """The turn of one load, from LoadTurns.turn(). Inside it the load runs."""
 
-    def __init__(self, turns: LoadTurns, block_count: int, *, first: bool, failed_before: bool) -> None:
+    def __init__(self, turns: LoadTurns, block_count: int, *, first: bool, at_once: bool, failed_before: bool) -> None:
         self._turns = turns
         self._loop = asyncio.get_running_loop()
-        self._first = first
+        self._first = first or at_once
+        self.at_once = at_once
         self._failed_before = failed_before
         self._size = block_count
         self._arrived_at = self._waiting_since = self._moved_at = self._loop.time()
@@ -77,7 +81,7 @@ class LoadTurn:
     @property
     def moves(self) -> bool:
         """Whether hosts can expect it to end: it waits for its turn, or makes progress."""
-        return self.waits or not self.stands_still
+        return self.waits or self._loop.time() - self._moved_at < self._turns.hold_s
 
     @property
     def waits_for(self) -> str:
@@ -127,9 +131,15 @@ class LoadTurns:
     """
 
     def __init__(
-        self, most: int = LOADS_DEFAULT, memory_mib: int = MEMORY_DEFAULT_MIB, *, stall_s: float = STALL_S
+        self,
+        most: int = LOADS_DEFAULT,
+        memory_mib: int = MEMORY_DEFAULT_MIB,
+        *,
+        stall_s: float = STALL_S,
+        hold_s: float = HOLD_S,
     ) -> None:
-        """most: loads at a time. memory_mib: what they take together beside their L2P. Raises ParameterError."""
+        """most: loads at a time. memory_mib: what they take together beside their L2P. stall_s, hold_s: as STALL_S and
+        HOLD_S. Raises ParameterError."""
         if not 1 <= most <= LOADS_MAX:
             raise ParameterError(f"{most} loads: there can be 1 to {LOADS_MAX} at a time")
         if memory_mib < 1:
@@ -137,14 +147,17 @@ class LoadTurns:
         self.most = most
         self.memory_bytes = memory_mib * _MIB
         self.stall_s = stall_s
+        self.hold_s = hold_s
         self._turns: list[LoadTurn] = []
         self._last_number = 0
         self._timer: asyncio.TimerHandle | None = None
 
-    def turn(self, block_count: int, *, first: bool = False, failed_before: bool = False) -> LoadTurn:
-        """For one load, as a context manager. block_count: of the base. first: before all others. failed_before: this
-        load is tried again."""
-        return LoadTurn(self, block_count, first=first, failed_before=failed_before)
+    def turn(
+        self, block_count: int, *, first: bool = False, at_once: bool = False, failed_before: bool = False
+    ) -> LoadTurn:
+        """For one load, as a context manager. block_count: of the base. first: before all others. at_once: before all
+        others, and it waits for no place, only for memory. failed_before: this load is tried again."""
+        return LoadTurn(self, block_count, first=first, at_once=at_once, failed_before=failed_before)
 
     # --- for LoadTurn
 
@@ -167,14 +180,14 @@ class LoadTurns:
         barred = False
         parked = sum(turn.has_begun for turn in self._waiting)
         for turn in sorted(self._waiting, key=lambda turn: turn.key):
-            if len(self.running) >= self.most:
-                break
+            if len(self.running) >= self.most and not turn.at_once:
+                continue
             if turn.wanted_bytes:
                 if barred or not self._fits(turn):
                     barred = barred or turn.is_patient
                     continue
                 parked -= 1
-            elif parked >= PARKED_MAX:
+            elif parked >= PARKED_MAX and not turn.at_once:
                 continue
             turn.end_wait()
         if self._timer is not None:

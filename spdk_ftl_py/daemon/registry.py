@@ -75,7 +75,7 @@ class Registry:
             require_running=self.require_running,
             is_halting=lambda: self.is_halting,
         )
-        self._deletions: set[asyncio.Task[Any]] = set()
+        self._deletions: dict[asyncio.Task[Any], ManagedDevice] = {}
         self._halting: asyncio.Task[None] | None = None
         self.on_halting: Callable[[float, Callable[[], object]], None] = lambda most_s, moves: None
         """A halt begins. It takes so many seconds at most, and what the call returns changes while it moves on."""
@@ -174,20 +174,36 @@ class Registry:
         for device in self._devices.values():
             # Also if it is being deleted, or halted for a change.
             device.halt_limit = limit
-        await self.creations.end()
-        await asyncio.gather(*self._deletions, return_exceptions=True)
-        await self._saver.end()
-        kept = [device for device in self._devices.values() if worth_keeping(device)]
+        begun: set[ManagedDevice] = set()
+        kept: set[ManagedDevice] = set()
+        failures: list[str] = []
 
-        async def halt_one(device: ManagedDevice) -> str:
+        async def halt_one(device: ManagedDevice) -> None:
+            if worth_keeping(device):
+                kept.add(device)
             try:
-                return await self._halt_one(device, undo=undo)
+                failures.append(await self._halt_one(device, undo=undo))
             finally:
                 watch.halted(device)
 
-        failures = await asyncio.gather(*map(halt_one, self._devices.values()))
+        async def halt_those(devices: list[ManagedDevice]) -> None:
+            left = [device for device in devices if device not in begun]
+            begun.update(left)
+            await asyncio.gather(*map(halt_one, left))
+
+        async def end_creations() -> None:
+            await self.creations.end()
+            await halt_those(self._served())
+
+        # They share the time for the halt: none waits for what may use it up.
+        await asyncio.gather(
+            halt_those(self._served()), end_creations(), asyncio.gather(*self._deletions, return_exceptions=True)
+        )
+        # Those that wait for a base, and what a deletion left.
+        await halt_those(list(self._devices.values()))
+        await self._saver.end()
         # After a clean halt no host has unflushed writes that could be lost.
-        stay = [device.record() for device in kept if not _is_over(device)]
+        stay = [device.record() for device in self._devices.values() if device in kept and not _is_over(device)]
         records = [*self._orphans.records, *stay]
         self._saver.keep_sockets(stay)
         self._devices.clear()
@@ -198,6 +214,12 @@ class Registry:
             messages.append(error.message)
         if messages:
             raise FtlError(f"not everything was halted cleanly{' and undone' if undo else ''}: {'; '.join(messages)}")
+
+    def _served(self) -> list[ManagedDevice]:
+        """Those that are neither being created nor being deleted."""
+        deleted = {self._devices.get(key_of(device), device) for device in self._deletions.values()}
+        others = (DeviceState.DELETING, DeviceState.CREATING, DeviceState.DEFERRED)
+        return [device for device in self._devices.values() if device not in deleted and device.state not in others]
 
     async def _halt_one(self, device: ManagedDevice, *, undo: bool) -> str:
         """What could not be done."""
@@ -326,8 +348,8 @@ class Registry:
                 f"a load with -u {device.uuid} before this machine goes down"
             )
         task = asyncio.ensure_future(self._delete(device))
-        self._deletions.add(task)
-        task.add_done_callback(self._deletions.discard)
+        self._deletions[task] = device
+        task.add_done_callback(self._deletions.pop)
         failures = await asyncio.shield(task)
         if failures:
             left = "; ".join(f"{step}: {failure}" for step, failure in failures)

@@ -52,7 +52,7 @@ class Reloading:
                 if not change.late:
                     # Saved before it takes effect: after a crash the next daemon loads the FTL with or without it.
                     device.on_change()
-                await self.return_to_base(change.once, first=True)
+                await self.return_to_base(change.once, at_once=True)
             except BaseException:
                 # The change is made once the changed FTL serves hosts.
                 device.saved_params = None
@@ -105,12 +105,12 @@ class Reloading:
         # Hosts stay connected. Writes from now on may be lost again.
         return True
 
-    async def return_to_base(self, once: Mapping[str, Any] | None = None, *, first: bool = False) -> None:
-        """Loads the FTL, and serves hosts again. once: options of a Change, for this load only. first: as in load().
+    async def return_to_base(self, once: Mapping[str, Any] | None = None, *, at_once: bool = False) -> None:
+        """Loads the FTL, and serves hosts again. once: options of a Change, for this load only. at_once: as in load().
         Raises what BaseLink and load() raise."""
         device = self._device
         await device.link.claim(again=True)
-        device.ftl = await self.load(await self.connect(), once, first=first)
+        device.ftl = await self.load(await self.connect(), once, at_once=at_once)
         device.remember(device.ftl)
         device.took_conf()
         if (device.ftl.restored or {}).get("lossy"):
@@ -129,14 +129,18 @@ class Reloading:
         assert device.link.raw is not None
         return Media(base, device.link.raw, await device.link.connect_cache(device.front.reactor))
 
-    async def load(self, media: Media, once: Mapping[str, Any] | None = None, *, first: bool = False) -> FtlDevice:
-        """Loads the FTL from media when it is its turn. first: before others that wait. Raises what FtlMaker.load()
-        raises, and UnfitError if media do not hold the FTL that hosts know."""
+    async def load(
+        self, media: Media, once: Mapping[str, Any] | None = None, *, first: bool = False, at_once: bool = False
+    ) -> FtlDevice:
+        """Loads the FTL from media when it is its turn. first, at_once: as in LoadTurns.turn(). Raises what
+        FtlMaker.load() raises, and UnfitError if media do not hold the FTL that hosts know."""
         device = self._device
         failed_before, device.last_load_failed = device.last_load_failed, True
         loads = device.identity.loads
         try:
-            device.load_turn = turn = loads.turn(media.raw_base.block_count, first=first, failed_before=failed_before)
+            device.load_turn = turn = loads.turn(
+                media.raw_base.block_count, first=first, at_once=at_once, failed_before=failed_before
+            )
             async with turn:
                 load = device.maker.load(
                     device.front.reactor, media, **(once or {}), life=device.life_seen, room=turn.room

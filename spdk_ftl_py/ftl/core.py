@@ -11,7 +11,7 @@ from uuid import UUID
 
 from .. import _shim
 from ..conf import FtlConf, write_buffer_blocks
-from ..errors import ConfError, FtlError, MediaError
+from ..errors import ConfError, FtlError, MediaError, MemoryShortError
 from ..runtime.reactor import ReactorLoop
 from ..runtime.tasks import to_its_end
 from ..runtime.turns import aside
@@ -40,7 +40,7 @@ async def make_core(
     media_uuid: UUID | None = None,
 ) -> _shim.FtlCore:
     """An FtlCore for a conf and geometry. media_uuid: the uuid in its records on the base, if that differs. Raises
-    ConfError if its pools can't be made, FtlError if the write buffer file can't be made."""
+    ConfError if its pools can't be made, MemoryShortError, FtlError if the write buffer file can't be made."""
     try:
         bands = await aside(geometry.zone_count, geometry.band_zone_starts)
         config = functools.partial(
@@ -77,7 +77,11 @@ async def make_core(
                 core.close()
             raise
         return made[0]
-    except (ValueError, MemoryError) as error:
+    except MemoryError as error:
+        raise MemoryShortError(
+            f"there is not enough memory for the FTL's data path: {error}: end other programs; this can be repeated"
+        ) from error
+    except ValueError as error:
         raise ConfError(f"can't create the FTL's data path: {error}") from error
     except OSError as error:
         wanted = (buffer_blocks or write_buffer_blocks(conf, geometry)) * BLOCK_BYTES

@@ -13,7 +13,7 @@ from uuid import UUID
 
 from .. import _shim
 from ..conf import FtlConf, write_buffer_blocks
-from ..errors import FtlError, MediaError, NotFoundError, ParameterError
+from ..errors import FtlError, MediaError, MemoryShortError, NotFoundError, ParameterError
 from ..ignored_settings import ignored_in_superblock
 from ..runtime.progress import Progress
 from ..runtime.reactor import ReactorLoop
@@ -57,10 +57,9 @@ def _memory_named(load: Callable[P, Awaitable[T]]) -> Callable[P, Coroutine[Any,
         try:
             return await load(*args, **options)
         except MemoryError as error:
-            raise FtlError(
+            raise MemoryShortError(
                 f"{options['name']}: there is not enough memory to load FTL {options['uuid']}: end other programs, or "
-                "load it on a machine with more memory; the load can be repeated",
-                errno=errno.ENOMEM,
+                "load it on a machine with more memory; the load can be repeated"
             ) from error
 
     return named
@@ -98,7 +97,7 @@ async def load(
     default values. If the policy can't be had, the default takes its place, and the log says so. replaced_policies: why
     one was replaced before (memory of Guard). Raises what restore() raises; before restore() ends nothing is written,
     and load() may be interrupted and repeated at any point. With grow it also raises what plan_growth() raises. Raises
-    FtlError with ENOMEM if memory runs out.
+    MemoryShortError if memory runs out.
     """
     report = progress or (lambda step, part: None)
     given = FtlConf.from_dict(settings or {})
@@ -204,6 +203,7 @@ async def _loaded(
     # be durable before the superblock, which makes the new file the valid one. The superblock that was found must be
     # durable as well, before files of other incarnations are removed.
     await port.flush()
+    report("l2p", 0.0)
     without_room = await _make_room(base, port, name, found)
     if files is not None:
         # Loads that were killed have left these files.
@@ -248,7 +248,9 @@ async def _loaded(
         crashed=not found.superblock.clean,
     )
     await _empty_bands(port, found.geometry, found.bands_to_reset)
+    report("l2p", 0.0)
     await take_zones(port, found)
+    report("l2p", 0.0)
     await _fill(core, found, report)
     await device.bands_loaded()
     if found.turn is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import functools
 import itertools
 from collections.abc import Collection, Sequence
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 
 from ... import _shim
 from ...conf import FtlConf
-from ...errors import FtlError
+from ...errors import FtlError, MemoryShortError
 from ...runtime.progress import Progress
 from ...runtime.turns import Turns, aside
 from ..media.band import CLOSED, FAULTED, FREE
@@ -75,8 +74,8 @@ class Merge:
         with_crcs: bool = False,
         begin_with: RunningCheckpoint | None = None,
     ) -> None:
-        """damage: damage that is already known. begin_with: bands that are unchanged are not taken. Raises FtlError if
-        there is not enough memory."""
+        """damage: damage that is already known. begin_with: bands that are unchanged are not taken. Raises
+        MemoryShortError."""
         self._reader = reader
         self._superblock = superblock
         self._geometry = geometry
@@ -111,9 +110,9 @@ class Merge:
                 else begin_with.table
             )
         except MemoryError as error:
-            raise FtlError(
-                f"FTL {superblock.uuid}: there is not enough memory to load {geometry.block_count} blocks",
-                errno=errno.ENOMEM,
+            raise MemoryShortError(
+                f"FTL {superblock.uuid}: there is not enough memory to load {geometry.block_count} blocks: end other "
+                "programs, or load it on a machine with more memory; the load can be repeated"
             ) from error
         self._held.mark(self._l2p)
         if begin_with is not None:
@@ -190,7 +189,9 @@ class Merge:
     async def run(self, conf: FtlConf, superblock_zone: int, superblock_used: int) -> Restored:
         """After all bands."""
         await aside(len(self._zones), self._collect)
+        self._report("bands", 1.0)
         recovered, in_force = await self._settled()
+        self._report("bands", 1.0)
         await aside(self._geometry.block_count // ITEM_BLOCKS, self._l2p.drop_seqs)
         return await aside(
             len(self._zones),

@@ -20,7 +20,14 @@ class Load:
     """One that runs until end() is called."""
 
     def __init__(
-        self, turns: LoadTurns, size: int, *, room: int = 0, first: bool = False, failed: bool = False
+        self,
+        turns: LoadTurns,
+        size: int,
+        *,
+        room: int = 0,
+        first: bool = False,
+        at_once: bool = False,
+        failed: bool = False,
     ) -> None:
         self.size = size
         self.turn: LoadTurn | None = None
@@ -28,10 +35,10 @@ class Load:
         self._end = asyncio.Event()
         self._turns = turns
         self._room = room
-        self.task = asyncio.ensure_future(self._run(first, failed))
+        self.task = asyncio.ensure_future(self._run(first=first, at_once=at_once, failed_before=failed))
 
-    async def _run(self, first: bool, failed: bool) -> None:
-        async with self._turns.turn(self.size, first=first, failed_before=failed) as self.turn:
+    async def _run(self, **options: bool) -> None:
+        async with self._turns.turn(self.size, **options) as self.turn:
             if self._room:
                 await self.turn.room(self._room)
             self.began.set()
@@ -86,6 +93,30 @@ async def test_an_order_goes_before_the_others_and_a_failed_load_behind_them() -
     assert served == [1, 90, 50, 2]
 
 
+async def test_one_whose_hosts_are_held_waits_for_no_place_but_for_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    turns = LoadTurns(1, memory_mib=10, stall_s=NEVER_S)
+    running = Load(turns, 1, room=8 * MIB)
+    parked = Load(turns, 2, room=9 * MIB)
+    other = Load(turns, 3, first=True)
+    changes = [Load(turns, 90, at_once=True), Load(turns, 91, room=4 * MIB, at_once=True)]
+    assert await begun([running, parked, other, *changes]) == [1, 90]
+    assert "memory to load" in turns_of(changes[1]).waits_for
+    # Who waits for memory does not keep one without need for it waiting.
+    monkeypatch.setattr(module, "PARKED_MAX", 0)
+    changes.append(Load(turns, 92, at_once=True))
+    assert await begun([running, parked, other, *changes]) == [1, 90, 92]
+    await running.end()
+    assert await begun([parked, other, *changes]) == [90, 91, 92]
+    monkeypatch.undo()
+    for change in changes:
+        await change.end()
+    assert await begun([parked, other]) == [3]
+    await other.end()
+    assert await begun([parked]) == [2]
+    await parked.end()
+    assert turns._turns == []
+
+
 async def test_who_has_waited_long_is_served_in_the_order_of_arrival(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "PATIENT_S", 0.0)
     turns = LoadTurns(1, stall_s=NEVER_S)
@@ -102,13 +133,18 @@ async def test_one_that_stands_still_leaves_its_place_and_counts_again_when_it_m
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(module, "LOOK_S", 0.001)
-    turns = LoadTurns(1, stall_s=0.02)
+    turns = LoadTurns(1, stall_s=0.02, hold_s=NEVER_S)
     hangs, other, third = (Load(turns, size) for size in (1, 2, 3))
     assert await begun([hangs, other]) == [1]
     async with time_limit(20):
         await other.began.wait()
     assert hangs.turn is not None
+    # Its place is gone, but hosts wait longer.
+    assert hangs.turn.stands_still
+    assert hangs.turn.moves
+    turns.hold_s = 0.0
     assert not hangs.turn.moves
+    turns.hold_s = NEVER_S
     hangs.turn.moved()
     assert hangs.turn in turns.running
     assert hangs.turn.moves

@@ -94,11 +94,11 @@ def counted() -> Iterator[Counted]:
         finally:
             here.loads.discard(name)
 
-    async def counted_reading(reader: Any, geometry: Any, *args: Any) -> None:
+    async def counted_reading(reader: Any, geometry: Any, *args: Any, **options: Any) -> None:
         here.merging[reader] = restore_module.bytes_beside_l2p(geometry)
         here.count()
         try:
-            await read_bands(reader, geometry, *args)
+            await read_bands(reader, geometry, *args, **options)
         finally:
             del here.merging[reader]
 
@@ -197,14 +197,55 @@ async def test_host_io_is_held_beyond_the_peer_timeout_while_a_load_waits_its_tu
         assert not write.done()
         # It moves no more.
         turns.stall_s = 0.0
+        await asyncio.sleep(0.1)
+        assert (await daemon.device())["host_io"] == "holding"
+        turns.hold_s = 0.0
         with pytest.raises(MediaError, match="path error"):
             await write
         assert (await daemon.device())["host_io"] == "failing"
-        turns.stall_s = 1000.0
+        turns.stall_s = turns.hold_s = 1000.0
         seen.may_go_on.set()
         await daemon.wait_for("online")
     await port.write(0, bytes(4096))
     await port.close()
+    await daemon.halt()
+
+
+async def test_a_change_with_a_pause_does_not_wait_until_others_are_loaded(here: World) -> None:
+    """Its hosts are held meanwhile."""
+    turns = LoadTurns(1, stall_s=1000.0)
+    daemon = await here.start(loads=turns)
+    await create(here, daemon)
+    async with turns.turn(1):
+        await daemon.call("bdev_ftl_set_property", name="ftl0", ftl_property="verify_reads", value="false")
+        assert daemon.managed().conf.verify_reads is False
+        assert len(turns.running) == 1
+    await daemon.halt()
+
+
+async def test_a_load_for_which_memory_runs_out_is_repeated(monkeypatch: pytest.MonkeyPatch, here: World) -> None:
+    def refused(*_: Any) -> None:
+        raise MemoryError
+
+    def short() -> bool:
+        return "there is not enough memory to load FTL" in daemon.managed().waiting_for
+
+    await make_ftls(here, 1)
+    monkeypatch.setattr(loading, "_fill", refused)
+    daemon = await here.start()
+    await until(short)
+    assert states(daemon)["ftl0"] in ("creating", "deferred")
+    monkeypatch.undo()
+    await daemon.wait_for("online")
+    # The same when its base comes back.
+    monkeypatch.setattr(loading, "_fill", refused)
+    ftl = daemon.managed().ftl
+    assert ftl is not None
+    await ftl.abort("the base is away")
+    await until(short)
+    assert states(daemon)["ftl0"] == "waiting"
+    monkeypatch.undo()
+    await daemon.wait_for("online")
     await daemon.halt()
 
 
