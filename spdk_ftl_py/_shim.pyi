@@ -1383,7 +1383,7 @@ def band_row_layout() -> list[tuple[str, str]]:
     """Of a row of changed_bands(), for numpy.dtype(): name and format of each field. faulted_punits is a mask; state: a
     BandState; stream: the class that it was opened for; opened_seq: the core's next_seq then; data_seq: of the data
     blocks written to it, on average; written counts what was given up, too; unreadable: once such a band is closed, its
-    state is FAULTED."""
+    state is FAULTED; settling: records that are in the band, but the L2P does not name their place there yet."""
 
 class BandColumns:
     """Takes rows of changed_bands() and band_rows() into arrays of all bands. It keeps and writes the arrays."""
@@ -2105,6 +2105,10 @@ class FtlCore(BlockDevice):
 
     def zone_pointers(self, first: int, count: int) -> NDArray[np.uint32]:
         """Of each zone of these bands, by band and punit: the blocks that are known to be on media."""
+
+    def part_seqs(self) -> int:
+        """Returns next_seq. What is accepted later has this seq or a greater one. What was accepted before has a
+        smaller one, and the L2P tells of it: a Write Uncorrectable in progress goes on with another record."""
 
     def stats(self) -> CoreStats: ...
     @property

@@ -85,10 +85,11 @@ std::vector<std::pair<const char *, const char *>> band_row_layout() {
     static_assert(offsetof(BandRow, opened_seq) == 16 && offsetof(BandRow, data_seq) == 24);
     static_assert(offsetof(BandRow, band) == 32 && offsetof(BandRow, valid) == 36 && offsetof(BandRow, written) == 40);
     static_assert(offsetof(BandRow, state) == 44 && offsetof(BandRow, stream) == 45);
-    static_assert(offsetof(BandRow, unreadable) == 46 && offsetof(BandRow, unwritten) == 47 && sizeof(BandRow) == 48);
+    static_assert(offsetof(BandRow, unreadable) == 46 && offsetof(BandRow, unwritten) == 47);
+    static_assert(offsetof(BandRow, settling) == 48 && sizeof(BandRow) == 56);
     return {{"seq", "<u8"},   {"faulted_punits", "<u8"}, {"opened_seq", "<u8"}, {"data_seq", "<u8"},
             {"band", "<u4"},  {"valid", "<u4"},          {"written", "<u4"},    {"state", "u1"},
-            {"stream", "u1"}, {"unreadable", "u1"},      {"unwritten", "u1"}};
+            {"stream", "u1"}, {"unreadable", "u1"},      {"unwritten", "u1"},   {"settling", "<u8"}};
 }
 
 Array8 changed_bands(FtlCore &core, size_t most) {
@@ -342,6 +343,12 @@ void def_core_account(nb::class_<FtlCore, BlockDevice> &core) {
         .def("changed_bands", &changed_bands, nb::arg("most"))
         .def("zone_pointers", &zone_pointers_of, nb::arg("first"), nb::arg("count"))
         .def("band_rows", &band_rows, nb::arg("first"), nb::arg("count"))
+        .def("part_seqs",
+             [](FtlCore &self) {
+                 uint64_t seq = 0;
+                 on_reactor(self, [&] { seq = self.part_seqs(); });
+                 return seq;
+             })
         .def("stats", &stats_of)
         .def_prop_ro("troubles", [](FtlCore &self) { return self.state().troubles.load(std::memory_order_relaxed); })
         .def_prop_ro("band_changes", [](FtlCore &self) { return self.state().bands.changes(); })

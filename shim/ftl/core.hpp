@@ -38,8 +38,9 @@ struct BandRow {
     uint8_t stream;
     uint8_t unreadable;  // when the band is closed, its state becomes faulted
     uint8_t unwritten;   // not counting blocks that were given up
+    uint64_t settling;   // records that are in the band, but not in the L2P yet
 };
-static_assert(sizeof(BandRow) == 48);
+static_assert(sizeof(BandRow) == 56);
 
 class FtlCore final : public BlockDevice, public Poller, public std::enable_shared_from_this<FtlCore> {
 public:
@@ -87,6 +88,9 @@ public:
     void set_placement(Placement &placement);
     // The classes that have asked for a band, and have no answer yet; one bit each.
     [[nodiscard]] uint32_t asking() const noexcept { return writer_.asking(); }
+    // Returns the next seq. What is accepted later has this seq or a greater one. What was accepted before has a
+    // smaller one, and the L2P tells of it: a mark in progress goes on with another record.
+    uint64_t part_seqs() noexcept;
     bool start_move(uint32_t band);  // false: the maximum is being moved
     // Reads and verifies the valid data of a band that is closed or being written. False: another band is being read.
     // stays: bands are no longer moved, so the whole band is read despite damage, even a faulted one.

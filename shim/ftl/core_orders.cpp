@@ -435,6 +435,7 @@ BandRow FtlCore::row(uint32_t number) const noexcept {
     row.stream = band.stream;
     row.unreadable = band.unreadable;
     row.unwritten = band.written == 0;
+    row.settling = band.settling;
     return row;
 }
 

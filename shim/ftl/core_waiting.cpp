@@ -200,6 +200,13 @@ void FtlCore::cut_mark(WaitingLine &line) noexcept {
     }
 }
 
+uint64_t FtlCore::part_seqs() noexcept {
+    if (open_ != nullptr) {
+        cut_mark(*open_);  // the record has a seq, but the L2P only tells of the marked part
+    }
+    return state_.next_seq;
+}
+
 // The host of a write, a trim or a compare may have sent it again on another connection, and more behind it: executed
 // later, this one would undo those. So what waits is not begun any more. Blocks that a write has put into the buffer
 // stay, and so do the accepted part of a trim and what is marked.

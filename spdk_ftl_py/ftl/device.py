@@ -128,6 +128,7 @@ class FtlDevice:
             on_broken=lambda: self._mending.begin(),
             on_replaced=self._policy_replaced,
             on_decided=self._on_decided,
+            give_up_kept=lambda: self.checkpointing.give_up(),
             next_band_seq=next_band_seq,
             crashed=crashed,
         )
@@ -253,6 +254,7 @@ class FtlDevice:
             if can_write:
                 self.core.refuse_writes()
                 await self._drain()
+                await self.checkpointing.ended()
                 await self._mending.ended()
                 await self.wear.ended()
                 await self.cache.settled()

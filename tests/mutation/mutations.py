@@ -535,7 +535,7 @@ MUTATIONS = (
         "turn_without_drain",
         "a turn of the running checkpoint counts before what its pages saw in the write buffer is durable",
         ("--checkpoint",),
-        edits=(("ftl/gc/checkpointing.py", "        await self._drain()\n", ""),),
+        edits=(("ftl/gc/checkpointing.py", "        await self._drained()\n", ""),),
         world=8,
     ),
     Mutation(
@@ -545,8 +545,8 @@ MUTATIONS = (
         edits=(
             (
                 "ftl/load/running.py",
-                "self._next_seq = self._core.next_seq",
-                "self._next_seq = self._core.next_seq + 100",
+                "self._next_seq = self._core.part_seqs()",
+                "self._next_seq = self._core.part_seqs() + 100",
             ),
         ),
         world=1,

@@ -13,6 +13,7 @@ from ... import _shim
 from ...conf import FtlConf
 from ...errors import FlushDoubtError, FtlError
 from ...runtime.reactor import ReactorLoop
+from ...runtime.tasks import end_tasks
 from ..load.running import KEY, Turn, TurnWriter, why_not
 from ..media.band import Bands
 from ..media.blockdev import BlockPort
@@ -22,7 +23,7 @@ from .manager import BandManager
 log = logging.getLogger(__name__)
 
 FIRST_PART: Final = 8
-"""Without a turn that counts, one begins after this part of what is written between two turns."""
+"""Without a turn that counts, the first one of a life begins after this part of what is written between two turns."""
 WRITE_PART: Final = 2
 """The pages of a turn go out while hosts write this part of that."""
 PAUSE_S: Final = 0.005
@@ -35,7 +36,8 @@ BAND_POLL_S: Final = 0.05
 ASK_S: Final = 0.01
 """Whether a turn is due, at most so often."""
 STARVED_S: Final = 0.25
-"""If hosts wait for a band so long, the checkpoint gives up bands: those of the turn that is being written first."""
+"""If hosts or moves wait for a band so long, the checkpoint gives up bands: those of the turn that is being written
+first."""
 
 
 class _NeededElsewhereError(FtlError):
@@ -93,6 +95,10 @@ class Checkpointing:
         """Bands of the turn that is being written."""
         self._task: asyncio.Task[None] | None = None
         self._stopped = False
+        self._needed = False
+        """Nothing goes on without the bands that it has."""
+        self._first = True
+        """No turn was begun, or given up."""
         self._began_at = 0
         """Blocks that hosts had written when the last turn began, or was given up."""
         self._asked_at = -ASK_S
@@ -131,6 +137,16 @@ class Checkpointing:
         """No new turn begins, and one in progress ends soon. Idempotent."""
         self._stopped = True
 
+    def give_up(self) -> bool:
+        """Nothing goes on without the bands that it has, so it gives them back, even after stop(). Call it again, as a
+        turn that is being written only gives up its own. False: it has none."""
+        if not self._held and not self._taken:
+            return False
+        self._needed = True
+        if self._task is None:
+            self._begin(self._let_go)
+        return True
+
     async def ended(self) -> None:
         while self._task is not None and not self._task.done():
             await asyncio.wait({self._task})
@@ -161,12 +177,18 @@ class Checkpointing:
             work = self._write_turn
         else:
             return
+        self._begin(work)
+
+    def _begin(self, work: Callable[[], Awaitable[None]]) -> None:
         self._task = asyncio.get_running_loop().create_task(self._run(work), name=f"{self._name} checkpoint")
 
     def _is_starved(self) -> bool:
-        """Hosts have waited for a band for a while, and none is free, or none will be."""
+        """Hosts or moves have waited for a band for a while, and none is free, or none will be."""
+        if self._needed:
+            return True
         there = self._bands.free_count > 0 and self._bands.freeing_count > 0
-        if there or not self._manager.reserve.user_starved():
+        reserve = self._manager.reserve
+        if there or not (reserve.user_starved() or reserve.moves_starved()):
             self._starved_since = None
             return False
         now = asyncio.get_running_loop().time()
@@ -182,7 +204,8 @@ class Checkpointing:
             return False
         self._asked_at = now
         written = self._core.stats().user_written_blocks - self._began_at
-        return written >= (self._interval if self.turn is not None else self._interval // FIRST_PART)
+        # What a turn that is given up has written counts, too.
+        return written >= (self._interval // FIRST_PART if self._first and self.turn is None else self._interval)
 
     def _is_possible(self) -> bool:
         why = why_not(
@@ -203,18 +226,22 @@ class Checkpointing:
             await work()
         finally:
             self._task = None
+            self._needed &= bool(self._held)
 
     async def _let_go(self) -> None:
         """The bands are needed, or it is off."""
         before = self.turn
         self.turn = None
+        self._first = False
         self._began_at = self._core.stats().user_written_blocks
         if not await self._saved(before):
             return
         log.info("%s: the running checkpoint was given up", self._name)
         self._give_back(self._held)
+        self._give_back(self._taken)
 
     async def _write_turn(self) -> None:
+        self._first = False
         self._began_at = self._core.stats().user_written_blocks
         try:
             turn = await self._written()
@@ -228,6 +255,9 @@ class Checkpointing:
         except FtlError as error:
             level = logging.WARNING if self._may_write() else logging.DEBUG
             log.log(level, "%s: a turn of the running checkpoint was given up: %s", self._name, error.message)
+            turn = None
+        except MemoryError:
+            log.warning("%s: a turn of the running checkpoint was given up: there is not enough memory", self._name)
             turn = None
         finally:
             self._manager.kept_wanted = 0
@@ -280,15 +310,26 @@ class Checkpointing:
             await writer.end()
         self._check_wanted()
         # What was accepted while pages were copied is durable before the turn counts, and so are the pages.
-        await self._drain()
+        await self._drained()
         self._check_wanted()
         return writer.turn()
+
+    async def _drained(self) -> None:
+        """What was accepted is durable; or it may never be, as somebody waits for the bands."""
+        drain = asyncio.ensure_future(self._drain())
+        try:
+            while not drain.done():
+                self._check_wanted()
+                await asyncio.wait({drain}, timeout=BAND_POLL_S)
+        finally:
+            await end_tasks([drain])
+        drain.result()
 
     def _check_wanted(self) -> None:
         if self._stopped or not self._may_write():
             raise _NeededElsewhereError("the device stops, so its turn of the running checkpoint ends")
         if self._is_starved():
-            raise _NeededElsewhereError("hosts wait for the bands of a turn of the running checkpoint")
+            raise _NeededElsewhereError("hosts or moves wait for the bands of a turn of the running checkpoint")
 
     async def _next_zone(self, zones: list[int]) -> int:
         """Of a band that is taken for this turn. zones: what is left of the last one."""

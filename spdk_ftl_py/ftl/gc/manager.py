@@ -53,7 +53,8 @@ class BandManager:
 
     buffer_blocks: of the write buffer. policy: by default as the conf says. on_stuck(reason) is called once, when user
     writes can't continue and nothing can be freed; on_broken() when free bands have bad zones; on_replaced(reason) when
-    the policy was replaced; on_decided() when orders were given.
+    the policy was replaced; on_decided() when orders were given. give_up_kept() is called before on_stuck(): the bands
+    of keep_band() are given back; False: there are none.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class BandManager:
         on_broken: Callable[[], None] = lambda: None,
         on_replaced: Callable[[str], None] = lambda why: None,
         on_decided: Callable[[], None] = lambda: None,
+        give_up_kept: Callable[[], bool] = lambda: False,
         next_band_seq: int = 1,
         crashed: bool = False,
         turns: Turns = LOOP_TURNS,
@@ -105,6 +107,7 @@ class BandManager:
         self._on_broken = on_broken
         self._on_replaced = on_replaced
         self._on_decided = on_decided
+        self._give_up_kept = give_up_kept
         self._pace = Pace()
         self._level: float | None = None
         """As level, if this decision has it: moves that begin do not change it."""
@@ -496,7 +499,7 @@ class BandManager:
         return pace
 
     def _watch(self) -> None:
-        if self._standstill.look():
+        if self._standstill.look() and not self._give_up_kept():
             why = (
                 f"no free band is left ({len(self.bands)} bands, {self.bands.count(CLOSED)} of them closed), "
                 "and none can be freed"

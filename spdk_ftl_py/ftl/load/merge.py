@@ -304,7 +304,8 @@ class Merge:
             0 if zone is None else min(int(pointer), self._zones[zone].written, self._geometry.zone_capacity)
             for zone, pointer in zip(zones, self._begun_with.pointers[number], strict=True)
         ]
-        return LoadedBand(CLOSED, self._band_seqs[number], pointers)
+        state = FAULTED if number in self._begun_with.faulted else CLOSED
+        return LoadedBand(state, self._band_seqs[number], pointers)
 
     def _band(self, number: int) -> LoadedBand:
         # The load resets a checkpoint before the device is used.

@@ -203,9 +203,11 @@ class TurnWriter:
             await turns()
         account = np.concatenate(parts)
         # Only after the bands: what is in a closed one is older. Before the first page: no page is older.
-        self._next_seq = self._core.next_seq
+        self._next_seq = self._core.part_seqs()
         bands = np.zeros(len(account), CHECKPOINT_BAND)
-        bands["seq"] = np.where(np.isin(account["state"], _CLOSED_CODES), account["seq"], np.uint64(0))
+        # While records settle, the L2P names their old place, or none.
+        whole = np.isin(account["state"], _CLOSED_CODES) & (account["settling"] == 0)
+        bands["seq"] = np.where(whole, account["seq"], np.uint64(0))
         bands["faulted"] = (account["state"] == SHIM_STATES.index(FAULTED)) | (account["faulted_punits"] != 0)
         bands["history"] = packed(account, self._next_seq)
         for section, entries in ((SECTION_BANDS, bands), (SECTION_POINTERS, np.concatenate(pointers).astype(POINTER))):
@@ -289,6 +291,8 @@ class RunningCheckpoint:
     history: NDArray[np.uint32]
     """Of each band, as history.unpacked() takes it."""
     highest_band_seq: int
+    faulted: frozenset[int]
+    """Bands that were faulted at T0, or had a failed zone."""
     bands: frozenset[int]
     """Those that hold the turn."""
 
@@ -394,6 +398,7 @@ class _Reader:
             pointers=self._pointers.reshape(self._geometry.band_count, self._geometry.punits),
             history=self._bands["history"],
             highest_band_seq=int(self._bands["seq"].max(initial=0)),
+            faulted=frozenset(np.flatnonzero(self._bands["faulted"]).tolist()),
             bands=self._held,
         )
 

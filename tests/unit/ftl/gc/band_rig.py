@@ -42,6 +42,7 @@ def rows_of(bands: Iterable[Band]) -> NDArray[np.uint8]:
             band.stream,
             0,
             band.written == 0,
+            0,
         )
         for band in bands
     ]

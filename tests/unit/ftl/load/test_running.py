@@ -18,7 +18,7 @@ from spdk_ftl_py.ftl.load.restored import Restored
 from spdk_ftl_py.ftl.load.running import KEY, Turn, TurnWriter
 from spdk_ftl_py.ftl.media.blockdev import BlockPort
 from spdk_ftl_py.ftl.media.geometry import plan
-from spdk_ftl_py.ftl.media.layout import CHECKPOINT, crcs
+from spdk_ftl_py.ftl.media.layout import CHECKPOINT, KIND_DATA, crcs, parse_batch_header
 from spdk_ftl_py.ftl.media.superblock_content import conf_beside, conf_to_store
 from spdk_ftl_py.ftl.media.zone import EMPTY, Zone
 from unit.ftl.load.restore_rig import CONF, MakeRestoreRig, RestoreRig
@@ -48,6 +48,11 @@ async def compare(port: BlockPort, quick: Restored, whole: Restored) -> None:
     assert quick.next_band_seq >= whole.next_band_seq
     there, wanted = quick.l2p, whole.l2p
     tag = np.uint64(_shim.LOST_FLAG)
+    unknown = (there == np.uint64(_shim.ADDRESS_INVALID)) & (wanted != there)
+    if unknown.any():
+        # Sooner or later the FTL resets the band of a trim record that it does not know.
+        older = await rows_on_media(port, quick) & set(np.flatnonzero(unknown).tolist())
+        assert not older, f"LBAs {sorted(older)} were trimmed, and only a load of everything knows it"
     for lba in np.flatnonzero(there != wanted).tolist():
         one, other = there[lba], wanted[lba]
         if (one & tag) == 0 and (other & tag) == 0 and one != other:
@@ -58,6 +63,29 @@ async def compare(port: BlockPort, quick: Restored, whole: Restored) -> None:
             int(each) == _shim.ADDRESS_INVALID or each & tag == np.uint64(_shim.TRIM_FLAG) for each in (one, other)
         ]
         assert zeroes == [True, True], f"LBA {lba}: {one:x} instead of {other:x}"
+
+
+async def rows_on_media(port: BlockPort, found: Restored) -> set[int]:
+    """LBAs of which some zone has a whole data block, however old."""
+    geometry = found.geometry
+    lbas: set[int] = set()
+    for zone in await port.zones():
+        written = min(zone.written, geometry.zone_capacity)
+        if not written:
+            continue
+        most = port.device.max_io_blocks
+        parts = [await port.read(zone.start + at, min(most, written - at)) for at in range(0, written, most)]
+        blocks = np.concatenate(parts)
+        at = 0
+        while at < min(written, geometry.data_blocks):
+            header = parse_batch_header(blocks[at], found.superblock.media_uuid)
+            if header is None:
+                break
+            if header.kind == KIND_DATA:
+                rows = zip(header.entries, blocks[at + 1 :], strict=False)
+                lbas |= {int(entry["lba"]) for entry, block in rows if crcs(block[None])[0] == entry["crc"]}
+            at += header.block_count
+    return lbas
 
 
 async def loaded_after_crash(rig: RestoreRig, *, buffer: bool = False) -> None:
