@@ -449,8 +449,8 @@ MUTATIONS = (
         edits=(
             (
                 "ftl/loading.py",
-                "    await port.flush()\n    report(\"l2p\", 0.0)\n    without_room",
-                "    report(\"l2p\", 0.0)\n    without_room",
+                '    await port.flush()\n    report("l2p", 0.0)\n    without_room',
+                '    report("l2p", 0.0)\n    without_room',
             ),
         ),
         world=1,
