@@ -394,8 +394,8 @@ MUTATIONS = (
         edits=(
             (
                 "ftl/device.py",
-                "                await self._drain()\n                await self._mending.ended()",
-                "                await self._mending.ended()",
+                "                await self._drain()\n                await self.checkpointing.ended()",
+                "                await self.checkpointing.ended()",
             ),
         ),
         world=2,
