@@ -230,11 +230,10 @@ class Checkpointing:
 
     async def _let_go(self) -> None:
         """The bands are needed, or it is off."""
-        before = self.turn
         self.turn = None
         self._first = False
         self._began_at = self._core.stats().user_written_blocks
-        if not await self._saved(before):
+        if not await self._saved():
             return
         log.info("%s: the running checkpoint was given up", self._name)
         self._give_back(self._held)
@@ -265,15 +264,15 @@ class Checkpointing:
             self.given_up += 1
             self._give_back(self._taken)
             return
-        before, self.turn = self.turn, turn
-        if not await self._saved(before):
+        self.turn = turn
+        if not await self._saved():
             return
         self.turns += 1
         old, self._held = self._held, self._taken
         self._taken = []
         self._give_back(old)
 
-    async def _saved(self, before: Turn | None) -> bool:
+    async def _saved(self) -> bool:
         """False: the device has failed. A load may then find either turn, and both are whole."""
         try:
             await self._save()
