@@ -39,6 +39,8 @@ void bind_qpair_methods(nanobind::class_<ClosedByPython<Qpair>> &bound) {
             },
             nb::arg("nsid"), nb::arg("device").none(), nb::arg("bars") = std::pair<Status, Status>(), unlocked)
         .def(
+            "give_back_removed", [](Self &self) { return self->give_back_removed(); }, unlocked)
+        .def(
             "set_bars",
             [](Self &self, uint32_t nsid, std::pair<Status, Status> bars) {
                 self->set_bars(nsid, {bars.first, bars.second});

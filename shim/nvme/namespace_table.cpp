@@ -64,10 +64,15 @@ void NamespaceTable::set(uint32_t nsid, std::unique_ptr<Entry> entry, Entries &u
     } else if (found) {
         entries_.erase(place);
     }
+    give_back(unused);
+}
+
+bool NamespaceTable::give_back(Entries &unused) {
     const auto idle = std::partition(removed_.begin(), removed_.end(),
                                      [](const std::unique_ptr<Entry> &each) { return each->users > 0; });
     std::move(idle, removed_.end(), std::back_inserter(unused));
     removed_.erase(idle, removed_.end());
+    return removed_.empty();
 }
 
 NamespaceTable::Entry *NamespaceTable::find(uint32_t nsid) noexcept {

@@ -41,6 +41,8 @@ public:
     // Reactor thread. Puts the entry (null: none) in the place of the one with this nsid. Gives back every removed
     // entry that no slot refers to.
     void set(uint32_t nsid, std::unique_ptr<Entry> entry, Entries &unused);
+    // Only the latter. False: slots refer to removed entries still.
+    bool give_back(Entries &unused);
 
     [[nodiscard]] Entry *find(uint32_t nsid) noexcept;
     [[nodiscard]] Entry *next(uint32_t after_nsid) noexcept;

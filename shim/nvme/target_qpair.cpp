@@ -112,6 +112,16 @@ void TargetQpair::set_namespace(uint32_t nsid, std::shared_ptr<BlockDevice> devi
     }
 }
 
+bool TargetQpair::give_back_removed() {
+    NamespaceTable::Entries unused;
+    bool all = true;
+    const std::lock_guard lock(control_mutex_);
+    if (!removed_from_reactor_) {
+        reactor_->call([&] { all = namespaces_.give_back(unused); });
+    }
+    return all;
+}
+
 // These do not take control_mutex_: close() holds it until every Io is back, and the event loop must not wait for that.
 
 void TargetQpair::set_bars(uint32_t nsid, Bars bars) {

@@ -111,6 +111,8 @@ public:
     // Control path; any thread but the reactor's may call it. `device` null: removes the namespace. Outstanding I/O
     // still completes.
     void set_namespace(uint32_t nsid, std::shared_ptr<BlockDevice> device, Bars bars = {});
+    // Lets go of the devices of removed namespaces. False: outstanding I/O uses one still.
+    bool give_back_removed();
     // When it returns, no command that these bars forbid reaches the device any more. What the device has already
     // still completes.
     void set_bars(uint32_t nsid, Bars bars);

@@ -94,6 +94,16 @@ void SharedTargetQpair::set_namespace(uint32_t nsid, std::shared_ptr<BlockDevice
     }
 }
 
+bool SharedTargetQpair::give_back_removed() {
+    NamespaceTable::Entries unused;
+    bool all = true;
+    const std::lock_guard lock(control_mutex_);
+    if (!removed_from_reactor_) {
+        reactor_->call([&] { all = namespaces_.give_back(unused); });
+    }
+    return all;
+}
+
 // These do not take control_mutex_, for the reason that TargetQpair has.
 
 void SharedTargetQpair::set_bars(uint32_t nsid, Bars bars) {

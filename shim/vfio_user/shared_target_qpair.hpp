@@ -49,6 +49,7 @@ public:
 
     // Control path; any thread but the reactor's may call it. Those that TargetQpair has, too, do the same.
     void set_namespace(uint32_t nsid, std::shared_ptr<BlockDevice> device, Bars bars = {});
+    bool give_back_removed();
     void set_bars(uint32_t nsid, Bars bars);
     void abort_io(uint32_t nsid);
     [[nodiscard]] uint32_t aborting() const noexcept { return aborting_.load(std::memory_order_acquire); }

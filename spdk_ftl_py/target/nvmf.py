@@ -172,6 +172,8 @@ class Nvmf:
         async def bdev_goes() -> None:
             logger.info("bdev %s was removed, and with it namespace %d of %s", bdev.name, nsid, export.nqn)
             self._drop_namespace(export, namespace)
+            # Else whoever opens the bdev's file next would find it in use.
+            await export.subsystem.devices_given_back()
 
         descriptor.on_remove = bdev_goes
         descriptor.on_resized = lambda: export.subsystem.namespace_resized(nsid)
@@ -183,10 +185,11 @@ class Nvmf:
             export.subsystem.remove_namespace(namespace.nsid)
         namespace.descriptor.close()
 
-    def remove_namespace(self, export: Export, nsid: int) -> None:
+    async def remove_namespace(self, export: Export, nsid: int) -> None:
         if nsid not in export.namespaces:
             raise invalid_parameters()
         self._drop_namespace(export, export.namespaces[nsid])
+        await export.subsystem.devices_given_back()
 
     async def add_listener(self, export: Export, address: dict[str, str], *, secure_channel: bool = False) -> None:
         if address["trtype"] == vfio_user.TRTYPE:

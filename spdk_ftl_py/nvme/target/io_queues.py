@@ -30,6 +30,7 @@ class ServedQueue(Protocol):
     @property
     def aborting(self) -> int: ...
     def set_namespace(self, nsid: int, device: _shim.BlockDevice | None, bars: tuple[int, int] = ..., /) -> None: ...
+    def give_back_removed(self) -> bool: ...
     def set_bars(self, nsid: int, bars: tuple[int, int], /) -> None: ...
     def abort_io(self, nsid: int, /) -> None: ...
     def stats(self) -> QueueStats: ...
@@ -198,6 +199,11 @@ class IoQueueSet(Generic[QueueT]):
             if qpair is not None:
                 device = None if namespace is None else namespace.device_on(self.reactor_of(qid))
                 qpair.set_namespace(nsid, device, self._bars_of(nsid))
+
+    def give_back_removed(self) -> bool:
+        """Lets go of the devices of removed namespaces. False: I/O that has begun uses one still."""
+        in_use = [qpair for qpair in self._adopted if not qpair.give_back_removed()]
+        return not in_use
 
     def bars_changed(self, nsid: int) -> None:
         """They get the current bars; when it returns, the reactor has them."""

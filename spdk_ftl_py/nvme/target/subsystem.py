@@ -10,6 +10,7 @@ from uuid import UUID, uuid4
 from ... import _shim
 from ...errors import ExistsError, NotFoundError, ParameterError
 from ...runtime.reactor import ReactorLoop
+from ...runtime.waiting import until
 from .. import wire
 from ..auth.key import HostKeys
 from ..auth.psk import PskSource
@@ -30,6 +31,9 @@ NAMESPACES_MAX = 1024
 CONTROLLERS_MAX = 256
 """Controllers in each subsystem, of hosts that are authenticated or need not be; beyond that, Connect answers
 "busy"."""
+GIVE_BACK_S = 1.0
+"""How long the removal of a namespace waits for I/O that has begun."""
+GIVE_BACK_INTERVAL_S = 0.005
 NOT_ALLOWED_NOW = "it may no longer connect"
 
 
@@ -45,6 +49,9 @@ class ConnectedQueues(ReservedQueues, Protocol):
 
     def serve_anew(self) -> None:
         """Called when the device that serves their I/O has changed."""
+
+    def give_back_removed(self) -> bool:
+        """Lets go of the devices of removed namespaces. False: I/O that has begun uses one still."""
 
 
 class ConnectedController(Protocol):
@@ -207,6 +214,16 @@ class Subsystem:
             raise NotFoundError(f"{self.nqn}: there is no namespace {nsid}")
         for controller in self.controllers.values():
             controller.namespace_changed(nsid, None)
+
+    async def devices_given_back(self) -> bool:
+        """Returns when no I/O of a host uses the device of a removed namespace any more; False if some still does after
+        GIVE_BACK_S."""
+
+        def given_back() -> bool:
+            in_use = [each for each in self.controllers.values() if not each.io_queues.give_back_removed()]
+            return not in_use
+
+        return await until(given_back, timeout_s=GIVE_BACK_S, poll_s=GIVE_BACK_INTERVAL_S)
 
     def namespace_resized(self, nsid: int) -> None:
         """Its device may have another size now: Identify reports it, and hosts that did not disable that event are

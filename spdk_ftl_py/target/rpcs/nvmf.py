@@ -182,7 +182,7 @@ async def nvmf_subsystem_add_ns(target: TargetState, params: Params) -> int:
 )
 async def nvmf_subsystem_remove_ns(target: TargetState, params: Params) -> bool:
     _check_target_name(params)
-    target.nvmf.remove_namespace(target.nvmf.find(params["nqn"]), params["nsid"])
+    await target.nvmf.remove_namespace(target.nvmf.find(params["nqn"]), params["nsid"])
     return True
 
 

@@ -66,6 +66,29 @@ async def test_data_reaches_the_bdev_over_the_wire(here: Box) -> None:
     await controller.close()
 
 
+async def test_a_file_is_free_once_its_bdev_is_deleted_also_if_hosts_had_begun_something(
+    here: Box, tmp_path: Path
+) -> None:
+    (tmp_path / "drive.img").write_bytes(bytes(1 << 20))
+    file = {"name": "A0", "filename": str(tmp_path / "drive.img"), "block_size": 4096}
+    await here.rpc("bdev_aio_create", **file)
+    controller = await here.connect(await here.subsystem(NQN, "A0"))
+    (namespace,) = await controller.namespaces()
+    qpair = await controller.create_io_qpair(here.target.reactor, namespace)
+    media = here.target.bdevs.get("A0").lower
+    assert isinstance(media, _shim.EmulatedMedia)
+    media.inject_fault(latency_us=300_000)
+    del media
+    reading = asyncio.ensure_future(here.io(qpair, _shim.Op.READ, 0, 1, bytearray(4096)))
+    exported = here.target.nvmf.find(NQN).subsystem
+    await until(lambda: sum(each.io_queues.describe()["commands"] for each in exported.controllers.values()) == 1)
+    assert not reading.done()
+    await here.rpc("bdev_aio_delete", name="A0")
+    await here.rpc("bdev_aio_create", **file)
+    assert (await reading)[0] == 0, "what it had begun completes"
+    await controller.close()
+
+
 async def test_interleaved_metadata_becomes_an_extended_lba_and_separate_metadata_is_refused(here: Box) -> None:
     await here.malloc("inter", md_size=64, md_interleave=True)
     await here.malloc("large", md_size=128, md_interleave=True)

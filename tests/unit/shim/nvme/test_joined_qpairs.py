@@ -6,6 +6,7 @@ import gc
 import random
 import socket
 import struct
+import sys
 
 import pytest
 
@@ -311,8 +312,14 @@ def test_io_under_way_survives_the_removal_of_its_namespace() -> None:
         buffer = bytearray(4096)
         ticket = rig.submit(_shim.Op.READ, 0, 1, buffer)
         rig.until(lambda: rig.target.stats().commands == 1)
+        held = sys.getrefcount(media)
         rig.target.set_namespace(1, None)
+        assert not rig.target.give_back_removed()
         assert rig.wait(ticket)[0].status == 0
+        # The target's slot is free when the answer is on its way.
+        rig.until(rig.target.give_back_removed)
+        assert sys.getrefcount(media) < held, "the queue has let go of it"
+        assert rig.target.give_back_removed()
 
 
 @pytest.mark.parametrize(
