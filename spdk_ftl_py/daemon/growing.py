@@ -32,6 +32,7 @@ class Growable(Protocol):
 
     @property
     def nqn(self) -> str: ...
+    def require_running(self, what: str) -> None: ...
     async def change(self, change: Change) -> None: ...
     def turn_in_target(self) -> asyncio.Lock: ...
 
@@ -49,7 +50,12 @@ async def grow(device: Growable, rpc: TargetRpc, *, force: bool) -> dict[str, An
 
 async def _grow(device: Growable, rpc: TargetRpc, *, force: bool) -> dict[str, Any]:
     ftl = device.ftl
-    changed = ftl is None or await _has_more(device.options.base_bdev, ftl, rpc)
+    try:
+        changed = ftl is None or await _has_more(device.options.base_bdev, ftl, rpc)
+    except FtlError:
+        # Of a device that has just lost its base, this is what there is to say.
+        device.require_running(CHANGE)
+        raise
     before = None if ftl is None else ftl.block_count
     if changed:
         # change() refuses a device that does not run.

@@ -20,6 +20,12 @@ from .states import DeviceState
 class OrderedDevice(DeviceParts):
     """The part of ManagedDevice that orders.py needs."""
 
+    def require_running(self, what: str) -> None:
+        """what: as in Change. Raises BusyError."""
+        if self.ftl is None or self.state is not DeviceState.ONLINE or self.ftl.state is not FtlState.RUNNING:
+            reason = f": {self.error}" if self.error else ""
+            raise BusyError(f"FTL bdev {self.name} is {describe(self)['state']}{reason}; {what} has to wait")
+
     async def change(self, change: Change) -> None:
         """Halts the FTL cleanly, and loads it again with the change. Hosts notice a pause. Returns when the FTL runs
         again.
@@ -27,9 +33,7 @@ class OrderedDevice(DeviceParts):
         Raises BusyError if it does not run now, or another change is in progress; otherwise the error of the halt or
         load: then the FTL is unchanged, or waits for its base.
         """
-        if self.ftl is None or self.state is not DeviceState.ONLINE or self.ftl.state is not FtlState.RUNNING:
-            reason = f": {self.error}" if self.error else ""
-            raise BusyError(f"FTL bdev {self.name} is {describe(self)['state']}{reason}; {change.what} has to wait")
+        self.require_running(change.what)
         if self.no_data:
             raise ParameterError(
                 f"FTL bdev {self.name} was created with no_data, so it can't be loaded again with a change: delete "

@@ -207,7 +207,7 @@ async def test_a_zone_that_fails_while_written_is_replaced_by_a_spare(state: str
     await rig.overwrite(2)
     spares = rig.device.stats()["spare_zones"]
     assert spares == 1
-    bad = _open_zone(rig)
+    bad = await _open_zone(rig)
     rig.media.set_zone_state(bad, state)
     if state == "read_only":
         await rig.overwrite(3)
@@ -229,14 +229,15 @@ async def test_a_zone_that_fails_while_written_is_replaced_by_a_spare(state: str
     await port.close()
 
 
-def _open_zone(rig: FtlRig) -> int:
-    """A zone of the band that user data goes to now."""
-    for number, band in enumerate(rig.device.core.bands()):
-        if band.state == _shim.BandState.OPEN and band.stream == _shim.STREAM_USER:
-            zone = rig.device._bands[number].zones[0]
-            assert zone is not None
-            return zone
-    raise AssertionError("no band is open")
+async def _open_zone(rig: FtlRig) -> int:
+    """A zone of the band that user data goes to now. Between two bands, waits for the next one."""
+    while True:
+        for number, band in enumerate(rig.device.core.bands()):
+            if band.state == _shim.BandState.OPEN and band.stream == _shim.STREAM_USER:
+                zone = rig.device._bands[number].zones[0]
+                assert zone is not None
+                return zone
+        await asyncio.sleep(0.001)
 
 
 @pytest.mark.rig(**SMALL)
