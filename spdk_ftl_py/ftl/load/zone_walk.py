@@ -179,16 +179,16 @@ class ZoneReader:
 
     @property
     def knows_blank(self) -> bool:
-        """Full zones may be blank, and one block of the summary shows that. There may be very many emulated zones, on a
-        large device with small zones."""
-        return not self._sequential and self._summary_blocks == 1
+        """Full zones may be blank. There may be very many emulated zones, on a large device with small zones."""
+        return not self._sequential
 
     async def blank(self, starts: Sequence[int]) -> NDArray[np.bool_]:
-        """Which of these full zones, in order of their start, are empty for read_zone(), judged by their first block
-        and summary alone. None of them if these can't be read. If two zones are neighbours, the summary of the one and
-        the first block of the next are one read."""
+        """Which of these full zones, in order of their start, are empty for read_zone(), judged by their first block,
+        and the first and the last block of their summary. None of them if these can't be read. If two zones are
+        neighbours, the end of the one and the first block of the next are one read."""
         first = np.asarray(starts, np.uint64)
-        last = first + np.uint64(self._data_blocks)
+        last = first + np.uint64(self._capacity - 1)
+        summary = np.arange(len(first) if self._summary_blocks > 1 else 0)
         both = np.flatnonzero(last[:-1] + np.uint64(1) == first[1:])
         first_alone = np.setdiff1d(np.arange(len(first)), both + 1, assume_unique=True)
         last_alone = np.setdiff1d(np.arange(len(first)), both, assume_unique=True)
@@ -197,6 +197,7 @@ class ZoneReader:
             (last[both], (both, both + 1)),
             (first[first_alone], (first_alone,)),
             (last[last_alone], (last_alone,)),
+            (first[summary] + np.uint64(self._data_blocks), (summary,)),
         ):
             data = await self._port.read_each(addresses.tolist(), len(zones))
             if data is None:
