@@ -1112,6 +1112,9 @@ class TargetQpair:
     def set_namespace(self, nsid: int, device: BlockDevice | None, bars: tuple[int, int] = (0, 0)) -> None:
         """Adds or removes a namespace; I/O already submitted to it still completes."""
 
+    def give_back_removed(self) -> bool:
+        """Lets go of the devices of removed namespaces. False: I/O that was submitted to one has not completed."""
+
     def set_bars(self, nsid: int, bars: tuple[int, int]) -> None:
         """The statuses with which commands that only read, and all others, fail from now on; 0: they do not. What the
         device has already still completes. Reservation commands do not fail with Reservation Conflict."""
@@ -1219,6 +1222,9 @@ class SharedTargetQpair:
         """It has ended, and every command has come back from its device: close() does not wait."""
 
     def set_namespace(self, nsid: int, device: BlockDevice | None, bars: tuple[int, int] = (0, 0)) -> None:
+        """See TargetQpair."""
+
+    def give_back_removed(self) -> bool:
         """See TargetQpair."""
 
     def set_bars(self, nsid: int, bars: tuple[int, int]) -> None:
@@ -1829,12 +1835,14 @@ class RestoredL2p:
         block_count: int,
         base_block_count: int,
         *,
+        zone_size: int = 0,
+        zone_capacity: int = 0,
         with_crcs: bool = False,
         with_seqs: bool = True,
         many_seqs: bool = True,
     ) -> None:
-        """The number of the base's blocks determines how many bytes an entry takes. many_seqs: most LBAs will have a
-        seq; otherwise their memory is taken in small pages. MemoryError."""
+        """The base, with zones unless zone_size is 0, determines how many bytes an entry takes (l2p_entry_bytes()).
+        many_seqs: most LBAs will have a seq; otherwise their memory is taken in small pages. MemoryError."""
 
     def assume(self, seq: int) -> None:
         """From now on an entry without a seq counts as a version with this one."""
@@ -1901,7 +1909,9 @@ class RestoredL2p:
         """Of the table as it is. trim_chunk: as in CoreConfig. IndexError if an entry is not an address in one of these
         zones, MemoryError."""
 
-    def grown(self, block_count: int, base_block_count: int) -> RestoredL2p:
+    def grown(
+        self, block_count: int, base_block_count: int, *, zone_size: int = 0, zone_capacity: int = 0
+    ) -> RestoredL2p:
         """The same entries on a larger device, without seqs."""
 
     def drop_seqs(self) -> None:
@@ -1911,6 +1921,13 @@ class RestoredL2p:
     def block_count(self) -> int: ...
     @property
     def has_crcs(self) -> bool: ...
+
+def l2p_entry_bytes(base_block_count: int, zone_size: int, zone_capacity: int) -> int:
+    """What an entry of the L2P takes in memory: 4 up to 2^32 - 2^24 - 2^14 blocks in zones, else 8."""
+
+def limit_narrow_l2p(blocks: int = 1073733632) -> None:
+    """For tests: an L2P that is made from now on has entries with 30 bits of address only up to so many blocks. With 0
+    it has the form for large bases (shim/ftl/l2p.hpp)."""
 
 def uncovered_parts(
     firsts: NDArray[np.uint64], counts: NDArray[np.uint64], end: int

@@ -62,6 +62,11 @@ void check_same(size_t length, size_t other, const char *what) {
     }
 }
 
+// zone_size 0: a base without zones.
+ZoneAddresses addresses_of(uint64_t base_block_count, uint64_t zone_size, uint64_t zone_capacity) {
+    return zone_size == 0 ? ZoneAddresses(base_block_count) : ZoneAddresses(base_block_count, zone_size, zone_capacity);
+}
+
 void check_seqs(const RestoredL2p &l2p, const char *what) {
     if (!l2p.has_seqs()) {
         throw std::invalid_argument(std::string(what) + ": the seqs were dropped");
@@ -286,6 +291,13 @@ nb::tuple parts_not_covered(const GivenValues<uint64_t> &firsts, const GivenValu
 }  // namespace
 
 void bind_restored_l2p(nb::module_ &m) {
+    m.def("limit_narrow_l2p", &L2p::limit_narrow, nb::arg("blocks") = L2p::kNarrowBlocksMax);
+    m.def(
+        "l2p_entry_bytes",
+        [](uint64_t base_block_count, uint64_t zone_size, uint64_t zone_capacity) {
+            return L2p::entry_bytes(L2p::form_for(addresses_of(base_block_count, zone_size, zone_capacity)));
+        },
+        nb::arg("base_block_count"), nb::arg("zone_size"), nb::arg("zone_capacity"));
     m.def("uncovered_parts", &parts_not_covered, nb::arg("firsts"), nb::arg("counts"), nb::arg("end"));
     nb::class_<BoundSummary>(m, "Summary")
         .def_static("of", &BoundSummary::of, nb::arg("blocks"), nb::arg("uuid"), nb::arg("band"), nb::arg("punit"))
@@ -302,8 +314,16 @@ void bind_restored_l2p(nb::module_ &m) {
         .def_ro("known", &RestoredL2p::Counts::known)
         .def_ro("content", &RestoredL2p::Counts::content);
     nb::class_<RestoredL2p>(m, "RestoredL2p")
-        .def(nb::init<uint64_t, uint64_t, bool, bool, bool>(), nb::arg("block_count"), nb::arg("base_block_count"),
-             nb::kw_only(), nb::arg("with_crcs") = false, nb::arg("with_seqs") = true, nb::arg("many_seqs") = true)
+        .def(
+            "__init__",
+            [](RestoredL2p *table, uint64_t block_count, uint64_t base_block_count, uint64_t zone_size,
+               uint64_t zone_capacity, bool with_crcs, bool with_seqs, bool many_seqs) {
+                const ZoneAddresses base = addresses_of(base_block_count, zone_size, zone_capacity);
+                new (table) RestoredL2p(block_count, base, with_crcs, with_seqs, many_seqs);
+            },
+            nb::arg("block_count"), nb::arg("base_block_count"), nb::kw_only(), nb::arg("zone_size") = 0,
+            nb::arg("zone_capacity") = 0, nb::arg("with_crcs") = false, nb::arg("with_seqs") = true,
+            nb::arg("many_seqs") = true)
         .def("assume", &RestoredL2p::assume, nb::arg("seq"))
         .def("add", &add, nb::arg("rows"), nb::arg("addresses"), nb::kw_only(), nb::arg("all_doubtful"))
         .def("add_summary", &add_summary, nb::arg("summary"), nb::arg("start"), nb::kw_only(), nb::arg("all_doubtful"))
@@ -343,8 +363,15 @@ void bind_restored_l2p(nb::module_ &m) {
             nb::arg("first"), nb::arg("count"))
         .def("count", &count, nb::arg("zone_size"), nb::arg("zone_count"), nb::kw_only(),
              nb::arg("trim_chunk") = Trims::kChunkBlocks)
-        .def("grown", &RestoredL2p::grown, nb::arg("block_count"), nb::arg("base_block_count"),
-             nb::call_guard<nb::gil_scoped_release>())
+        .def(
+            "grown",
+            [](const RestoredL2p &table, uint64_t block_count, uint64_t base_block_count, uint64_t zone_size,
+               uint64_t zone_capacity) {
+                const nb::gil_scoped_release released;
+                return table.grown(block_count, addresses_of(base_block_count, zone_size, zone_capacity));
+            },
+            nb::arg("block_count"), nb::arg("base_block_count"), nb::kw_only(), nb::arg("zone_size") = 0,
+            nb::arg("zone_capacity") = 0)
         .def("drop_seqs", &RestoredL2p::drop_seqs, nb::call_guard<nb::gil_scoped_release>())
         .def_prop_ro("block_count", &RestoredL2p::block_count)
         .def_prop_ro("has_crcs", &RestoredL2p::has_crcs);

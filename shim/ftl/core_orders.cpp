@@ -317,8 +317,7 @@ void FtlCore::take_l2p(RestoredL2p &table, RestoredL2p::Counts &counts) {
     const std::span<const Band> bands = state_.bands.all();
     require(!closed_, "the core is closed");
     require(state_.mapped == 0 && std::none_of(bands.begin(), bands.end(), used), "the core has an L2P already");
-    require(table.block_count() == state_.l2p.block_count() && table.is_wide() == state_.l2p.is_wide(),
-            "the table is of another device");
+    require(table.is_like(state_.l2p), "the table is of another device");
     require(counts.of_version == table.version() && counts.zone_size == state_.config.zone_size,
             "the counts are not those of the table");
     // Only a test has other chunks.

@@ -30,7 +30,7 @@ const CoreConfig &checked(const CoreConfig &config, const BlockDeviceInfo &info)
             "zone_capacity must be below 2^31 blocks");
     require(config.batch_blocks >= 2 && config.batch_blocks <= layout::kBatchDataBlocksMax + 1,
             "batch_blocks must be within 2..128");
-    require(config.write_buffer_blocks >= kWriteBufferMin && config.write_buffer_blocks <= (1U << 24),
+    require(config.write_buffer_blocks >= kWriteBufferMin && config.write_buffer_blocks <= L2p::kSlotsMax,
             "write_buffer_blocks must be within 8..2^24");
     require(config.reloc_buffer_blocks >= kWriteBufferMin && config.reloc_buffer_blocks <= (1U << 24),
             "reloc_buffer_blocks must be within 8..2^24");
@@ -56,7 +56,7 @@ CoreState::CoreState(std::shared_ptr<Reactor> the_reactor, std::shared_ptr<Block
     : reactor(std::move(the_reactor)),
       base(std::move(the_base)),
       config(checked(the_config, base->info())),
-      l2p(config.block_count, base->info().block_count),
+      l2p(config.block_count, ZoneAddresses(base->info().block_count, config.zone_size, config.zone_capacity)),
       trims(config.block_count, config.trim_chunk),
       crcs(config.block_count, config.verify_reads),
       mapping(config.write_buffer_blocks, kRecordCount, config.block_count, config.uuid, config.write_buffer_path),
@@ -67,7 +67,7 @@ CoreState::CoreState(std::shared_ptr<Reactor> the_reactor, std::shared_ptr<Block
     const BlockDeviceInfo &info = base->info();
     punits = config.punits;
     if (config.no_data) {
-        p2l = std::make_unique<L2p>(info.block_count, config.block_count);
+        p2l = std::make_unique<L2p>(info.block_count, ZoneAddresses(config.block_count));
     }
     placement.shared = config.shared_stream;
     placement.class_count = config.shared_stream ? 1 : 2;

@@ -21,9 +21,9 @@ constexpr size_t kAhead = 16;
 
 }  // namespace
 
-RestoredL2p::RestoredL2p(uint64_t block_count, uint64_t base_block_count, bool with_crcs, bool with_seqs,
+RestoredL2p::RestoredL2p(uint64_t block_count, const ZoneAddresses &base, bool with_crcs, bool with_seqs,
                          bool many_seqs)
-    : l2p_(block_count, base_block_count), crcs_(block_count, with_crcs) {
+    : l2p_(block_count, base), crcs_(block_count, with_crcs) {
     if (with_seqs) {
         seqs_ =
             PageMemory::or_bad_alloc(block_count * sizeof(uint64_t), many_seqs ? Pages::sparse_huge : Pages::sparse);
@@ -122,6 +122,10 @@ void RestoredL2p::hold(uint64_t lba, uint64_t count) {
 void RestoredL2p::apply_record(uint64_t lba, uint64_t count, uint64_t seq, uint64_t entry) {
     check_seqs(lba, count, "apply_record");
     ++version_;
+    if (!l2p_.holds(entry)) {
+        strange_ = true;
+        return;
+    }
     for (uint64_t i = lba; i < lba + count; ++i) {
         if (known_seq(i) <= seq) {
             seqs()[i] = seq;
@@ -158,6 +162,9 @@ RestoredL2p::Counts RestoredL2p::count(uint64_t zone_size, uint64_t zone_count, 
     std::vector<uint64_t> media(zone_count), media_too(zone_count);
     const std::array counters{media.data(),     slots.data(), trims.data(), losses.data(),
                               media_too.data(), slots.data(), trims.data(), losses.data()};
+    if (strange_) {
+        throw std::out_of_range("an entry is behind the capacity of a zone, or behind the last zone");
+    }
     const int shift = std::has_single_bit(zone_size) ? std::countr_zero(zone_size) : -1;
     for (uint64_t first = 0; first < block_count(); first += chunk_blocks) {
         const uint64_t end = std::min(block_count(), first + chunk_blocks);
@@ -201,14 +208,13 @@ RestoredL2p::Counts RestoredL2p::count(uint64_t zone_size, uint64_t zone_count, 
 void RestoredL2p::put_range(uint64_t first, std::span<const uint32_t> narrow) {
     check_range(first, narrow.size(), "put_range");
     ++version_;
-    if (!l2p_.is_wide()) {
-        l2p_.set_range(first, narrow);
+    if (l2p_.set_range(first, narrow)) {
         return;
     }
-    // The base has grown since, or is almost too large for entries of 4 bytes.
+    // The base has grown since, or is almost too large for such entries.
     for (size_t i = 0; i < narrow.size(); ++i) {
         if (const uint64_t entry = L2p::of_narrow(narrow[i]); entry != L2p::kInvalid) {
-            l2p_.set(first + i, entry);
+            put(first + i, entry);
         }
     }
 }
@@ -216,14 +222,13 @@ void RestoredL2p::put_range(uint64_t first, std::span<const uint32_t> narrow) {
 void RestoredL2p::put_range(uint64_t first, std::span<const uint64_t> wide) {
     check_range(first, wide.size(), "put_range");
     ++version_;
-    if (l2p_.is_wide()) {
-        l2p_.set_range(first, wide);
+    if (l2p_.set_range(first, wide)) {
         return;
     }
     for (size_t i = 0; i < wide.size(); ++i) {
         // Else it would take memory where nothing is.
         if (wide[i] != L2p::kInvalid) {
-            l2p_.set(first + i, wide[i]);
+            put(first + i, wide[i]);
         }
     }
 }
@@ -250,11 +255,12 @@ void RestoredL2p::exchange(L2p &l2p, BlockCrcs *crcs) noexcept {
     }
 }
 
-RestoredL2p RestoredL2p::grown(uint64_t block_count, uint64_t base_block_count) const {
+RestoredL2p RestoredL2p::grown(uint64_t block_count, const ZoneAddresses &base) const {
     if (block_count < this->block_count()) {
         throw std::invalid_argument("grown: the device would be smaller");
     }
-    RestoredL2p larger(block_count, base_block_count, has_crcs(), false);
+    RestoredL2p larger(block_count, base, has_crcs(), false);
+    larger.strange_ = strange_;
     for (uint64_t lba = 0; lba < this->block_count(); ++lba) {
         const uint64_t known = entry(lba);
         if (known != L2p::kInvalid) {

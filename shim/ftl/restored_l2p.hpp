@@ -53,8 +53,8 @@ public:
         uint64_t of_version = 0;   // of the table, when it was counted
     };
 
-    // The number of the base's blocks determines the width of an entry, as in L2p. Throws std::bad_alloc.
-    RestoredL2p(uint64_t block_count, uint64_t base_block_count, bool with_crcs, bool with_seqs, bool many_seqs = true);
+    // base: where addresses can be; determines the form of entries, as in L2p. Throws std::bad_alloc.
+    RestoredL2p(uint64_t block_count, const ZoneAddresses &base, bool with_crcs, bool with_seqs, bool many_seqs = true);
 
     // From now on an entry without a seq counts as a version with this one: entries of a checkpoint are put so.
     void assume(uint64_t seq) noexcept { assumed_ = seq; }
@@ -85,9 +85,14 @@ public:
     [[nodiscard]] uint16_t crc(uint64_t lba) const noexcept { return crcs_.get(lba); }
     // 0: no version is known, or the seqs were dropped.
     [[nodiscard]] uint64_t seq(uint64_t lba) const noexcept { return has_seqs() ? known_seq(lba) : 0; }
+    // An entry that the L2P cannot have is left out, and count() fails from then on.
     void put(uint64_t lba, uint64_t entry) noexcept {
         ++version_;
-        l2p_.set(lba, entry);
+        if (l2p_.holds(entry)) {
+            l2p_.set(lba, entry);
+        } else {
+            strange_ = true;
+        }
     }
     void put_crc(uint64_t lba, uint16_t crc) noexcept { crcs_.set(lba, crc); }
     void put_seq(uint64_t lba, uint64_t seq) noexcept {
@@ -101,7 +106,7 @@ public:
     [[nodiscard]] uint64_t block_count() const noexcept { return l2p_.block_count(); }
     [[nodiscard]] bool has_seqs() const noexcept { return seqs_.data() != nullptr; }
     [[nodiscard]] bool has_crcs() const noexcept { return crcs_.kept(); }
-    [[nodiscard]] bool is_wide() const noexcept { return l2p_.is_wide(); }
+    [[nodiscard]] bool is_like(const L2p &l2p) const noexcept { return l2p_.is_like(l2p); }
     // It increases with every change.
     [[nodiscard]] uint64_t version() const noexcept { return version_; }
 
@@ -109,7 +114,7 @@ public:
     // Gives the entries and the CRCs away, and has those instead, which must be of the same kind. crcs: may be null.
     void exchange(L2p &l2p, BlockCrcs *crcs) noexcept;
     // The same entries on a larger device, without seqs. Throws std::invalid_argument for a smaller one.
-    [[nodiscard]] RestoredL2p grown(uint64_t block_count, uint64_t base_block_count) const;
+    [[nodiscard]] RestoredL2p grown(uint64_t block_count, const ZoneAddresses &base) const;
 
 private:
     void check_range(uint64_t lba, uint64_t count, const char *what) const;
@@ -132,6 +137,7 @@ private:
     PageMemory seqs_;
     PageMemory held_;  // one bit for each LBA
     uint64_t assumed_ = 0;
+    bool strange_ = false;  // something was to be put that the L2P cannot have
     std::vector<Copy> copies_;
     uint64_t version_ = 0;
 };

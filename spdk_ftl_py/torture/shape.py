@@ -19,6 +19,12 @@ AMPLE_RESERVE: Final = 60
 """A large reserve: the host can write much before any band has to be reset."""
 RESERVE_STEP: Final = 5
 RESERVE_MOST: Final = 75
+NARROW: Final = "narrow"
+NUMBERED: Final = "numbered"
+"""Narrow, with blocks numbered without holes."""
+COMPACT: Final = "compact"
+L2P_FORMS: Final = (NARROW, NARROW, NUMBERED, COMPACT)
+"""Forms of the L2P's entries (shim/ftl/l2p.hpp), as often as they are chosen."""
 OTHER_POLICIES: Final = 1 / 3
 """Worlds with any of the policies that ship."""
 
@@ -43,6 +49,8 @@ class Shape:
     conf: FtlConf
     volatile_cache: bool = True
     """The drive has a volatile cache."""
+    l2p: str = NARROW
+    """One of L2P_FORMS."""
 
     @classmethod
     def choose(cls, rng: random.Random, *, use_append: bool, cache: str) -> Shape:
@@ -131,6 +139,12 @@ class Shape:
         )
 
     @property
+    def narrow_blocks(self) -> int:
+        """What _shim.limit_narrow_l2p() takes for this form of the L2P."""
+        usable = self.zone_count * self.zone_capacity
+        return {NARROW: self.zone_count * self.used_zone_size, NUMBERED: usable, COMPACT: 0}[self.l2p]
+
+    @property
     def used_zone_size(self) -> int:
         """The zone size that the FTL uses."""
         return self._emulated_zone_size if self.emulated_zones else self.zone_size
@@ -145,7 +159,7 @@ class Shape:
             f"{self.zone_count} {kind} of {self.zone_capacity}/{self.zone_size} blocks, {self.punits} punits, "
             f"{self.open_zones or 'any number of'} open, lba_rsvd {self.conf.lba_rsvd}, write buffer "
             f"{self.conf.write_buffer_blocks} blocks{', append' if self.conf.use_append else ''}"
-            f"{'' if self.volatile_cache else ', no volatile cache'}{self._cache_text()}"
+            f"{'' if self.volatile_cache else ', no volatile cache'}{self._cache_text()}, {self.l2p} L2P"
         )
 
     def _cache_text(self) -> str:

@@ -48,6 +48,10 @@ HANDOVERS: tuple[Edit, ...] = (
 """The daemon dies, and when its next life has just written its superblock the base loses power: else one crash in a
 thousand."""
 
+COMPACT_L2P: tuple[Edit, ...] = (("torture/one_life.py", ".choice(L2P_FORMS)", '.choice(["compact"])'),)
+NUMBERED_L2P: tuple[Edit, ...] = (("torture/one_life.py", ".choice(L2P_FORMS)", '.choice(["numbered"])'),)
+"""Forms of the L2P that only large bases have, in every world."""
+
 SCRUBS: tuple[Edit, ...] = (
     ("torture/scrubbing.py", "SCRUBBED_LIVES: Final = 0.35", "SCRUBBED_LIVES: Final = 0.9"),
     ("torture/fault.py", "ROTTEN_LIVES: Final = 0.25", "ROTTEN_LIVES: Final = 0.6"),
@@ -295,6 +299,16 @@ MUTATIONS = (
         "older_seq_wins",
         "a load takes the block with the smallest seq",
         world=0,
+    ),
+    Mutation(
+        "l2p_tag_kept",
+        "an LBA that was trimmed keeps the tag of the record, whatever is written to it (compact L2P)",
+        setting=COMPACT_L2P,
+    ),
+    Mutation(
+        "l2p_zone_too_low",
+        "the number of a block in a late zone gives an address in the hole of the zone before (numbered blocks)",
+        setting=NUMBERED_L2P,
     ),
     Mutation(
         "growth_empties_nothing",

@@ -49,6 +49,7 @@ from .checkpoint_blocks import (
     verified_runs,
 )
 from .history import packed
+from .table import empty_table
 
 log = logging.getLogger(__name__)
 
@@ -200,7 +201,7 @@ class _Writer:
 
     @property
     def _l2p_section(self) -> int:
-        return SECTION_L2P if self._geometry.l2p_entry_bytes == 4 else SECTION_L2P_WIDE
+        return SECTION_L2P if self._geometry.checkpoint_entry_bytes == 4 else SECTION_L2P_WIDE
 
     def _room(self, zones: Sequence[Zone], account: NDArray[Any], refused: frozenset[int]) -> Iterator[int]:
         """Zones that may hold it: those of free bands; the band that would be opened last comes first."""
@@ -329,9 +330,7 @@ class _Reader:
         self._bands = np.zeros(geometry.band_count, CHECKPOINT_BAND)
         self._pointers = np.full(geometry.band_count * geometry.punits, NO_ZONE, POINTER)
         try:
-            self._table = _shim.RestoredL2p(
-                geometry.block_count, port.device.block_count, with_crcs=with_crcs, with_seqs=False
-            )
+            self._table = empty_table(geometry, port.device.block_count, with_crcs=with_crcs, with_seqs=False)
         except MemoryError as error:
             # The load without a checkpoint says so, and what it needs.
             raise NotUsableError(f"there is not enough memory for {geometry.block_count} blocks") from error

@@ -65,7 +65,13 @@ async def plan_growth(port: BlockPort, found: Restored, grow: Grow, settings: Ma
     free = LoadedBand(FREE, 0, [0] * new.punits)
     taken = [zones[index].start for index in growth.taken if zones[index].state != EMPTY]
     before_superblock = set(taken)
-    growing = functools.partial(found.table.grown, new.block_count, port.device.block_count)
+    growing = functools.partial(
+        found.table.grown,
+        new.block_count,
+        port.device.block_count,
+        zone_size=new.zone_size,
+        zone_capacity=new.zone_capacity,
+    )
     return dataclasses.replace(
         found,
         geometry=new,

@@ -27,6 +27,7 @@ from .held import HeldIndex, HeldWrites, Recovered
 from .history import History, guessed, unpacked
 from .restored import DAMAGE_TOLD_MAX, LoadedBand, Restored, open_zones, used_spares
 from .running import RunningCheckpoint, Turn
+from .table import empty_table
 from .zone_walk import ZoneContent, ZoneReader
 
 VERIFY_RUN_BLOCKS: Final = 32
@@ -105,9 +106,7 @@ class Merge:
         self._begun_with = begin_with
         try:
             self._l2p = (
-                _shim.RestoredL2p(geometry.block_count, base_blocks, with_crcs=with_crcs)
-                if begin_with is None
-                else begin_with.table
+                empty_table(geometry, base_blocks, with_crcs=with_crcs) if begin_with is None else begin_with.table
             )
         except MemoryError as error:
             raise MemoryShortError(

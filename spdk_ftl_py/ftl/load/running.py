@@ -44,6 +44,7 @@ from .checkpoint_blocks import (
     verified_runs,
 )
 from .history import packed
+from .table import empty_table
 
 log = logging.getLogger(__name__)
 
@@ -147,7 +148,7 @@ def why_not(geometry: Geometry, conf: FtlConf, start_bands: int, *, emulated: bo
 
 
 def _is_wide(geometry: Geometry) -> bool:
-    return geometry.l2p_entry_bytes != 4
+    return geometry.checkpoint_entry_bytes != 4
 
 
 def _l2p_section(geometry: Geometry) -> int:
@@ -352,9 +353,7 @@ class _Reader:
         """Zones that entries may point to."""
         self._seen = {SECTION_BANDS: 0, SECTION_POINTERS: 0}
         try:
-            self._table = _shim.RestoredL2p(
-                geometry.block_count, port.device.block_count, with_crcs=turn.with_crcs, many_seqs=False
-            )
+            self._table = empty_table(geometry, port.device.block_count, with_crcs=turn.with_crcs, many_seqs=False)
         except MemoryError as error:
             # The load without it says so, and what it needs.
             raise NotUsableError(f"there is not enough memory for {geometry.block_count} blocks") from error

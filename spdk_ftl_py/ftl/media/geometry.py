@@ -128,7 +128,12 @@ class Geometry:
 
     @property
     def l2p_entry_bytes(self) -> int:
-        """The L2P needs two tag bits besides the address (docs/architecture.md)."""
+        """Of the L2P in memory, which leaves out the holes behind zones' capacities."""
+        return _shim.l2p_entry_bytes(self.block_end, self.zone_size, self.zone_capacity)
+
+    @property
+    def checkpoint_entry_bytes(self) -> int:
+        """Of the L2P on media: an address and two tag bits (docs/media-layout.md)."""
         return 4 if self.block_end < 1 << 30 else 8
 
     def zone_start(self, zone: int) -> int:

@@ -139,7 +139,8 @@ async def test_entries_beyond_32_bits_have_8_bytes(monkeypatch: pytest.MonkeyPat
     drive = _shim.EmulatedMedia.zns(reactor.shim, 64, 1 << 24, ZONE_CAPACITY)
     rig = RestoreRig(reactor, drive, random.Random(5))
     await rig.create()
-    assert rig.device.geometry.l2p_entry_bytes == 8
+    assert rig.device.geometry.checkpoint_entry_bytes == 8
+    assert rig.device.geometry.l2p_entry_bytes == 4, "without the holes"
     await rig.traffic(3000)
     versions = await rig.versions()
     await rig.halt()
@@ -211,7 +212,7 @@ async def test_a_stale_one_that_was_used_would_be_noticed(monkeypatch: pytest.Mo
             remembered.update(place=content["checkpoint"], generation=self.generation)
         elif remembered:
             content["checkpoint"] = remembered["place"]
-        return build(superblocks.Superblock(self.uuid, self.generation, self.clean, content))
+        return build(superblocks.Superblock(self.uuid, self.generation, self.clean, content, self.hidden))
 
     def parse_stale(cls: Any, block: Any, uuid: Any = None) -> Any:
         found = parse(cls, block, uuid)
@@ -424,7 +425,7 @@ async def test_its_zone_is_no_reason_to_hide_a_flush_in_doubt(rig: RestoreRig, m
 
     monkeypatch.setattr(checkpoint._Writer, "run", run)
     monkeypatch.setattr(port, "zone_action", refused)
-    arguments: Any = (port, device.geometry, device.uuid, 1, device.core)
+    arguments: Any = (port, device.geometry, device.media_uuid, 1, device.core)
     try:
         with pytest.raises(FlushDoubtError):
             await checkpoint.write(*arguments, with_crcs=False)

@@ -241,7 +241,7 @@ async def test_a_growth_that_can_not_be_changes_nothing(reactor: ReactorLoop, mo
 async def test_addresses_may_get_wider(reactor: ReactorLoop, monkeypatch: pytest.MonkeyPatch) -> None:
     """Entries of a checkpoint, from 4 B to 8 B: the geometry decides, not the drive. 4 TiB is where they do."""
     width = property(lambda geometry: 4 if geometry.block_end <= END else 8)
-    monkeypatch.setattr(Geometry, "l2p_entry_bytes", width)
+    monkeypatch.setattr(Geometry, "checkpoint_entry_bytes", width)
     async with grow_rig(reactor) as rig:
         await rig.create()
         await rig.traffic(2000)
@@ -254,4 +254,4 @@ async def test_addresses_may_get_wider(reactor: ReactorLoop, monkeypatch: pytest
             assert rig.device.restored["from_checkpoint"]
             assert (await rig.versions())[:blocks] == before
             await rig.halt()
-        assert rig.device.geometry.l2p_entry_bytes == 8
+        assert rig.device.geometry.checkpoint_entry_bytes == 8

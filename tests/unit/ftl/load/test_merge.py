@@ -49,6 +49,7 @@ def merge_of(reader: Reader) -> Merge:
         block_count=BLOCKS,
         zone_count=BANDS,
         zone_size=ZONE,
+        zone_capacity=ZONE,
         data_blocks=ZONE - 100,
         bands=[[number] for number in range(BANDS)],
     )

@@ -106,9 +106,11 @@ def test_optimal_open_zones_are_honoured_within_the_limits() -> None:
 
 def test_l2p_entries_are_wide_only_where_addresses_are() -> None:
     small = plan(zones(50), zone_size=4096, num_punits=1)
-    assert small.l2p_entry_bytes == 4
+    assert (small.l2p_entry_bytes, small.checkpoint_entry_bytes) == (4, 4)
     large = plan(zones(1025, size=1 << 20, capacity=1 << 20), zone_size=1 << 20)
-    assert (large.l2p_entry_bytes, large.address_bits) == (8, 31)
+    assert (large.l2p_entry_bytes, large.checkpoint_entry_bytes, large.address_bits) == (4, 8, 31)
+    larger = plan(zones(4100, size=1 << 20, capacity=1 << 20), zone_size=1 << 20)
+    assert (larger.l2p_entry_bytes, larger.checkpoint_entry_bytes) == (8, 8)
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from unit.shim.ftl.core_bench import Bench
 from unit.shim.ftl.core_model import recover, restarted
 
 BLOCKS = 40
-NARROW, WIDE = 1 << 20, 1 << 31
+NARROW, COMPACT, WIDE = 1 << 20, 1 << 31, 1 << 33
 HEADER = (1 << 64) - 1
 
 
@@ -34,7 +34,7 @@ def u64(*values: int) -> NDArray[np.uint64]:
     return np.array(values, np.uint64)
 
 
-@pytest.mark.parametrize("base_blocks", [NARROW, WIDE])
+@pytest.mark.parametrize("base_blocks", [NARROW, COMPACT, WIDE])
 @given(
     zones=st.lists(st.lists(st.tuples(st.integers(0, BLOCKS + 2), st.integers(1, 30)), max_size=40), max_size=5),
     held=st.sets(st.integers(0, BLOCKS - 1), max_size=10),
@@ -148,19 +148,21 @@ def test_ranges_and_arrays_that_do_not_fit_are_refused() -> None:
         l2p.merge(rows((1, 1)), u64(1))
 
 
-def test_a_larger_device_has_the_same_entries() -> None:
+@pytest.mark.parametrize("base_blocks", [NARROW, COMPACT, WIDE])
+def test_a_larger_device_has_the_same_entries(base_blocks: int) -> None:
     l2p = _shim.RestoredL2p(1 << 20, NARROW, with_crcs=True)
     some = u64(0, (1 << 19) - 1, 1 << 19, (1 << 20) - 1)
-    l2p.put(some, u64(1, 2, 3, 4), crcs=np.array([5, 6, 7, 8], np.uint16))
-    larger = l2p.grown((1 << 20) + 9, WIDE)
-    assert larger.entries_of(some).tolist() == [1, 2, 3, 4]
+    entries = u64(1, 2, _shim.TRIM_FLAG | 3, 4)
+    l2p.put(some, entries, crcs=np.array([5, 6, 7, 8], np.uint16))
+    larger = l2p.grown((1 << 20) + 9, base_blocks)
+    assert np.array_equal(larger.entries_of(some), entries)
     assert larger.crcs(1 << 19, 1).tolist() == [7]
     assert larger.l2p(1 << 20, 9).tolist() == [_shim.ADDRESS_INVALID] * 9
     with pytest.raises(ValueError, match="smaller"):
         l2p.grown(1 << 19, NARROW)
 
 
-@pytest.mark.parametrize("base_blocks", [NARROW, WIDE])
+@pytest.mark.parametrize("base_blocks", [NARROW, COMPACT, WIDE])
 @pytest.mark.parametrize("dtype", ["<u4", "<u8"])
 def test_rows_of_entries_may_have_something_between_them(base_blocks: int, dtype: str) -> None:
     l2p = _shim.RestoredL2p(BLOCKS, base_blocks, with_crcs=True, with_seqs=False)
@@ -237,7 +239,7 @@ def test_a_core_refuses_a_table_that_is_not_its_own_or_was_not_counted_as_it_is(
             assert bench.core.allocated_blocks() == 0
             assert not any(band.valid or band.references for band in bench.core.bands())
 
-        for other in (table(bench.block_count + 1), table(base=WIDE)):
+        for other in (table(bench.block_count + 1), table(base=WIDE), table(base=COMPACT)):
             refused(other, other.count(bench.zone_size, zones), "of another device")
         good = table()
         good.put(u64(5), u64(where), crcs=np.array([1], np.uint16))
@@ -257,6 +259,126 @@ def test_a_core_refuses_a_table_that_is_not_its_own_or_was_not_counted_as_it_is(
         assert good.l2p(5, 2).tolist() == [_shim.ADDRESS_INVALID] * 2, "its memory is the core's"
         with pytest.raises(ValueError, match="has an L2P already"):
             bench.core.take_l2p(good, good.count(bench.zone_size, zones))
+
+
+# --- forms in memory
+
+ZONE_SIZE, ZONE_CAPACITY = 1 << 19, 275_712
+"""2 GiB and 1077 MiB."""
+FORMS = {
+    # base blocks, zone size, zone capacity, bytes of an entry
+    "narrow": (NARROW, 64, 48, 4),
+    "narrow-to-the-last": ((1 << 30) - 8192, 1 << 20, 1 << 20, 4),
+    "numbered": (3616 * ZONE_SIZE, ZONE_SIZE, ZONE_CAPACITY, 4),
+    "numbered-zones-of-any-size": (3616 * 500_009, 500_009, ZONE_CAPACITY + 1, 4),
+    "compact": (COMPACT, 1 << 20, 1 << 20, 4),
+    "compact-with-holes": (15_300 * ZONE_SIZE, ZONE_SIZE, ZONE_CAPACITY, 4),
+    "compact-zones-of-any-size": (15_300 * 500_009, 500_009, ZONE_CAPACITY + 1, 4),
+    "compact-to-the-last": ((1 << 32) - (1 << 24) - (1 << 14), 1 << 14, 1 << 14, 4),
+    "compact-with-an-early-end": (2 * (1 << 31) + 77, 1 << 31, (1 << 31) - (1 << 25), 4),
+    "wide": ((1 << 32) - (1 << 24), 1 << 14, 1 << 14, 8),
+    "wide-with-holes": (16_384 * ZONE_SIZE, ZONE_SIZE, ZONE_CAPACITY, 8),
+}
+
+
+@st.composite
+def entries_of_form(draw: st.DrawFn, base: int, zone_size: int, capacity: int) -> int:
+    last = (base - 1) // zone_size
+    zone = draw(st.sampled_from([0, 1, last]) | st.integers(0, last))
+    room = min(capacity, base - zone * zone_size)
+    offset = draw(st.sampled_from([0, room - 1]) | st.integers(0, room - 1))
+    address = zone * zone_size + offset
+    flag = draw(st.sampled_from([0, _shim.TRIM_FLAG, _shim.LOST_FLAG]))
+    slot = _shim.SLOT_FLAG | draw(st.sampled_from([0, (1 << 24) - 1]) | st.integers(0, (1 << 24) - 1))
+    # A record that is not on media: at the top of the payloads.
+    record = draw(st.sampled_from([0, 8189]) | st.integers(0, 8189))
+    pending = draw(st.sampled_from([_shim.TRIM_FLAG, _shim.LOST_FLAG])) | ((1 << 62) - 2 - record)
+    return draw(st.sampled_from([flag | address, slot, pending, _shim.ADDRESS_INVALID]))
+
+
+@pytest.mark.parametrize("form", FORMS)
+@given(data=st.data())
+def test_each_form_gives_back_what_it_got(form: str, data: st.DataObject) -> None:
+    base, zone_size, capacity, width = FORMS[form]
+    assert _shim.l2p_entry_bytes(base, zone_size, capacity) == width
+    table = _shim.RestoredL2p(BLOCKS, base, zone_size=zone_size, zone_capacity=capacity, with_seqs=False)
+    known = [_shim.ADDRESS_INVALID] * BLOCKS
+    entry = entries_of_form(base, zone_size, capacity)
+    for lba, value in data.draw(st.lists(st.tuples(st.integers(0, BLOCKS - 1), entry), max_size=60)):
+        table.put(u64(lba), u64(value))
+        known[lba] = value
+    assert table.l2p(0, BLOCKS).tolist() == known
+    zones = -(-base // zone_size)
+    on_media = [value for value in known if value >> 62 != 1 and value & ((1 << 62) - 1) < base]
+    if all(value in on_media or value == _shim.ADDRESS_INVALID for value in known):
+        counts = table.count(zone_size, zones)
+        blocks, records = np.zeros(zones, np.uint64), np.zeros(zones, np.uint64)
+        for value in on_media:
+            (records if value >> 62 else blocks)[(value & ((1 << 62) - 1)) // zone_size] += 1
+        assert np.array_equal(counts.blocks, blocks)
+        assert np.array_equal(counts.records, records)
+    else:
+        with pytest.raises(IndexError):
+            table.count(zone_size, zones)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_an_entry_that_is_in_no_zone_fails_the_count_instead_of_becoming_another(form: str) -> None:
+    base, zone_size, capacity, _ = FORMS[form]
+    wrong = [base, base + zone_size - 1, 1 << 61]
+    if capacity < zone_size and form.startswith(("numbered", "compact")):
+        wrong.append(capacity)
+    for payload in wrong:
+        for flag in (0, _shim.TRIM_FLAG, _shim.LOST_FLAG):
+            for put in ("put", "put_range", "apply_records"):
+                table = _shim.RestoredL2p(BLOCKS, base, zone_size=zone_size, zone_capacity=capacity)
+                entry = u64(flag | payload)
+                if put == "put":
+                    table.put(u64(3), entry)
+                elif put == "put_range":
+                    table.put_range(3, entry.reshape(1, 1), 1)
+                else:
+                    table.apply_records(u64(3), u64(1), u64(1), entry)
+                with pytest.raises(IndexError):
+                    table.count(zone_size, base // zone_size)
+
+
+def test_narrow_entries_of_a_checkpoint_are_addresses_in_every_form() -> None:
+    for base, zone_size, capacity, _ in FORMS.values():
+        if base < 1 << 21:
+            continue
+        table = _shim.RestoredL2p(8, base, zone_size=zone_size, zone_capacity=capacity)
+        zone = min((1 << 30) // zone_size, base // zone_size) - 1
+        entries = [5, zone * zone_size + capacity - 1, 2 << 30 | zone * zone_size, 3 << 30 | 7, (1 << 32) - 1]
+        if zone < 0:
+            entries = [5, capacity // 4, 2 << 30 | 9, 3 << 30 | 7, (1 << 32) - 1]
+        table.put_range(1, np.array([entries], np.uint32), 5)
+        wanted = [
+            _shim.ADDRESS_INVALID if entry == (1 << 32) - 1 else (entry >> 30) << 62 | (entry & ((1 << 30) - 1))
+            for entry in entries
+        ]
+        assert table.l2p(1, 5).tolist() == wanted
+
+
+def test_records_take_memory_only_where_they_are() -> None:
+    """Two bits for each LBA, in pages of 16,384 LBAs, in the compact form; nothing in the others."""
+    blocks = 1 << 22
+
+    def resident() -> int:
+        with open("/proc/self/smaps_rollup") as told:
+            return next(int(line.split()[1]) for line in told if line.startswith("Rss:")) << 10
+
+    def taken(flag: int) -> int:
+        table = _shim.RestoredL2p(blocks, COMPACT, with_seqs=False)
+        every = np.arange(blocks, dtype=np.uint64)
+        entries = every | np.uint64(flag)
+        before = resident()
+        table.put(every, entries)
+        return resident() - before
+
+    plain, trimmed = taken(0), taken(_shim.TRIM_FLAG)
+    assert plain < 4.1 * blocks + (1 << 20)
+    assert 4.2 * blocks - (1 << 20) < trimmed < 4.3 * blocks + (1 << 20)
 
 
 # --- ranges
