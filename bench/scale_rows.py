@@ -193,7 +193,7 @@ async def load(terabytes: float, seconds: float) -> dict[str, Any]:
         media = drive_of(reactor, zones)
         device = await creation.create(reactor, media, name="scale", conf=FtlConf(), num_punits=1)
         await crash(device)
-        content = generated(device, device.uuid.bytes)
+        content = generated(device, device.media_uuid.bytes)
         media.hold(content)
         uuid, conf = device.uuid, device.conf
         result: dict[str, Any] = {

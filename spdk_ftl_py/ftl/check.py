@@ -27,7 +27,7 @@ from .load.zone_walk import ZoneContent, ZoneReader
 from .media import superblock as superblocks
 from .media.blockdev import BlockPort, side_by_side
 from .media.geometry import SUPERBLOCK_ZONES, Geometry
-from .media.layout import FORMAT_VERSION, Block, cut_crcs, parse_summary_block
+from .media.layout import Block, cut_crcs, parse_summary_block
 from .media.superblock import SEARCH_BLOCKS, Superblock, part_of
 from .media.zone import EMPTY, FULL, OFFLINE, UNUSABLE_STATES, Zone
 
@@ -60,6 +60,7 @@ class CheckReport:
 
     name: str
     uuid: UUID
+    format_version: int
     generation: int
     clean: bool
     """The FTL was halted cleanly; otherwise a load would recover as after a crash."""
@@ -99,7 +100,7 @@ class CheckReport:
             "result": "clean" if self.ok else "damaged",
             "name": self.name,
             "uuid": str(self.uuid),
-            "format_version": FORMAT_VERSION,
+            "format_version": self.format_version,
             "halted": self.clean,
             "superblock_generation": self.generation,
             "num_blocks": self.block_count,
@@ -178,6 +179,7 @@ class _Check:
         self._result = CheckReport(
             name=str(self._superblock.content.get("name")),
             uuid=self._superblock.uuid,
+            format_version=self._superblock.version,
             generation=self._superblock.generation,
             clean=self._superblock.clean,
             block_count=restored.geometry.block_count,

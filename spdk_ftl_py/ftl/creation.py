@@ -39,6 +39,7 @@ async def create(
     name: str,
     conf: FtlConf,
     uuid: UUID | None = None,
+    media_uuid: UUID | None = None,
     num_punits: int | None = None,
     optimal_open_zones: int = 0,
     progress: Progress | None = None,
@@ -51,11 +52,12 @@ async def create(
     replaced_policies: dict[str, str] | None = None,
 ) -> FtlDevice:
     """Makes a new, empty FTL on a zoned device. Everything on the device and on the nv cache is erased. uuid: by
-    default a new one. buffer_dir: the directory of its write buffer file, which outlives the process; None: no file.
-    cache: a conventional device that becomes its nv cache. base_name, cache_name: the names of their bdevs, for
-    messages. no_data: for benchmarks on a device that does not have to keep anything; the FTL cannot be loaded again,
-    and takes no cache. zones: from a recent zone report; None: this requests one.
-    replaced_policies: for the next load in this process (memory of Guard).
+    default a new one. media_uuid: the one in its records on the base, which no host may know (docs/media-layout.md,
+    "Media uuid"); by default a random one. buffer_dir: the directory of its write buffer file, which outlives the
+    process; None: no file. cache: a conventional device that becomes its nv cache. base_name, cache_name: the names of
+    their bdevs, for messages. no_data: for benchmarks on a device that does not have to keep anything; the FTL cannot
+    be loaded again, and takes no cache. zones: from a recent zone report; None: this requests one. replaced_policies:
+    for the next load in this process (memory of Guard).
 
     Raises ConfError, ParameterError or GeometryError before anything is erased if the device or conf is unsuitable,
     DataNotKeptError if base or cache do not keep data, and MediaError if the device fails. Nothing is left behind then
@@ -77,13 +79,16 @@ async def create(
         keeper.check(geometry)
         policy = Guard.new(conf.reloc_policy, surroundings(geometry, conf), replaced_policies)
         uuid = uuid or uuid4()
+        media_uuid = media_uuid or uuid4()
         # Check everything that can be checked before anything is erased.
         files = None
         if buffer_dir is not None and not no_data:
             files = BufferFiles.acquire(buffer_dir, uuid)
             steps.on_undo("lock the write buffer's file", files.release)
         buffer = files.path(1) if files else None
-        core = await make_core(reactor, base, uuid, conf, geometry, buffer=buffer, no_data=no_data)
+        core = await make_core(
+            reactor, base, uuid, conf, geometry, media_uuid=media_uuid, buffer=buffer, no_data=no_data
+        )
         if files is not None:
             steps.on_undo("make the write buffer's file", files.remove)
         steps.on_undo("make the core", functools.partial(close_core, reactor, core))
@@ -91,7 +96,7 @@ async def create(
         await _forget_older_superblocks(port, zones)
         if not no_data:
             await _require_retention(port, zones, base_name or f"of {name}")
-        superblock = SuperblockWriter(port, geometry, uuid)
+        superblock = SuperblockWriter(port, geometry, uuid, media_uuid=media_uuid)
         await keeper.make(uuid, report)
         device = FtlDevice(
             reactor,

@@ -626,9 +626,15 @@ class FtlDevice:
             "core": core.as_dict(),
         }
 
+    @property
+    def media_uuid(self) -> UUID:
+        """As in Superblock: not for hosts."""
+        return self._superblock.media_uuid
+
     def properties(self) -> dict[str, Any]:
         """JSON-able, in SPDK's shape: {"name", "properties": [{"name", "value", "unit", "desc", "read-only"}]}."""
         state = {
+            "superblock_version": self._superblock.version,
             "state": self.state.value,
             "failure": self.failure.message if self.failure else None,
             "no_data": self.no_data,

@@ -8,7 +8,6 @@ from typing import Any, Final
 from ..conf import LIMIT_NAMES, FtlConf
 from .media.band import Band, Bands
 from .media.geometry import BLOCK_BYTES, Geometry
-from .media.layout import FORMAT_VERSION
 
 READ_CRC_BYTES: Final = 2
 BANDS_TOLD_MAX: Final = 1024
@@ -55,7 +54,6 @@ def describe(state: Mapping[str, Any], geometry: Geometry, conf: FtlConf, bands:
     state: values of the device that change, by name.
     """
     return [
-        _one("superblock_version", FORMAT_VERSION),
         *(
             _one(name, value, SETTINGS.get(name, ""), DESCRIPTIONS.get(name, ""), read_only=name not in SETTINGS)
             for name, value in state.items()

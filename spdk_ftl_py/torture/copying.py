@@ -32,8 +32,8 @@ def random_uuid(rng: random.Random) -> UUID:
 class Copying:
     """Uses a random generator of its own, so that worlds without copies stay the same."""
 
-    def __init__(self, rng: random.Random, uuid: UUID) -> None:
-        self.origin: Final = uuid
+    def __init__(self, rng: random.Random, uuid: UUID, media_uuid: UUID) -> None:
+        self.media_uuid: Final = media_uuid
         """The UUID in the FTL's records."""
         self.uuid = uuid
         """The FTL's current UUID."""

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from .. import _shim
 from ..errors import ConfError, FtlError
 from ..ftl import creation, loading
 from ..ftl.check import check
@@ -89,6 +90,7 @@ class World(OneLife):
             result.digest = self._digest.hexdigest()
             await self._reactor.stop()
             await self._fronts.stop()
+            _shim.limit_narrow_l2p()
         return result
 
     # --- creation
@@ -107,6 +109,7 @@ class World(OneLife):
             await self._fill()
 
     async def _create_in_shape(self) -> bool:
+        _shim.limit_narrow_l2p(self._shape.narrow_blocks)
         self._media = self._growing.media(self._shape, self._reactor)
         self._cache = self._shape.cache_media(self._reactor)
         self._connect(new=True)
@@ -119,6 +122,7 @@ class World(OneLife):
                     self._base,
                     name=NAME,
                     uuid=self._copying.uuid,
+                    media_uuid=self._copying.media_uuid,
                     conf=shape.conf,
                     num_punits=shape.punits,
                     buffer_dir=self._buffer_dir.path,
@@ -375,7 +379,7 @@ class World(OneLife):
     async def _load(self, crash: Crash | None) -> bool:
         """Returns False if the crash came first, or a violation was found."""
         self._violated(*await self._copying.before_load(self._reactor, self._media, self._shape, self.result))
-        await self._growing.before_load(self._reactor, self._media, self._shape, self._copying.origin)
+        await self._growing.before_load(self._reactor, self._media, self._shape, self._copying.media_uuid)
         reached = self._arm_in_load(crash) if crash else lambda: False
         self._connect(new=False)
         began = self._media.operations

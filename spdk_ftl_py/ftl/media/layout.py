@@ -18,8 +18,8 @@ from ...errors import UnsupportedError
 from .geometry import BLOCK_BYTES, SUMMARY_ENTRIES
 
 FORMAT_VERSION: Final = 2
-COPY_VERSION: Final = 3
-"""Magic of superblocks of an FTL whose records have another uuid."""
+HIDDEN_UUID_VERSION: Final = 3
+"""Of a superblock whose records have another uuid than the FTL."""
 BATCH_MAGIC: Final = b"FTLBATCH"
 SUMMARY_MAGIC: Final = b"FTLSUMRY"
 SUPERBLOCK_MAGIC: Final = b"FTLSUPER"

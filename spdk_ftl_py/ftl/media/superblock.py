@@ -22,8 +22,8 @@ from ...errors import FlushDoubtError, FtlError, MediaError
 from .blockdev import BlockPort
 from .geometry import BLOCK_BYTES, SUPERBLOCK_ZONES, Geometry
 from .layout import (
-    COPY_VERSION,
     FORMAT_VERSION,
+    HIDDEN_UUID_VERSION,
     SEQ_MAX,
     SUPERBLOCK,
     SUPERBLOCK_MAGIC,
@@ -37,7 +37,7 @@ from .zone import ACTIVE_STATES, EMPTY, FULL, OFFLINE, Zone
 
 log = logging.getLogger(__name__)
 
-_VERSIONS: Final = (FORMAT_VERSION, COPY_VERSION)
+_VERSIONS: Final = (FORMAT_VERSION, HIDDEN_UUID_VERSION)
 FLAG_CLEAN: Final = 1
 FLAG_PACKED: Final = 2
 """Content that does not fit into one block: compressed, in parts; this block is the last one."""
@@ -61,13 +61,18 @@ class Superblock:
     generation: int
     clean: bool
     content: Mapping[str, Any]
-    origin: UUID | None = None
-    """The uuid of the original, if this FTL is a copy with a uuid of its own."""
+    hidden: UUID | None = None
+    """The uuid in its records, if that is not the FTL's."""
 
     @property
     def media_uuid(self) -> UUID:
-        """The uuid in its records, and in the superblock's own header: it never changes."""
-        return self.origin or self.uuid
+        """The uuid in its records, and in the superblock's own header. It never changes, and no host may know it."""
+        return self.hidden or self.uuid
+
+    @property
+    def version(self) -> int:
+        """Of the format."""
+        return FORMAT_VERSION if self.hidden is None else HIDDEN_UUID_VERSION
 
     @property
     def incarnation(self) -> int:
@@ -80,7 +85,7 @@ class Superblock:
         """As a block, or as several (n x 4096 bytes) if it does not fit into one. These are written in order: the
         superblock is valid when the last one is written."""
         flags = FLAG_CLEAN if self.clean else 0
-        content = self.content if self.origin is None else {**self.content, "uuid": str(self.uuid)}
+        content = self.content if self.hidden is None else {**self.content, "uuid": str(self.uuid)}
         text = json.dumps(content, separators=(",", ":"), sort_keys=True).encode()
         if len(text) <= JSON_BYTES_MAX:
             return self._block(SUPERBLOCK_MAGIC, flags, text)
@@ -101,8 +106,7 @@ class Superblock:
 
     def _block(self, magic: bytes, flags: int, text: bytes, *, part: int = 0, part_count: int = 0) -> Block:
         record = new_record(SUPERBLOCK, magic, self.media_uuid)
-        # A release that does not support copies would take the copy for the original.
-        record["version"] = FORMAT_VERSION if self.origin is None else COPY_VERSION
+        record["version"] = self.version
         record["generation"] = self.generation
         record["length"] = len(text)
         record["flags"] = flags
@@ -130,8 +134,8 @@ class Superblock:
             return None
         if not isinstance(content, dict):
             return None
-        origin = uuid = UUID(bytes=bytes(record["uuid"]))
-        if int(record["version"]) == COPY_VERSION:
+        media_uuid = uuid = UUID(bytes=bytes(record["uuid"]))
+        if int(record["version"]) == HIDDEN_UUID_VERSION:
             try:
                 uuid = UUID(content.pop("uuid"))
             except (KeyError, ValueError, TypeError, AttributeError):
@@ -141,7 +145,7 @@ class Superblock:
             generation=int(record["generation"]),
             clean=bool(int(record["flags"]) & FLAG_CLEAN),
             content=content,
-            origin=None if uuid == origin else origin,
+            hidden=None if uuid == media_uuid else media_uuid,
         )
 
     @staticmethod
@@ -233,6 +237,11 @@ class SuperblockWriter:
         self._active[1 - zone] = beside is not Beside.INACTIVE
         self.generation = generation
 
+    @property
+    def version(self) -> int:
+        """As in Superblock."""
+        return FORMAT_VERSION if self.media_uuid == self._uuid else HIDDEN_UUID_VERSION
+
     async def write(self, content: Mapping[str, Any], *, clean: bool) -> None:
         """Durable when it returns. Raises MediaError if neither zone can be written; SuperblockTooLongError, without
         writing, if it is longer than a zone; the last superblock stays valid. Raises FlushDoubtError if the flush
@@ -266,9 +275,9 @@ class SuperblockWriter:
 
     def _build(self, content: Mapping[str, Any], *, clean: bool) -> NDArray[np.uint8]:
         """(n, 4096)."""
-        origin = None if self.media_uuid == self._uuid else self.media_uuid
-        content = {"format": FORMAT_VERSION if origin is None else COPY_VERSION, **content}
-        superblock = Superblock(self._uuid, self.generation + 1, clean, content, origin)
+        hidden = None if self.media_uuid == self._uuid else self.media_uuid
+        content = {"format": self.version, **content}
+        superblock = Superblock(self._uuid, self.generation + 1, clean, content, hidden)
         return superblock.build().reshape(-1, BLOCK_BYTES)
 
     async def _make_room(self, zone: int, blocks: int) -> bool:

@@ -34,7 +34,7 @@ async def test_an_ftl_on_a_zoned_bdev_is_told_and_nothing_stays(here: World) -> 
     before = await state_of(here)
     (told,) = await scan(here, daemon, base_bdev="Nvme0n1")
     assert told == {
-        "bdev": "Nvme0n1", "name": "ftl0", "uuid": uuid, "num_blocks": size, "clean": True, "format_version": 2,
+        "bdev": "Nvme0n1", "name": "ftl0", "uuid": uuid, "num_blocks": size, "clean": True, "format_version": 3,
         "zone_capacity": None, "has_cache": False, "damage": None,
     }  # fmt: skip
     assert await state_of(here) == before

@@ -302,10 +302,10 @@ async def test_what_is_no_ftl_or_not_ours_is_not_checked(rig: RestoreRig) -> Non
 
 
 def test_long_lists_of_damage_are_cut_but_counted() -> None:
-    report = CheckReport("ftl0", OTHER, 1, True, 1, 1, 1)
+    report = CheckReport("ftl0", OTHER, 3, 1, True, 1, 1, 1)
     for i in range(check_module.DAMAGE_MAX + 5):
         report.add(f"block {i}")
     assert len(report.damage) == check_module.DAMAGE_MAX
     assert damage_lines(report, 2) == ["block 0", "block 1", f"and {check_module.DAMAGE_MAX + 3} more"]
     assert not report.ok
-    assert damage_lines(CheckReport("ftl0", OTHER, 1, True, 1, 1, 1), 2) == []
+    assert damage_lines(CheckReport("ftl0", OTHER, 3, 1, True, 1, 1, 1), 2) == []

@@ -161,7 +161,7 @@ async def test_a_check_notices_batches_that_a_load_does_not_find(reactor: Reacto
     start, _, end = next(zone for zone in drive.zone_states()[2:] if zone[1] != "empty")
     port = BlockPort(reactor, drive, name="base")
     blocks = await port.read(start, end - start)
-    first = parse_batch_header(blocks[0], rig.device.uuid)
+    first = parse_batch_header(blocks[0], rig.device.media_uuid)
     assert first is not None
     blocks[first.block_count : -2] = 0
     await port.zone_action(_shim.ZoneAction.RESET, start)

@@ -186,7 +186,7 @@ async def test_what_was_appended_where_a_cache_has_lost_blocks_is_no_damage(
         if zone not in places or "open" not in state or pointer == start:
             continue
         blocks = await port.read(start, pointer - start)
-        batches = list(batches_of(blocks, rig.device.uuid))
+        batches = list(batches_of(blocks, rig.device.media_uuid))
         last, its_header = batches[-1]
         if start + last < flushed[start] or its_header.block_count < 3:
             continue
@@ -197,7 +197,7 @@ async def test_what_was_appended_where_a_cache_has_lost_blocks_is_no_damage(
         else:
             entries = np.zeros(rig.device.geometry.data_blocks, layout.ENTRY)
             appended = build_summary(
-                rig.device.uuid,
+                rig.device.media_uuid,
                 band=band,
                 punit=punit,
                 band_seq=its_header.band_seq,

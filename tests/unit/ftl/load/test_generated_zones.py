@@ -63,7 +63,7 @@ async def generated_drive(
         await device.halt()
     geometry = device.geometry
     content = _shim.GeneratedZones(
-        device.uuid.bytes,
+        device.media_uuid.bytes,
         zone_size=ZONE_SIZE,
         zone_capacity=zone_capacity,
         band_count=geometry.band_count,
@@ -83,7 +83,7 @@ async def test_summaries_and_headers_say_the_same_and_every_block_matches_its_cr
     zone_capacity: int, punits: int, reactor: ReactorLoop
 ) -> None:
     drive = await generated_drive(reactor, zone_capacity=zone_capacity, punits=punits)
-    geometry, uuid = drive.device.geometry, drive.device.uuid
+    geometry, uuid = drive.device.geometry, drive.device.media_uuid
     newest = np.zeros(drive.device.block_count, layout.ENTRY)
     addresses = np.zeros(drive.device.block_count, np.uint64)
     band_seqs, blocks_seen, pads = set(), 0, 0

@@ -274,7 +274,7 @@ async def test_what_is_written_behind_a_batch_that_was_cut_off_is_found_and_its_
         await rig.load()
     start, pointer = chosen[0]
     port = BlockPort(reactor, disk, name="base")
-    uuid = rig.device.uuid
+    uuid = rig.device.media_uuid
     first = layout.parse_batch_header((await port.read(start, 1))[0], uuid)
     assert first is not None
     # Of three blocks one came.

@@ -18,7 +18,7 @@ from spdk_ftl_py.ftl.load.new_uuid import Renumbered, set_uuid
 from spdk_ftl_py.ftl.media import superblock
 from spdk_ftl_py.ftl.media.blockdev import BlockPort
 from spdk_ftl_py.ftl.media.geometry import SUPERBLOCK_ZONES
-from spdk_ftl_py.ftl.media.layout import COPY_VERSION, SUPERBLOCK
+from spdk_ftl_py.ftl.media.layout import HIDDEN_UUID_VERSION, SUPERBLOCK
 from spdk_ftl_py.runtime.reactor import ReactorLoop
 from unit.ftl.load.grow_rig import END, ZONES, GrowRig, grow_rig
 from unit.ftl.load.restore_rig import ZONE_SIZE
@@ -91,12 +91,16 @@ async def test_it_may_get_another_and_that_of_the_original_back(emulated: bool, 
             await rig.halt()
 
 
-async def test_a_release_that_does_not_know_it_refuses_it(reactor: ReactorLoop) -> None:
+@pytest.mark.parametrize("hidden", [True, False])
+async def test_a_release_that_does_not_know_it_refuses_it(hidden: bool, reactor: ReactorLoop) -> None:
+    """An FTL of an older release has no hidden uuid; with its own uuid it can go back."""
     async with grow_rig(reactor) as rig:
-        await rig.create()
-        old = rig.device.uuid
+        old = uuid4()
+        await rig.create(uuid=old, media_uuid=None if hidden else old)
+        media_uuid = rig.device.media_uuid
+        assert (media_uuid != old) == hidden
         await rig.halt()
-        for new, version in ((NEW, COPY_VERSION), (old, 2)):
+        for new, version in ((NEW, HIDDEN_UUID_VERSION), (old, HIDDEN_UUID_VERSION if hidden else 2)):
             await renumber(rig, NEW if new == old else old, new)
             port = BlockPort(rig.reactor, rig.drive, name="base")
             found = await superblock.find(port, await port.zones(), new)
@@ -104,7 +108,7 @@ async def test_a_release_that_does_not_know_it_refuses_it(reactor: ReactorLoop) 
             (block,) = await port.read(SUPERBLOCK_ZONES[found.zone] * ZONE_SIZE + found.used - 1, 1)
             await port.close()
             record = block.view(SUPERBLOCK)[0]
-            assert (record["version"], bytes(record["uuid"])) == (version, old.bytes)
+            assert (record["version"], bytes(record["uuid"])) == (version, media_uuid.bytes)
 
 
 @BOTH

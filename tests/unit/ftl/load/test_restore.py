@@ -318,7 +318,7 @@ async def full_zone(rig: RestoreRig, drive: Any) -> tuple[int, list[int], list[i
                 assert zone is not None
                 start = zone * ZONE_SIZE
                 blocks = await port.read(start, ZONE_CAPACITY)
-                summary = layout.parse_summary(blocks[-1:], rig.device.uuid, band=number, punit=punit)
+                summary = layout.parse_summary(blocks[-1:], rig.device.media_uuid, band=number, punit=punit)
                 if summary is None:
                     continue
                 flags = layout.summary_entries(summary)["flags"]
@@ -432,7 +432,7 @@ async def test_copies_that_a_header_promises_and_that_never_came_make_no_band_di
         blocks = [np.frombuffer(content(lba, 1), np.uint8) for lba in lbas]
         entries["crc"] = [_shim.crc32c(block.tobytes()) for block in blocks]
         header = layout.build_batch_header(
-            rig.device.uuid,
+            rig.device.media_uuid,
             band=band,
             punit=0,
             band_seq=band,
@@ -479,7 +479,7 @@ async def test_data_that_look_like_headers_are_data(version: int, reactor: React
 
     rig = RestoreRig(reactor, zoned(), random.Random(1))
     await rig.create()
-    made_up = headers_made_up(rig.device.uuid, version)
+    made_up = headers_made_up(rig.device.media_uuid, version)
     written: dict[int, bytes] = {}
     for turn in range(4 * rig.device.block_count):
         lba = rig.rng.randrange(rig.device.block_count)

@@ -76,7 +76,7 @@ async def test_whatever_stands_in_its_place_is_taken_or_refused(
     taken, refused = 0, list[str]()
     for path in paths_in(told):
         for value in VALUES:
-            block = Superblock(whole.uuid, whole.generation, clean, changed(told, path, value)).build()
+            block = Superblock(whole.uuid, whole.generation, clean, changed(told, path, value), whole.hidden).build()
             parsed = Superblock.parse(block)
             assert parsed is not None
             there = found._replace(superblock=parsed)
