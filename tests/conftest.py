@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from support import forks
+from support import forks, sanitized
 
 if TYPE_CHECKING:
     from xdist.remote import Producer
@@ -78,16 +78,36 @@ def signals_as_in_the_foreground() -> None:
             signal.signal(number, handler)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        sanitized.OPTION,
+        choices=[part.value for part in sanitized.Part],
+        help="only the tests of one of the two runs of `tox -e asan`, or only those that neither has",
+    )
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    part, place = sanitized.part_of(config), sanitized.place_of(collection_path)
+    return True if part is not None and place is not None and not part.takes_file(place) else None
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """SPDK_FTL_FIRST_SEED=1, for slow builds: of what is tried with one seed after another only the first."""
-    if not os.environ.get("SPDK_FTL_FIRST_SEED"):
-        return
-    others = [item for item in items if isinstance(item, pytest.Function) and _seed(item) > 0]
-    config.hook.pytest_deselected(items=others)
-    items[:] = [item for item in items if item not in others]
+    others: list[pytest.Item] = []
+    if os.environ.get("SPDK_FTL_FIRST_SEED"):
+        others = [item for item in items if _seed(item) > 0]
+    if (part := sanitized.part_of(config)) is not None:
+        others += sanitized.left_out(part, items, [_seed(item) for item in items])
+    if others:
+        config.hook.pytest_deselected(items=others)
+        dropped = set(others)
+        items[:] = [item for item in items if item not in dropped]
+    for item in items if sanitized.runs_sanitized() else ():
+        if (mark := item.get_closest_marker(sanitized.MARK)) is not None:
+            item.add_marker(pytest.mark.skip(reason=mark.args[0]))
 
 
-def _seed(item: pytest.Function) -> int:
+def _seed(item: pytest.Item) -> int:
     return int(item.callspec.params.get("seed", 0)) if hasattr(item, "callspec") else 0
 
 

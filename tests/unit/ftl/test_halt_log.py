@@ -96,6 +96,7 @@ async def test_what_is_wrong_with_a_band_is_in_its_line(caplog: pytest.LogCaptur
     ]
 
 
+@pytest.mark.not_sanitized("it measures the event loop, with a shim that is three times slower")
 async def test_very_many_bands_are_told_of_and_the_loop_turns() -> None:
     told = 0
 

@@ -25,6 +25,8 @@ from spdk_ftl_py.ftl.media.geometry import SUPERBLOCK_ZONES
 from spdk_ftl_py.runtime.reactor import ReactorLoop
 from support.turn_meter import turn_meter
 
+pytestmark = pytest.mark.not_sanitized("it measures the event loop, with a shim that is three times slower")
+
 BANDS = 65_536
 ZONE_BLOCKS = 32
 LONGEST_S = 0.050

@@ -65,7 +65,7 @@ def test_regions_do_not_overlap(fd: int) -> None:
     assert memory.region_count == 0
 
 
-@pytest.mark.skipif("libasan" in os.environ.get("LD_PRELOAD", ""), reason="it takes too long there")
+@pytest.mark.not_sanitized("it takes too long there")
 def test_there_are_only_so_many(fd: int) -> None:
     memory = _shim.DmaMap()
     for number in range(_shim.DMA_REGIONS_MAX):
@@ -181,7 +181,7 @@ SHRINK = "os.ftruncate(fd, 0); own[0]"
 KILL = "os.kill(os.getpid(), signal.SIGBUS)"
 
 
-@pytest.mark.skipif("libasan" in os.environ.get("LD_PRELOAD", ""), reason="there it is the sanitizer's handler")
+@pytest.mark.not_sanitized("there it is the sanitizer's handler")
 @pytest.mark.parametrize(
     ("before", "access", "code", "text"),
     [

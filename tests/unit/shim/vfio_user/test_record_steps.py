@@ -25,9 +25,7 @@ BLOCKS: Final = 64
 COMMANDS: Final = 3
 """In flight, and fetched step by step. Then one more."""
 
-pytestmark = pytest.mark.skipif(
-    "libasan" in os.environ.get("LD_PRELOAD", ""), reason="a minute there, and no more found"
-)
+pytestmark = pytest.mark.not_sanitized("a minute there, and no more found")
 
 
 @pytest.fixture
