@@ -15,7 +15,7 @@ PLACES = sorted(path.relative_to(CHECKOUT).as_posix() for path in (CHECKOUT / "t
 @pytest.mark.parametrize("marked", [False, True])
 def test_each_test_is_in_one_part(marked: bool) -> None:
     assert len(PLACES) > 300
-    parts = {part: 0 for part in Part}
+    parts = dict.fromkeys(Part, 0)
     for place in PLACES:
         path = PurePosixPath(place)
         (part,) = [part for part in Part if part.takes(path, seed=0, marked=marked)]
