@@ -614,6 +614,12 @@ RECORDS = {
 }
 """Of the shim, too. Torture does not notice them, but tests/unit/shim/vfio_user/test_record_steps.py does: it kills the
 process that serves a queue at every instruction."""
+FORGERY = Mutation(
+    "media_uuid_public",
+    "records have the uuid of the FTL, which hosts know: what they write may pass for a header",
+    edits=(("ftl/creation.py", "media_uuid = media_uuid or uuid4()", "media_uuid = media_uuid or uuid"),),
+)
+"""Torture's hosts forge nothing, and would have to guess where a block is put, as test_forged_headers.py does."""
 CROSSING_MUTATIONS: dict[str, str] = {
     "crossed_completion_lost": "the completion of a flush does not reach the other reactor's issuer",
     "lease_given_twice": "two writes are received into the same slot of the write buffer",

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 import spdk_ftl_py
-from mutation.mutations import CROSSING_MUTATIONS, MUTATIONS, RECORDS, Edit, Mutation
+from mutation.mutations import CROSSING_MUTATIONS, FORGERY, MUTATIONS, RECORDS, Edit, Mutation
 from spdk_ftl_py import _shim
 from spdk_ftl_py.torture.run import CRASHES_PER_WORLD
 
@@ -108,15 +108,30 @@ def test_torture_notices(mutation: Mutation, mutants: Callable[[Sequence[Edit]],
 def test_a_kill_at_every_instruction_notices(chosen: str, mutated_shim: Path, tmp_path: Path) -> None:
     """Without a defect it notices nothing."""
     folder = mutant((), mutated_shim, tmp_path)
-    steps = CHECKOUT / "tests" / "unit" / "shim" / "vfio_user" / "test_record_steps.py"
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", str(steps), "-k", "any_instruction"],
+    done = run_tests(folder, "shim/vfio_user/test_record_steps.py", "any_instruction", chosen)
+    assert done.returncode == (1 if chosen else 0), done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("edits", [FORGERY.edits, ()], ids=[FORGERY.name, ""])
+def test_a_forged_header_notices(edits: Sequence[Edit], mutated_shim: Path, tmp_path: Path) -> None:
+    """Without the defect it notices nothing."""
+    folder = mutant(edits, mutated_shim, tmp_path)
+    done = run_tests(folder, "ftl/load/test_forged_headers.py", "does_not_know", "")
+    assert done.returncode == (1 if edits else 0), done.stdout + done.stderr
+
+
+def run_tests(folder: Path, name: str, which: str, chosen: str) -> subprocess.CompletedProcess[str]:
+    """Unit tests of that file with the mutant in that folder, and with that defect of the shim."""
+    return subprocess.run(
+        [
+            *(sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider"),
+            *(str(CHECKOUT / "tests" / "unit" / name), "-k", which),
+        ],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": str(folder), CHOSEN_ENV: chosen},
         capture_output=True,
         text=True,
     )
-    assert done.returncode == (1 if chosen else 0), done.stdout + done.stderr
 
 
 def test_every_defect_of_the_shim_is_in_the_list() -> None:
@@ -135,6 +150,6 @@ def test_the_product_has_none_of_them(mutated_shim: Path) -> None:
 
 def test_the_documentation_lists_them() -> None:
     text = (CHECKOUT / "docs" / "testing.md").read_text()
-    names = [*(mutation.name for mutation in MUTATIONS), *RECORDS, *CROSSING_MUTATIONS]
+    names = [*(mutation.name for mutation in (*MUTATIONS, FORGERY)), *RECORDS, *CROSSING_MUTATIONS]
     missing = [name for name in names if f"`{name}`" not in text]
     assert not missing, f"docs/testing.md does not list {missing}"
