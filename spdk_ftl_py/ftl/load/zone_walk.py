@@ -290,8 +290,7 @@ class ZoneReader:
         return header
 
     def header_at(self, zone: ZoneContent, block: NDArray[np.uint8], address: int) -> BatchHeader | None:
-        """A header of any life of the zone. A walk also reads data of hosts, who may forge headers, but a host can't
-        know where its data will be."""
+        """A header of any life of the zone. A walk also reads data of hosts, but these don't know the uuid."""
         header = self.header_in_place(block, address)
         return header if header is not None and (header.band, header.punit) == (zone.band, zone.punit) else None
 
