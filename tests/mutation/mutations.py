@@ -138,7 +138,7 @@ MUTATIONS = (
     Mutation("gc_undoes_overwrites", "a relocated block takes its LBA back from a write that came meanwhile", world=0),
     Mutation("gc_drops_records", "trim records in force are not written again when their band is relocated", world=0),
     Mutation("record_cut_short", "the copy of a trim record leaves out the last LBA that refers to the record"),
-    Mutation("references_miscounted", "a band counts one LBA too few that refers to a new record in it"),
+    Mutation("references_miscounted", "a band counts one LBA too few that refers to a new record in it", world=6),
     Mutation("trim_not_recorded", "a trim leaves no record on media", world=0),
     Mutation(
         "unapplied_trim_not_read",
