@@ -51,12 +51,18 @@ def test_the_same_seed_is_the_same_run(options: dict[str, bool | str]) -> None:
 def test_everything_is_lost_now_and_then_and_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chain, "LOSSES", (4,))
     stats: Counter[str] = Counter()
-    for seed in range(2):
+
+    def seen() -> bool:
+        return min(stats[f"lost_{loss.value}"] for loss in chain.Loss) > 0 and stats["returns"] > 5
+
+    # What a seed comes to depends on the version of asyncio.
+    for seed in range(6):
+        if seen():
+            break
         result = lived(seed=seed, cache="non-vss")
         assert result.violations == [], f"seed {seed}"
         stats += result.stats
-    assert min(stats[f"lost_{loss.value}"] for loss in chain.Loss) > 0
-    assert stats["returns"] > 5
+    assert seen(), stats
 
 
 def test_a_daemon_that_loses_what_it_has_accepted_with_its_base_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
