@@ -148,6 +148,10 @@ class ZoneReader:
             # The band was free when this was written: blocks after it belong to an earlier life.
             zone.checkpoint = True
             return zone
+        if full and not self._sequential and readable[0] and not first_block.any() and (await self.blank([start]))[0]:
+            # As load() sorts them out in lists: each load has to see the same zones as empty. Else the next one could
+            # take rows, from what is left of a summary, whose seqs were given again since.
+            return zone
         whole: _shim.Summary | None = None
         summary: NDArray[Any] | None = None
         known = np.zeros(self._data_blocks, bool)
