@@ -96,7 +96,7 @@ def keepers_below(folder: Path) -> list[int]:
     found = []
     for process in Path("/proc").iterdir():
         try:
-            arguments = (process / "cmdline").read_text().split("\0") if process.name.isdigit() else []
+            arguments = os.fsdecode((process / "cmdline").read_bytes()).split("\0") if process.name.isdigit() else []
         except OSError:
             continue
         if KEEPER in arguments and any(each.startswith(f"{folder}/") for each in arguments):

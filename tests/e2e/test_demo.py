@@ -132,10 +132,11 @@ def children_of(pid: int) -> dict[str, int]:
         if not entry.name.isdigit():
             continue
         with contextlib.suppress(OSError):
-            parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-            words = (entry / "cmdline").read_text().split("\0")
-            if parent == pid and "spdk_ftl_py.cli" in words:
-                found[words[words.index("spdk_ftl_py.cli") + 1]] = int(entry.name)
+            # Bytes: others may have any name, and any arguments.
+            parent = int((entry / "stat").read_bytes().rpartition(b")")[2].split()[1])
+            words = (entry / "cmdline").read_bytes().split(b"\0")
+            if parent == pid and b"spdk_ftl_py.cli" in words:
+                found[words[words.index(b"spdk_ftl_py.cli") + 1].decode()] = int(entry.name)
     return found
 
 
