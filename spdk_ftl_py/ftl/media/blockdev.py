@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import itertools
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, Final
@@ -346,11 +347,17 @@ async def side_by_side(
     """Runs ``depth`` at a time; the first error ends it."""
     queue = iter(items)
 
-    async def worker() -> None:
+    async def worker(first: Any) -> None:
+        await one(first)
         for item in queue:
             await one(item)
 
-    await _all_or_first_error([worker() for _ in range(depth)])
+    # A load calls this for each band, and most have fewer zones: no task without work.
+    firsts = list(itertools.islice(queue, depth))
+    if len(firsts) == 1:
+        await worker(firsts[0])
+    elif firsts:
+        await _all_or_first_error([worker(first) for first in firsts])
 
 
 async def _all_or_first_error(parts: list[Awaitable[None]]) -> None:

@@ -33,8 +33,10 @@ _STATES: Final = {
 }
 ACTIVE_STATES: Final = frozenset({IMPLICITLY_OPEN, EXPLICITLY_OPEN, CLOSED})
 UNUSABLE_STATES: Final = frozenset({READ_ONLY, OFFLINE})
-_CODES_ACTIVE: Final = [code for code, state in _STATES.items() if state in ACTIVE_STATES]
-_CODES_UNUSABLE: Final = [code for code, state in _STATES.items() if state in UNUSABLE_STATES]
+# By code. Many times faster than np.isin() for the few zones of a report.
+_KNOWN: Final = np.array([code in _STATES for code in range(16)])
+_ACTIVE: Final = np.array([_STATES.get(code) in ACTIVE_STATES for code in range(16)])
+_UNUSABLE: Final = np.array([_STATES.get(code) in UNUSABLE_STATES for code in range(16)])
 
 ATTRIBUTE_FINISHED: Final = 1 << 0
 """ZFC: the device has finished the zone by itself."""
@@ -117,12 +119,12 @@ def _check(table: NDArray[Any], first_zone: int, zone_size: int) -> None:
     """Raises ProtocolError for the first zone whose description is impossible."""
     index = np.arange(first_zone, first_zone + len(table), dtype=np.uint64)
     code, start, capacity, pointer = table["state"] >> 4, table["start"], table["capacity"], table["pointer"]
-    usable = ~np.isin(code, _CODES_UNUSABLE)
+    usable = ~_UNUSABLE[code]
     # After the checks above nothing overflows.
-    pointed = np.isin(code, _CODES_ACTIVE)
+    pointed = _ACTIVE[code]
     checks = (
         (table["type"] & 0xF) != ZONE_TYPE_SEQUENTIAL,
-        ~np.isin(code, list(_STATES)),
+        ~_KNOWN[code],
         start != index * np.uint64(zone_size),
         usable & ((capacity == 0) | (capacity > zone_size)),
         pointed & ((pointer < start) | (pointer - start > capacity)),
