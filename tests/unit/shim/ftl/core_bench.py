@@ -10,6 +10,7 @@ from uuid import UUID
 import numpy as np
 
 from spdk_ftl_py import _shim
+from spdk_ftl_py.ftl.media.band import BAND_ROW
 from unit.shim.stepped import Completion, Stepped
 
 BLOCK = 4096
@@ -146,14 +147,16 @@ class Bench(Stepped):
         return work
 
     def manage(self) -> None:
-        bands = self.core.bands()
-        states = [band.state for band in bands]
+        # Not bands(): this is called very often, and the sanitizers watch every object.
+        rows = self.core.band_rows(0, len(self.zones)).view(BAND_ROW)
+        states, valid = rows["state"].tolist(), rows["valid"].tolist()
         closed = (_shim.BandState.CLOSED, _shim.BandState.FAULTED)
         free = [number for number, state in enumerate(states) if state == _shim.BandState.FREE]
-        for number, band in enumerate(bands):
-            if self.auto_reset and not self.full and band.state in closed and band.valid == 0:
-                self.core.reset_band(number)
-                states[number] = _shim.BandState.RESETTING
+        if self.auto_reset and not self.full:
+            for number, state in enumerate(states):
+                if state in closed and valid[number] == 0:
+                    self.core.reset_band(number)
+                    states[number] = _shim.BandState.RESETTING
         moving = [state for state in states if state in (_shim.BandState.MOVING, _shim.BandState.RESETTING)]
         busy = bool(moving)
         for stream in sorted(self.wanting, reverse=True):
@@ -165,7 +168,7 @@ class Bench(Stepped):
                 self.wanting.discard(stream)
         self.limit(0 if moving and len(free) < RESERVED_BANDS else 100)
         if self.gc and len(free) <= GC_START_FREE_BANDS and len(moving) < 2:
-            victims = [(band.valid, n) for n, band in enumerate(bands) if states[n] in closed]
+            victims = [(valid[n], n) for n, state in enumerate(states) if state in closed]
             # With plenty of room only bands that give back a good part of theirs.
             most = self.punits * self.data_blocks * (100 if len(free) <= RESERVED_BANDS else 75) // 100
             if victims and min(victims)[0] < most:
