@@ -168,7 +168,9 @@ MUTATIONS = (
     Mutation(
         "class_not_flushed", "a flush does not wait for blocks of another class than the first", ("--classes", "8")
     ),
-    Mutation("class_waits_for_ever", "no other band takes the blocks of a class that has none", ("--classes", "8")),
+    Mutation(
+        "class_waits_for_ever", "no other band takes the blocks of a class that has none", ("--classes", "8"), world=13
+    ),
     Mutation("slot_freed_before_flush", "a slot is freed when its block is in the base's volatile cache", world=2),
     Mutation(
         "full_zone_retired",
@@ -259,7 +261,7 @@ MUTATIONS = (
         "a superblock is flushed beside the core, which knows of a flush that failed too late",
         ("--faults",),
         edits=(("ftl/device.py", "self._superblock.flush = self.flush_base", "self._superblock.flush = port.flush"),),
-        world=0,
+        world=4,
     ),
     Mutation(
         "final_flush_told",
@@ -281,7 +283,7 @@ MUTATIONS = (
         "a write completes when it is in the nv cache's volatile cache",
         ("--cache", "vss"),
         crashes=600,
-        world=6,
+        world=19,
     ),
     Mutation(
         "crc_not_checked",
@@ -311,11 +313,23 @@ MUTATIONS = (
         setting=NUMBERED_L2P,
     ),
     Mutation(
+        "walked_end_too_low",
+        "a load says that a zone ends before its last block, where relocation then ends",
+        edits=(
+            (
+                "ftl/load/zone_walk.py",
+                "zone.end = zone.written if known.any() else min(last, end)",
+                "zone.end = min(last, end) - 1",
+            ),
+        ),
+        world=0,
+    ),
+    Mutation(
         "growth_empties_nothing",
         "a growth takes the zones that the base has got as they are",
         edits=(("ftl/load/grow.py", "    if not found.zones_to_take:\n", "    if True:\n"),),
         setting=GROWTHS,
-        world=4,
+        world=11,
     ),
     Mutation(
         "growth_not_told",
@@ -328,7 +342,7 @@ MUTATIONS = (
             ),
         ),
         setting=GROWTHS,
-        world=1,
+        world=15,
     ),
     Mutation(
         "copy_has_records_of_its_own",
@@ -387,7 +401,7 @@ MUTATIONS = (
         crashes=500,
         edits=(("ftl/gc/zone_watch.py", "self._core.fault_zone(band.index, punit, status)", "False"),),
         setting=READ_ONLY_ZONES,
-        world=1,
+        world=6,
     ),
     Mutation(
         "summary_of_an_earlier_life",
@@ -438,7 +452,7 @@ MUTATIONS = (
                 '        path = next(self.directory.glob(f"{self.uuid}.*.wbuf"), self.path(incarnation))\n        try:',
             ),
         ),
-        world=2,
+        world=10,
     ),
     Mutation(
         "buffer_file_removed_early",
@@ -490,7 +504,7 @@ MUTATIONS = (
         "what is read again because it did not match is taken as it is",
         ("--faults",),
         crashes=500,
-        world=1,
+        world=10,
     ),
     Mutation(
         "scrub_not_verified",
@@ -498,7 +512,7 @@ MUTATIONS = (
         ("--faults",),
         setting=SCRUBS,
         crashes=500,
-        world=5,
+        world=10,
     ),
     Mutation(
         "scrub_skips_bands",
@@ -514,7 +528,7 @@ MUTATIONS = (
         ),
         setting=SCRUBS,
         crashes=500,
-        world=4,
+        world=37,
     ),
     Mutation("old_crc_kept", "a write leaves in memory the CRC of what it overwrites", world=0),
     Mutation(
@@ -522,7 +536,7 @@ MUTATIONS = (
         "a block that relocation finds rotten is trimmed instead of lost",
         ("--faults",),
         crashes=500,
-        world=1,
+        world=10,
     ),
     Mutation(
         "checkpoint_crcs_ignored",
@@ -550,7 +564,7 @@ MUTATIONS = (
         "a turn of the running checkpoint counts before what its pages saw in the write buffer is durable",
         ("--checkpoint",),
         edits=(("ftl/gc/checkpointing.py", "        await self._drained()\n", ""),),
-        world=8,
+        world=18,
     ),
     Mutation(
         "turn_seq_too_high",
@@ -590,7 +604,7 @@ MUTATIONS = (
         "a core executes what waits in it for a host that has lost its connection, and has sent it again",
         ("--chain",),
         setting=HOSTS_WAIT,
-        world=55,
+        world=20,
     ),
     Mutation(
         "durability_not_crossed",

@@ -16,14 +16,17 @@ from mutation.test_mutations import CHECKOUT, CHOSEN_ENV, mutant
 TESTS = "tests/unit/shim/reactor/test_crossing.py"
 NOT_THREADED = "not threads"
 
+# Without the end of the interpreter: a queue that lost a completion waits for it there for 30 s.
+PROGRAM = "import os, sys, pytest; code = pytest.main(sys.argv[1:]); sys.stdout.flush(); os._exit(code)"
+
 pytestmark = pytest.mark.timeout(900)
 
 
 def run(folder: Path, mutation: str) -> subprocess.CompletedProcess[str]:
     arguments = ("-x", "-q", "-p", "no:cacheprovider", "-c", str(CHECKOUT / "pyproject.toml"), "-k", NOT_THREADED)
     return subprocess.run(
-        [sys.executable, "-m", "pytest", *arguments, str(CHECKOUT / TESTS)],
-        cwd=folder,  # python -m pytest looks there first
+        [sys.executable, "-c", PROGRAM, *arguments, str(CHECKOUT / TESTS)],
+        cwd=folder,  # python -c looks there first
         env={**os.environ, "PYTHONPATH": str(folder), CHOSEN_ENV: mutation, "PYTEST_ADDOPTS": "--timeout 100"},
         capture_output=True,
         text=True,
