@@ -184,9 +184,9 @@ class FtlConf:
     """Days in which all valid data is read and verified at least once; 0: only on order."""
     rated_resets: int = 0
     """Resets that each zone of the base stands, by its data sheet; 0: unknown."""
-    running_checkpoint: int = 0
+    running_checkpoint: int | None = None
     """A copy of the L2P is written each time hosts have written this percentage of the capacity, so that a load after a
-    crash reads little; 0: never (docs/checkpoint.md)."""
+    crash reads little; 0: never (docs/checkpoint.md). None: creation decides by the size of the FTL."""
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> FtlConf:
@@ -211,6 +211,8 @@ class FtlConf:
                 if not isinstance(value, bool):
                     raise ConfError(f"conf {name} = {value!r}: must be true or false")
                 given[name] = value
+            elif name == "running_checkpoint" and value is None:
+                given[name] = None
             elif name == "reloc_policy":
                 if not isinstance(value, str):
                     raise ConfError(f"conf {name} = {value!r}: must be a string: {_RELOC_POLICY_HELP}")
@@ -265,6 +267,11 @@ class FtlConf:
         return getattr(value, part) if part else value
 
     @property
+    def checkpoint_percent(self) -> int:
+        """running_checkpoint, or 0 where nobody has decided."""
+        return self.running_checkpoint or 0
+
+    @property
     def write_buffer_blocks(self) -> int:
         return self.write_buffer_size // BLOCK_BYTES
 
@@ -298,7 +305,7 @@ class FtlConf:
         _range("rated_resets", self.rated_resets, 0, RATED_RESETS_MAX, "resets that a zone stands; 0: unknown")
         _range(
             "running_checkpoint",
-            self.running_checkpoint,
+            self.checkpoint_percent,
             0,
             RUNNING_CHECKPOINT_MAX,
             "percent of the capacity that hosts write from one copy of the L2P to the next; 0: no copies",

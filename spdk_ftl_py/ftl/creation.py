@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from pathlib import Path
 from typing import Final
@@ -19,6 +20,7 @@ from .cache.nv_cache_keeper import CacheKeeper
 from .core import close_core, make_core
 from .device import FtlDevice
 from .gc.reloc import surroundings
+from .load.running import percent_by_size
 from .load.write_buffer_file import BufferFiles
 from .media.blockdev import BUSY_PATIENCE_S, BlockPort
 from .media.geometry import BATCH_BLOCKS, BLOCK_BYTES, SUPERBLOCK_ZONES, Geometry, plan
@@ -76,6 +78,10 @@ async def create(
         zones = zones or await port.zones(lambda part: report("zone report", part))
         geometry = await _plan(base, zones, conf, num_punits=num_punits, optimal_open_zones=optimal_open_zones)
         conf = conf.check_geometry(geometry)
+        if conf.running_checkpoint is None:
+            emulated = isinstance(base, _shim.ZonedOverlay)
+            percent = 0 if no_data else percent_by_size(geometry, conf, emulated=emulated)
+            conf = dataclasses.replace(conf, running_checkpoint=percent)
         keeper.check(geometry)
         policy = Guard.new(conf.reloc_policy, surroundings(geometry, conf), replaced_policies)
         uuid = uuid or uuid4()

@@ -162,16 +162,16 @@ class Checkpointing:
     @property
     def _interval(self) -> int:
         """Blocks that hosts write from one turn to the next."""
-        return max(1, self._geometry().block_count * self._conf().running_checkpoint // 100)
+        return max(1, self._geometry().block_count * self._conf().checkpoint_percent // 100)
 
     def look(self) -> None:
-        if self._stopped or (self.turn is None and not self._conf().running_checkpoint):
+        if self._stopped or (self.turn is None and not self._conf().checkpoint_percent):
             return
         starved = self._is_starved()
         if self._task is not None or not self._may_write():
             return
         work: Callable[[], Awaitable[None]]
-        if self.turn is not None and (starved or not self._conf().running_checkpoint):
+        if self.turn is not None and (starved or not self._conf().checkpoint_percent):
             work = self._let_go
         elif not starved and self._is_due() and self._is_possible():
             work = self._write_turn
@@ -196,7 +196,7 @@ class Checkpointing:
         return now - self._starved_since >= STARVED_S
 
     def _is_due(self) -> bool:
-        if not self._conf().running_checkpoint:
+        if not self._conf().checkpoint_percent:
             return False
         # Decisions are frequent, and the core has to be asked.
         now = asyncio.get_running_loop().time()

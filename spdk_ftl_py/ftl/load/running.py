@@ -58,6 +58,11 @@ READ_DEPTH: Final = 16
 """Reads at a time: the event loop takes all that have ended in one turn."""
 HEADERS_STEP: Final = 512
 """First blocks of zones that are read at a time."""
+BY_SIZE_FROM_BLOCKS: Final = 1 << 24
+"""Capacity of an FTL, in blocks (64 GiB), from which on it has a running checkpoint unless its user decides
+otherwise."""
+BY_SIZE_COST: Final = 1
+"""Percent of what hosts write that it costs at most then."""
 _NUMBER_FLAG: Final = 1 << 63
 """No superblock has such a generation, so no block of a turn passes for one of a clean halt's checkpoint."""
 _CLOSED_CODES: Final = tuple(SHIM_STATES.index(state) for state in (CLOSED, FAULTED, MOVING))
@@ -123,6 +128,18 @@ def turn_bands(geometry: Geometry, *, with_crcs: bool) -> int:
     """Bands that a turn takes if none of their zones is missing."""
     zones = -(-turn_blocks(geometry, with_crcs=with_crcs) // geometry.zone_capacity)
     return -(-zones // geometry.punits)
+
+
+def percent_by_size(geometry: Geometry, conf: FtlConf, *, emulated: bool) -> int:
+    """The setting of a new FTL whose user has not decided: on if a load without a checkpoint would take more than some
+    256 MiB beside the L2P, and a second of CPU, and if the device can have one. conf: with all thresholds."""
+    if geometry.block_count < BY_SIZE_FROM_BLOCKS:
+        return 0
+    start_bands = max(limit.thld or 0 for limit in conf.limits.values())
+    if why_not(geometry, conf, start_bands, emulated=emulated) is not None:
+        return 0
+    blocks = turn_blocks(geometry, with_crcs=conf.verify_reads)
+    return min(100, -(-100 * 100 * blocks // (BY_SIZE_COST * geometry.block_count)))
 
 
 def why_not(geometry: Geometry, conf: FtlConf, start_bands: int, *, emulated: bool) -> str | None:

@@ -60,8 +60,9 @@ def stored_conf(superblock: Superblock, geometry: Geometry) -> FtlConf:
         log.error("FTL %s: its superblock: %s: %s is used", superblock.uuid, error.message, DEFAULT_RELOC_POLICY)
         stored["reloc_policy"] = DEFAULT_RELOC_POLICY
     percent = superblock.content.get(RUNNING_CHECKPOINT_PERCENT, 0)
-    if isinstance(percent, int) and 0 <= percent <= RUNNING_CHECKPOINT_MAX:
-        stored["running_checkpoint"] = int(percent)
+    # Without one it is off: creation decides once.
+    known = isinstance(percent, int) and 0 <= percent <= RUNNING_CHECKPOINT_MAX
+    stored["running_checkpoint"] = int(percent) if known else 0
     conf = FtlConf.from_dict(stored)
     conf.check()
     if "default_thresholds" in superblock.content:

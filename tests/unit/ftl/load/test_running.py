@@ -419,3 +419,55 @@ async def test_the_setting_outlives_a_load(rig: RestoreRig) -> None:
     await rig.crash()
     await rig.load()
     assert rig.device.conf.running_checkpoint == 0
+
+
+DEFAULT = dataclasses.replace(CONF, running_checkpoint=None)
+
+
+@pytest.mark.rig(**ROOMY)
+async def test_a_large_ftl_has_one_unless_its_user_decides_otherwise(
+    rig: RestoreRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await rig.create(DEFAULT)
+    assert rig.device.conf.running_checkpoint == 0
+    await rig.halt()
+    monkeypatch.setattr(running, "BY_SIZE_FROM_BLOCKS", rig.device.block_count)
+    await rig.create(dataclasses.replace(DEFAULT, running_checkpoint=0))
+    assert rig.device.conf.running_checkpoint == 0
+    await rig.halt()
+    # What exists keeps what it has.
+    await rig.load()
+    assert rig.device.conf.running_checkpoint == 0
+    await rig.halt()
+    await rig.create(DEFAULT)
+    percent = rig.device.conf.checkpoint_percent
+    assert percent > 0
+    await rig.traffic(1000)
+    assert rig.device.checkpointing.turns > 0
+    await rig.crash()
+    await rig.load()
+    assert rig.device.conf.running_checkpoint == percent
+    assert rig.device.restored["from_running_checkpoint"]
+
+
+async def test_where_there_can_be_none_nothing_is_said_of_it(
+    rig: RestoreRig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(running, "BY_SIZE_FROM_BLOCKS", 1)
+    await rig.create(DEFAULT)
+    assert rig.device.conf.running_checkpoint == 0
+    await rig.traffic(300)
+    assert "running checkpoint" not in caplog.text
+
+
+def test_a_default_costs_at_most_a_hundredth_of_what_hosts_write() -> None:
+    zones = [Zone(index, index << 18, 262_144, EMPTY, 0) for index in range(2 + 120)]
+    geometry = plan(zones, zone_size=1 << 18, num_punits=1)
+    assert geometry.block_count > running.BY_SIZE_FROM_BLOCKS
+    for verify_reads, expected in ((False, 10), (True, 15)):
+        conf = FtlConf(verify_reads=verify_reads).check_geometry(geometry)
+        percent = running.percent_by_size(geometry, conf, emulated=False)
+        assert percent == expected
+        written = geometry.block_count * percent / 100
+        assert 0.009 < running.turn_blocks(geometry, with_crcs=verify_reads) / written < 0.01
+        assert running.percent_by_size(geometry, conf, emulated=True) == 0
