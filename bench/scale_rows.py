@@ -392,6 +392,27 @@ async def emulated(gibibytes: float, seconds: float) -> dict[str, Any]:
         return result
 
 
+async def emulated_crashes(gibibytes: float, seconds: float) -> dict[str, Any]:
+    """Crash after crash with emulated zones as large as those of a drive, each with 8 MB of writes before it."""
+    async with reactor_loop() as reactor:
+        blocks = round(gibibytes * (1 << 18))
+        media = _shim.EmulatedMedia.conventional(reactor.shim, blocks, max_io_blocks=MAX_IO_BLOCKS)
+        base = _shim.ZonedOverlay(reactor.shim, media, zone_capacity=ZONE_CAPACITY)
+        device = await creation.create(reactor, base, name="scale", conf=FtlConf())
+        uuid = device.uuid
+        loads: list[float] = []
+        began = time.perf_counter()
+        while not loads or (len(loads) < 50 and time.perf_counter() - began + 2 * loads[-1] < seconds):
+            await write_blocks(reactor, device, 2000, 2000, seed=1 + len(loads))
+            await crash(device)
+            base = _shim.ZonedOverlay(reactor.shim, media, zone_capacity=ZONE_CAPACITY, initial_state="full")
+            start = time.perf_counter()
+            device = await loading.load(reactor, base, name="scale", uuid=uuid)
+            loads.append(time.perf_counter() - start)
+        await crash(device)
+        return {"loads_s": loads}
+
+
 # --- many bands ------------------------------------------------------------------------------------------------------
 
 
@@ -438,14 +459,14 @@ async def bands(count: float, seconds: float) -> dict[str, Any]:
 
 
 MEASUREMENTS: Final[dict[str, Callable[[float, float], Awaitable[dict[str, Any]]]]] = {
-    each.__name__: each for each in (load, l2p, crashes, emulated, bands)
+    each.__name__: each for each in (load, l2p, crashes, emulated, emulated_crashes, bands)
 }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", nargs="?", choices=MEASUREMENTS)
-    parser.add_argument("size", nargs="?", type=float, help="TB; GiB for emulated; a number for bands")
+    parser.add_argument("size", nargs="?", type=float, help="TB; GiB for emulated zones; a number for bands")
     parser.add_argument("--seconds", type=float, default=3.0, help="how long bands and crashes go on")
     parser.add_argument("--list", action="store_true", help="list the measurements")
     args = parser.parse_args()
