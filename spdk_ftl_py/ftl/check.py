@@ -19,6 +19,7 @@ from ..errors import MediaError, NotFoundError
 from ..runtime.progress import Progress
 from ..runtime.reactor import ReactorLoop
 from .load import checkpoint as checkpoints
+from .load import running
 from .load.checkpoint import Checkpoint
 from .load.checkpoint_blocks import NotUsableError
 from .load.restore import restore
@@ -81,6 +82,8 @@ class CheckReport:
     torn_blocks: int = 0
     """Blocks that a crash may leave: not valid, and cut off after the flushed ones."""
     checkpoint: str = CHECKPOINT_NONE
+    running_checkpoint: str = CHECKPOINT_NONE
+    """The one that a load would use."""
     not_looked_at: list[str] = field(default_factory=list)
     """Where else a load would look for newer writes. After a halt nothing there is needed."""
     damage: list[str] = field(default_factory=list)
@@ -115,6 +118,7 @@ class CheckReport:
             "lost_blocks": self.lost_blocks,
             "torn_blocks": self.torn_blocks,
             "l2p_checkpoint": self.checkpoint,
+            "running_checkpoint": self.running_checkpoint,
             "not_looked_at": self.not_looked_at,
             "damage_count": self.damage_count,
             "damage": self.damage,
@@ -154,6 +158,8 @@ class _Check:
         self._zones: list[Zone] = []
         self._reader: ZoneReader
         self._checkpoint: Checkpoint | None = None
+        self._which = ""
+        """The checkpoint whose entries are compared with the bands."""
         self._derived: NDArray[np.uint64]
         self._truth: NDArray[np.uint64]
         self._read_blocks = 0
@@ -194,8 +200,13 @@ class _Check:
         self._derived = restored.l2p
         self._truth = self._derived
         self._crcs: NDArray[np.uint16] | None = None
+        table = None
         if self._checkpoint is not None:
-            table = self._checkpoint.table
+            self._which, table = "L2P checkpoint", self._checkpoint.table
+        elif self._sequential and not (self._superblock.clean or restored.damage):
+            # A load gives it up if there is damage.
+            table = await self._check_running(need_crcs=restored.conf.verify_reads)
+        if table is not None:
             self._truth = table.l2p(0, table.block_count)
             self._crcs = table.crcs(0, table.block_count) if table.has_crcs else None
         kinds = _kinds(self._truth)
@@ -262,6 +273,27 @@ class _Check:
             self._result.checkpoint = CHECKPOINT_BROKEN
         if self._checkpoint is not None:
             self._result.checkpoint = CHECKPOINT_WHOLE
+
+    async def _check_running(self, *, need_crcs: bool) -> _shim.RestoredL2p | None:
+        """What a load would begin with that uses the running checkpoint; None if there is none."""
+        try:
+            turn = await running.verify(
+                self._port, self._geometry, self._superblock, self._zones, need_crcs=need_crcs, progress=self._progress
+            )
+        except (NotUsableError, MediaError) as error:
+            if isinstance(error, MediaError) and _shim.base_gone(error.status):
+                raise
+            self._result.add(f"the running checkpoint can't be used: {error.message}: a load reads all bands instead")
+            self._result.running_checkpoint = CHECKPOINT_BROKEN
+            return None
+        if turn is None:
+            return None
+        self._which, self._result.running_checkpoint = "running checkpoint", CHECKPOINT_WHOLE
+        del turn
+        restored = await restore(
+            self._port, self._superblock.uuid, settings={"allow_open_bands": True}, progress=self._progress
+        )
+        return restored.table
 
     # --- every block of the bands
 
@@ -337,7 +369,7 @@ class _Check:
         if self._crcs is not None:
             other = in_force & good & (self._crcs[lba] != cut_crcs(table["crc"]))
             for i in map(int, np.flatnonzero(other)):
-                self._result.add(f"LBA {int(lba[i])}: the L2P checkpoint has another CRC than its block")
+                self._result.add(f"LBA {int(lba[i])}: the {self._which} has another CRC than its block")
         derived = known & (self._derived[lba] == addresses)
         self._derived_seqs[lba[derived]] = table["seq"][derived]
         # A restore has already listed these.
@@ -395,7 +427,7 @@ class _Check:
     def _check_mapping(self, restored: Restored, kinds: NDArray[np.uint8]) -> None:
         for lba in map(int, np.flatnonzero((kinds == _DATA) & ~self._seen)):
             self._result.add(
-                f"LBA {lba}: the L2P checkpoint maps it to block {int(self._truth[lba])}, but no header does"
+                f"LBA {lba}: the {self._which} maps it to block {int(self._truth[lba])}, but no header does"
             )
         lost = np.flatnonzero((kinds == _LOST) & ~self._already_listed)
         for run in np.split(lost, np.flatnonzero(np.diff(lost) != 1) + 1) if len(lost) else ():
@@ -404,12 +436,12 @@ class _Check:
                 f"{which} lost: media could not be read, or a host has declared this uncorrectable; reads return an "
                 "error until the block is written or trimmed"
             )
-        if self._checkpoint is None or restored.damage:
+        if not self._which or restored.damage:
             return
         derived = _kinds(self._derived)
         newer = (derived == _DATA) & (kinds == _DATA) & (self._derived_seqs > self._truth_seqs)
         for lba in map(int, np.flatnonzero(newer | (derived != kinds))):
-            self._result.add(f"LBA {lba}: the L2P checkpoint differs from the bands")
+            self._result.add(f"LBA {lba}: the {self._which} differs from the bands")
 
 
 def _kinds(l2p: NDArray[np.uint64]) -> NDArray[np.uint8]:

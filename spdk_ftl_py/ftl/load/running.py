@@ -324,17 +324,9 @@ async def read(
     need_crcs: bool,
     progress: Progress | None = None,
 ) -> RunningCheckpoint | None:
-    """The turn that the superblock, the newest one, names; None, and the log says why, if it can't be used. Not for
-    emulated zones. Raises MediaError if the base is gone."""
-    place = superblock.content.get(KEY)
-    if not isinstance(place, Mapping):
-        return None
+    """As verify(), but returns None, and logs the reason, if the turn can't be used."""
     try:
-        turn = Turn.from_dict(place)
-        if need_crcs and not turn.with_crcs:
-            raise NotUsableError("it has no CRCs, but the FTL needs them to verify reads")
-        reader = await aside(len(zones), lambda: _Reader(port, geometry, superblock, turn, zones))
-        return await reader.run(progress or (lambda step, part: None))
+        return await verify(port, geometry, superblock, zones, need_crcs=need_crcs, progress=progress)
     except NotUsableError as error:
         log.warning("%s: not using its running checkpoint: %s", port.name, error.message)
     except MediaError as error:
@@ -342,6 +334,27 @@ async def read(
             raise
         log.warning("%s: not using its running checkpoint: %s", port.name, error.message)
     return None
+
+
+async def verify(
+    port: BlockPort,
+    geometry: Geometry,
+    superblock: Superblock,
+    zones: Sequence[Zone],
+    *,
+    need_crcs: bool,
+    progress: Progress | None = None,
+) -> RunningCheckpoint | None:
+    """The turn that the superblock, the newest one, names; None if it names none. Not for emulated zones. Raises
+    NotUsableError if it can't be used, MediaError if it can't be read."""
+    place = superblock.content.get(KEY)
+    if not isinstance(place, Mapping):
+        return None
+    turn = Turn.from_dict(place)
+    if need_crcs and not turn.with_crcs:
+        raise NotUsableError("it has no CRCs, but the FTL needs them to verify reads")
+    reader = await aside(len(zones), lambda: _Reader(port, geometry, superblock, turn, zones))
+    return await reader.run(progress or (lambda step, part: None))
 
 
 class _Reader:

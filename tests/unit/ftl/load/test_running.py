@@ -12,6 +12,7 @@ import pytest
 from spdk_ftl_py import _shim
 from spdk_ftl_py.conf import FtlConf
 from spdk_ftl_py.errors import MediaError
+from spdk_ftl_py.ftl.check import check
 from spdk_ftl_py.ftl.load import running
 from spdk_ftl_py.ftl.load.restore import restore
 from spdk_ftl_py.ftl.load.restored import Restored
@@ -247,6 +248,38 @@ async def test_a_turn_that_is_not_whole_is_not_used(
     await rig.load()
     await rig.check("everything was read")
     assert rig.device.bands.kept_count == 0
+
+
+def turned(block: Any) -> None:
+    """A whole block whose entries are in the opposite order: those of other LBAs."""
+    record = block.view(CHECKPOINT)
+    entries = record["data"].view("<u4")[0]
+    count = int(record["count"][0])
+    entries[:count] = entries[:count][::-1].copy()
+    record["crc"] = 0
+    record["crc"] = crcs(block.reshape(1, -1))
+
+
+@pytest.mark.rig(**ROOMY)
+async def test_the_check_compares_it_with_the_bands(rig: RestoreRig) -> None:
+    turn = await crashed_after_a_turn(rig)
+    report = await check(rig.reactor, rig.base, name="base")
+    assert (report.checkpoint, report.running_checkpoint, report.damage) == ("none", "whole", [])
+    await rewrite(rig, turn, 2, turned)
+    report = await check(rig.reactor, rig.base, name="base")
+    assert report.running_checkpoint == "whole"
+    assert any("the running checkpoint differs from the bands" in text for text in report.damage)
+    assert any("the running checkpoint maps it to block" in text for text in report.damage)
+    await rewrite(rig, turn, 2, flip)
+    report = await check(rig.reactor, rig.base, name="base")
+    assert report.running_checkpoint == "broken"
+    assert "the running checkpoint can't be used" in report.damage[0]
+    assert report.damage_count == 1
+    # What a halt leaves is the other one.
+    await rig.load()
+    await rig.halt()
+    report = await check(rig.reactor, rig.base, name="base")
+    assert (report.checkpoint, report.running_checkpoint, report.damage) == ("whole", "none", [])
 
 
 @pytest.mark.rig(**ROOMY)
