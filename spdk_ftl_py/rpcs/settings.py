@@ -56,4 +56,5 @@ class FtlSettings(_Dotted, total=False):
     """A copy of the L2P is written each time hosts have written this percentage of the capacity, so that a load after a
     crash reads little (docs/checkpoint.md); 0: never. By default a new FTL of at least 64 GiB writes one as often as
     costs at most 1 percent of what hosts write (15, or 25 from 4 TiB of base; 10 and 20 without verify_reads), if its
-    zones are not emulated and it has bands to spare; other FTLs write none (0 to 100)."""
+    zones are not emulated and it has bands to spare (at least 32 spare bands for each band of a copy); other FTLs write
+    none (0 to 100)."""

@@ -61,6 +61,8 @@ HEADERS_STEP: Final = 512
 BY_SIZE_FROM_BLOCKS: Final = 1 << 24
 """Capacity of an FTL, in blocks (64 GiB), from which on it has a running checkpoint unless its user decides
 otherwise."""
+BY_SIZE_SPARE: Final = 32
+"""Of so many spare bands it has at most one then: garbage collection lacks them for good."""
 BY_SIZE_COST: Final = 1
 """Percent of what hosts write that it costs at most then."""
 _NUMBER_FLAG: Final = 1 << 63
@@ -137,6 +139,8 @@ def percent_by_size(geometry: Geometry, conf: FtlConf, *, emulated: bool) -> int
         return 0
     start_bands = max(limit.thld or 0 for limit in conf.limits.values())
     if why_not(geometry, conf, start_bands, emulated=emulated) is not None:
+        return 0
+    if turn_bands(geometry, with_crcs=conf.verify_reads) * BY_SIZE_SPARE > geometry.spare_bands:
         return 0
     blocks = turn_blocks(geometry, with_crcs=conf.verify_reads)
     return min(100, -(-100 * 100 * blocks // (BY_SIZE_COST * geometry.block_count)))

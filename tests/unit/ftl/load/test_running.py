@@ -465,6 +465,7 @@ async def test_a_large_ftl_has_one_unless_its_user_decides_otherwise(
     assert rig.device.conf.running_checkpoint == 0
     await rig.halt()
     monkeypatch.setattr(running, "BY_SIZE_FROM_BLOCKS", rig.device.block_count)
+    monkeypatch.setattr(running, "BY_SIZE_SPARE", 1)
     await rig.create(dataclasses.replace(DEFAULT, running_checkpoint=0))
     assert rig.device.conf.running_checkpoint == 0
     await rig.halt()
@@ -494,8 +495,13 @@ async def test_where_there_can_be_none_nothing_is_said_of_it(
 
 
 def test_a_default_costs_at_most_a_hundredth_of_what_hosts_write() -> None:
-    zones = [Zone(index, index << 18, 262_144, EMPTY, 0) for index in range(2 + 120)]
-    geometry = plan(zones, zone_size=1 << 18, num_punits=1)
+    few, geometry = (
+        plan([Zone(index, index << 17, 1 << 17, EMPTY, 0) for index in range(count)], zone_size=1 << 17, num_punits=1)
+        for count in (150 + 2, 200 + 2)
+    )
+    conf = FtlConf().check_geometry(few)
+    assert running.why_not(few, conf, 10, emulated=False) is None
+    assert (running.percent_by_size(few, conf, emulated=False), few.spare_bands) == (0, 30), "a band is too many"
     assert geometry.block_count > running.BY_SIZE_FROM_BLOCKS
     for verify_reads, expected in ((False, 10), (True, 15)):
         conf = FtlConf(verify_reads=verify_reads).check_geometry(geometry)
