@@ -43,15 +43,12 @@ BLANK_BLOCKS: Final = 2 * (BATCH_DATA_BLOCKS_MAX + 1)
 GAP_READ_BLOCKS_LATER: Final = BLANK_BLOCKS - GAP_READ_BLOCKS
 BLANK_PROBES: Final = 32
 """Blocks read behind them, to see whether something in the middle of the zone was lost."""
-HEADER_PROBES: Final = 16
-"""The same of emulated zones: runs of blocks, because only a header shows that they were written in this life."""
-HEADER_PROBE_BLOCKS: Final = BATCH_DATA_BLOCKS_MAX + 1
 AHEAD_BLOCKS: Final = 64
 """Blocks read at a time where batches are short."""
 AHEAD_AFTER: Final = 32
 """Reading ahead begins after so many headers in a zone."""
 SUMMARY_READ_BLOCKS: Final = 16
-"""A longer summary is read only if its last or first block looks written (of an emulated zone: belongs to it)."""
+"""A longer summary is read only if its last or first block looks written."""
 _MAGIC: Final = np.frombuffer(BATCH_MAGIC, np.uint8)
 _SUMMARY_MAGIC: Final = np.frombuffer(SUMMARY_MAGIC, np.uint8)
 _CHECKPOINT_MAGIC: Final = np.frombuffer(CHECKPOINT_MAGIC, np.uint8)
@@ -158,11 +155,11 @@ class ZoneReader:
         whole: _shim.Summary | None = None
         summary: NDArray[Any] | None = None
         known = np.zeros(self._data_blocks, bool)
-        first = self._header(zone, first_block, start)
         if written >= self._capacity:
-            whole, summary = await self._summary(zone, known, 0 if first is None else first.band_seq)
+            whole, summary = await self._summary(zone, known)
         # Nothing in the place of the summary: the zone was not written to its end.
         short = full and self._sequential and written >= self._capacity and whole is None and summary is None
+        first = self._header(zone, first_block, start)
         if first is not None and first.band_seq != zone.band_seq:
             # A summary of an earlier life of the zone, or none.
             zone.band_seq = first.band_seq
@@ -219,20 +216,17 @@ class ZoneReader:
         return (await self._port.read_what_can_be(address, count))[0]
 
     async def _summary(
-        self, zone: ZoneContent, known: NDArray[np.bool_], least_seq: int
+        self, zone: ZoneContent, known: NDArray[np.bool_]
     ) -> tuple[_shim.Summary | None, NDArray[Any] | None]:
         """The summary if it is whole; else the entries of the data area, and ``known`` tells which of them come from
         valid summary blocks. Neither if the first and the last block of the summary look as if they were never
-        written. least_seq: the band seq of the zone's first header; a long summary of an earlier life is not read."""
+        written."""
         first, count = zone.start + self._data_blocks, self._summary_blocks
-        if count > SUMMARY_READ_BLOCKS:
+        if self._sequential and count > SUMMARY_READ_BLOCKS:
             # Zones that were finished early have none, and this is the larger part of what is read of them.
             ends = [await self._port.read_what_can_be(address, 1) for address in (first + count - 1, first)]
-            if self._sequential and all(_blank(*end) for end in ends):
+            if all(_blank(*end) for end in ends):
                 return None, None
-            seqs = [self._summary_seq(zone, blocks[0]) for blocks, _ in ends]
-            if not self._sequential and max(seqs) < max(1, least_seq):
-                return None, np.empty(0, ENTRY)
         blocks, readable = await self._port.read_what_can_be(first, count)
         if self._sequential and _blank(blocks[[0, -1]], readable[[0, -1]]):
             return None, None
@@ -321,14 +315,12 @@ class ZoneReader:
     ) -> None:
         """short: the zone may have been written to any block before ``end``."""
         zone.walked = True
-        # A summary says how far the zone was written. Without one, an emulated zone may have been written to any block.
-        open_end = full and not self._sequential and not known.any()
         headers: list[tuple[int, BatchHeader]] = []
         gaps: list[tuple[int, int]] = []
         gap: int | None = None
         offset = 0
         ahead = _Ahead(self._port, zone.start, end)
-        step, blank_count, headerless = GAP_READ_BLOCKS, 0, 0
+        step, blank_count = GAP_READ_BLOCKS, 0
         while offset < end:
             if gap is None:
                 runs = len(headers) >= AHEAD_AFTER and headers[-1][1].block_count <= AHEAD_BLOCKS // 2
@@ -350,13 +342,8 @@ class ZoneReader:
                     if await self._blank_behind(zone.start, offset, end, offset - gap):
                         break
                     short = False
-                headerless = _readable_to_the_end(readable) + (headerless if readable.all() else 0)
-                if open_end and headerless >= BLANK_BLOCKS:
-                    if not await self._header_behind(zone, offset, end, offset - gap):
-                        break
-                    open_end = False
                 continue
-            step, blank_count, headerless = GAP_READ_BLOCKS, 0, 0
+            step, blank_count = GAP_READ_BLOCKS, 0
             at, header = found
             if header.band_seq > zone.band_seq:
                 # Blocks before it belong to an earlier life.
@@ -393,20 +380,6 @@ class ZoneReader:
         blocks = await self._port.read_each(places.tolist())
         return blocks is not None and _blank(blocks[:, 0], np.ones(len(blocks), bool))
 
-    async def _header_behind(self, zone: ZoneContent, offset: int, end: int, length: int) -> bool:
-        """Whether an emulated zone was written on from this offset, behind ``length`` blocks without a header. Nothing
-        there was flushed, unless media lost those blocks later: a zone has one write in flight. Looked for as in
-        _blank_behind()."""
-        farthest = end - HEADER_PROBE_BLOCKS
-        if offset > farthest:
-            return offset < end
-        distances = np.geomspace(length, length + farthest - offset, HEADER_PROBES)
-        for place in map(int, np.unique(distances.astype(np.int64)) + (offset - length)):
-            blocks, _ = await self._port.read_what_can_be(zone.start + place, HEADER_PROBE_BLOCKS)
-            if self._first_header(zone, blocks, place) is not None:
-                return True
-        return False
-
     async def _overtaken(
         self, zone: ZoneContent, at: int, header: BatchHeader, behind: NDArray[np.uint8], end: int
     ) -> bool:
@@ -415,7 +388,7 @@ class ZoneReader:
         that it appended there is not valid, and nothing else follows."""
         if not (self._use_append and self._sequential):
             return False
-        if self._summary_seq(zone, behind) == zone.band_seq:
+        if self._is_summary(zone, behind):
             return True
         if header.kind != KIND_DATA:
             return False
@@ -424,14 +397,13 @@ class ZoneReader:
             if _shim.crc32c(memoryview(block)) != int(entry["crc"]):
                 # A host can't fake this with a header in its own data: that data matches its CRC.
                 other = self.header_at(zone, block, zone.start + offset)
-                if zone.band_seq in (0 if other is None else other.band_seq, self._summary_seq(zone, block)):
+                if (other is not None and other.band_seq == zone.band_seq) or self._is_summary(zone, block):
                     return True
         return False
 
-    def _summary_seq(self, zone: ZoneContent, block: NDArray[np.uint8]) -> int:
-        """The band seq in a block of a summary of this zone; 0 if it is none."""
+    def _is_summary(self, zone: ZoneContent, block: NDArray[np.uint8]) -> bool:
         part = parse_summary_block(block, self._uuid)
-        return 0 if part is None or (part.band, part.punit) != (zone.band, zone.punit) else part.band_seq
+        return part is not None and (part.band, part.punit, part.band_seq) == (zone.band, zone.punit, zone.band_seq)
 
     def _first_header(
         self, zone: ZoneContent, blocks: NDArray[np.uint8], offset: int
@@ -478,11 +450,6 @@ def _take_headers(zone: ZoneContent, headers: list[tuple[int, BatchHeader]]) -> 
     # The header describes blocks after the write pointer, which were never written.
     below = every_address < zone.start + zone.written
     zone.addresses, zone.entries = every_address[below], every_entry[below]
-
-
-def _readable_to_the_end(readable: NDArray[np.bool_]) -> int:
-    """How many of the last blocks can be read."""
-    return len(readable) if readable.all() else int(np.argmin(readable[::-1]))
 
 
 def _blank(blocks: NDArray[np.uint8], readable: NDArray[np.bool_]) -> bool:
