@@ -96,7 +96,9 @@ def _settings(asked: Mapping[str, Any], reported: Mapping[str, Any]) -> Iterator
             yield Difference(f"conf.nv_cache.{part}", has, wanted)
     inside = asked.get("conf") or {}
     for name, wanted in given.items():
-        if wanted != conf.get(name):
+        # Creation decides on some settings, and an FTL that is not up can't be asked.
+        undecided = name in conf and conf[name] is None
+        if wanted != conf.get(name) and not undecided:
             shown_name = f"conf.{name}" if name in inside else _SETTING_NAMES.get(name, name)
             yield Difference(shown_name, conf.get(name), wanted)
 

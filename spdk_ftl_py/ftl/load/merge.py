@@ -31,9 +31,10 @@ from .table import empty_table
 from .zone_walk import ZoneContent, ZoneReader
 
 VERIFY_RUN_BLOCKS: Final = 32
-BAND_SEQ_GAP: Final = 1024
-"""Added to the newest band seq found. With emulated zones the newest headers may be missing while later ones exist that
-the load cannot see. Their band seqs must not be used again."""
+BAND_SEQ_GAP: Final = 1 << 16
+"""Added to the newest band seq found, with the number of bands. With emulated zones the newest headers may be missing
+while later ones exist that the load cannot see. Their band seqs must not be used again. A band that is opened again was
+reset after a flush, and the headers before a flush are seen."""
 
 FREE_BESIDE_TURN: Final = 3
 """Free bands that a load must have beside those of the running checkpoint to keep it."""
@@ -254,7 +255,7 @@ class Merge:
             table=self._l2p,
             next_seq=max(seen + 1, counter(self._superblock, "next_seq")),
             next_band_seq=max(band_seq + 1, counter(self._superblock, "next_band_seq"))
-            + (0 if self._sequential else BAND_SEQ_GAP),
+            + (0 if self._sequential else BAND_SEQ_GAP + len(bands)),
             zones_to_finish=to_finish,
             zones_to_empty=to_empty,
             zones_to_reset=[self._zones[zone].start for zone in sorted(held - set(turn.zones if turn else ()))]

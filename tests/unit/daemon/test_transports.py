@@ -11,6 +11,7 @@ import pytest
 
 from spdk_ftl_py.agreement import differences
 from spdk_ftl_py.cli.device_list import address_of
+from spdk_ftl_py.conf import FtlConf
 from spdk_ftl_py.daemon.device_parts import DeviceParts
 from spdk_ftl_py.daemon.requests import FtlOptions
 from spdk_ftl_py.daemon.transports import Choice, TransportName
@@ -189,3 +190,16 @@ def test_endpoints_of_ftls_that_are_gone_are_removed(tmp_path: Path) -> None:
 def test_a_list_of_devices_shows_how_the_target_reaches_them() -> None:
     export = {"trtype": "VFIOUSER", "traddr": "/state/vfio/u", "trsvcid": "", "subnqn": "n", "nsid": 1}
     assert address_of({"transport": "vfio-user", "export": export}) == "vfio-user"
+
+
+def test_what_only_creation_decides_is_no_difference_while_nobody_can_be_asked() -> None:
+    asked = {"base_bdev": "b", "conf": {"running_checkpoint": 0}}
+    for has, expected in ((None, []), (0, []), (15, ["conf.running_checkpoint is 15, requested: 0"])):
+        reported = {
+            "base_bdev": "b",
+            "uuid": "u",
+            "name": "ftl0",
+            "params": {},
+            "conf": FtlConf(running_checkpoint=has).to_dict(),
+        }
+        assert [str(each) for each in differences(asked, reported)] == expected
