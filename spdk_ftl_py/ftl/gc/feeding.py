@@ -16,10 +16,6 @@ EARLY_BLOCKS: Final = 8192
 of the event loop."""
 
 
-ENOUGH_BLOCKS: Final = 256
-"""A stream with so much room does not wait for its next band in this turn of the event loop."""
-
-
 class Feeding:
     """Of one device."""
 
@@ -87,21 +83,6 @@ class Feeding:
             and bands.room(stream) <= soon
             and (classes.one_each or bands.is_written(stream))
         ]
-
-    def take_back(self) -> bool:
-        """Takes the user streams' next bands, which they got early, and to which nothing was written yet: relocation
-        needs the room. Only those of streams that can write on meanwhile. False: there are none."""
-        if self._classes.shared:
-            return False
-        bands, taken = self._bands, False
-        for stream in self._classes.user:
-            if bands.queued_count(stream) and bands.room(stream) - bands.whole_capacity >= ENOUGH_BLOCKS:
-                number = self._core.take_queued(stream)
-                if number is not None:
-                    self._classes.wanting.add(stream)
-                    bands.refresh(self._core.band_rows(number, 1))
-                    taken = True
-        return taken
 
     def _take_from_user(self) -> int | None:
         """The user stream's next band, to which nothing was written yet. Zones have failed that the moves in progress

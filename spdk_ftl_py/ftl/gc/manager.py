@@ -42,9 +42,6 @@ MOVES_IN_LINE: Final = 2
 """Moves that are in progress at a time. The core carries them out one after the other: several at a time would be no
 faster, but would hold more space until the first of them ends. The second is there so that relocation does not pause
 until the event loop has its turn."""
-RAMP_PART: Final = 4
-"""User writes become slower when relocation has less than this part of a band beyond what it must have, so that they
-need not stop."""
 CHANGES_MAX: Final = 1024
 """Bands whose account is taken in one turn of the event loop: some 4 ms if the state of each has changed."""
 RESETS_MAX: Final = 256
@@ -97,7 +94,6 @@ class BandManager:
         self._turns = turns
         self._conf = conf
         self._punits = geometry.punits
-        self._ramp = geometry.band_blocks // RAMP_PART
         self._geometry = geometry
         self._surroundings = surroundings(geometry, conf)
         policy = policy or Guard.loaded(conf.reloc_policy, self._surroundings)
@@ -484,13 +480,8 @@ class BandManager:
             # A reset that waits for user data has it written to relocation's band if there is no other: then nothing
             # more is accepted, so that this is at most one write buffer, however many resets are in progress.
             all_needed = self.reserve.in_whole_bands(self.next_band_seq) or self.reserve.user_starved()
-            coming = 0 if all_needed else self.bands.resetting_capacity()
-            margin = self.reserve.margin(coming=coming, enough=self._ramp)
-            if margin < 0 and self._feeding.take_back():
-                margin = self.reserve.margin(coming=coming, enough=self._ramp)
-            pace = Pace(user_share=0) if margin < 0 else self._fitting_pace()
-            if 0 <= margin < self._ramp:
-                pace = Pace(min(pace.user_share, max(1, pace.user_share * margin // self._ramp)))
+            tight = self.reserve.is_tight(coming=0 if all_needed else self.bands.resetting_capacity())
+            pace = Pace(user_share=0) if tight else self._fitting_pace()
         if pace != self._pace:
             self._core.set_pace(pace.user_share, pace.reloc_per_thousand)
             self._pace = pace
