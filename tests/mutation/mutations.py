@@ -564,7 +564,8 @@ MUTATIONS = (
         "a turn of the running checkpoint counts before what its pages saw in the write buffer is durable",
         ("--checkpoint",),
         edits=(("ftl/gc/checkpointing.py", "        await self._drained()\n", ""),),
-        world=18,
+        crashes=1000,
+        world=48,
     ),
     Mutation(
         "turn_seq_too_high",

@@ -103,7 +103,7 @@ async def test_whatever_stands_in_its_place_is_taken_or_refused(
 
 def test_thresholds_that_nobody_gave_are_the_defaults_of_the_version_that_loads() -> None:
     geometry = plan(zones(300), zone_size=4096, num_punits=1)
-    fresh = FtlConf().check_geometry(geometry)
+    fresh = FtlConf(running_checkpoint=0).check_geometry(geometry)
 
     def loaded(limits: dict[str, int], **content: Any) -> FtlConf:
         conf = FtlConf(limits={name: Limit(fresh.limits[name].limit, thld) for name, thld in limits.items()})
