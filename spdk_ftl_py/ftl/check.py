@@ -277,7 +277,7 @@ class _Check:
     async def _check_running(self, *, need_crcs: bool) -> _shim.RestoredL2p | None:
         """What a load would begin with that uses the running checkpoint; None if there is none."""
         try:
-            turn = await running.verify(
+            found = await running.verify(
                 self._port, self._geometry, self._superblock, self._zones, need_crcs=need_crcs, progress=self._progress
             )
         except (NotUsableError, MediaError) as error:
@@ -286,10 +286,11 @@ class _Check:
             self._result.add(f"the running checkpoint can't be used: {error.message}: a load reads all bands instead")
             self._result.running_checkpoint = CHECKPOINT_BROKEN
             return None
-        if turn is None:
+        if found is None:
             return None
+        # Two tables at a time are enough.
+        del found
         self._which, self._result.running_checkpoint = "running checkpoint", CHECKPOINT_WHOLE
-        del turn
         restored = await restore(
             self._port, self._superblock.uuid, settings={"allow_open_bands": True}, progress=self._progress
         )

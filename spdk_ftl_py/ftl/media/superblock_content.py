@@ -78,8 +78,8 @@ def stored_conf(superblock: Superblock, geometry: Geometry) -> FtlConf:
 def merge_conf(stored: FtlConf, settings: Mapping[str, Any]) -> FtlConf:
     """Settings that are given override the superblock, including default values; allow_open_bands applies to this load
     only. Raises ConfError if a setting differs that can no longer be changed."""
-    # What only creation decides is decided.
-    settings = {name: value for name, value in settings.items() if value is not None}
+    # What only creation decides is decided. Another setting that is None is refused.
+    settings = {name: value for name, value in settings.items() if (name, value) != ("running_checkpoint", None)}
     merged = stored.changed({"allow_open_bands": False, **settings})
     for name, why in _GEOMETRY_CONF.items():
         value, was = getattr(merged, name), getattr(stored, name)
