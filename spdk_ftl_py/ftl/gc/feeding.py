@@ -15,6 +15,9 @@ EARLY_BLOCKS: Final = 8192
 """A stream whose band has no more room than this gets its next band before it asks, so that it does not wait for a turn
 of the event loop."""
 
+ENOUGH_BLOCKS: Final = 256
+"""A stream with so much room, beyond what is in the write buffer, does not wait for its next band in this turn."""
+
 
 class Feeding:
     """Of one device."""
@@ -46,7 +49,9 @@ class Feeding:
                 stream, number, next_band_seq=self.next_band_seq, draining=draining
             ):
                 continue
-            if stream not in wanting and reserve.is_tight(bands.one.capacity[number]):
+            if (stream not in wanting or (self._can_wait(stream) and not draining)) and reserve.is_tight(
+                bands.one.capacity[number]
+            ):
                 continue
             try:
                 self._core.open_band(stream, number, self.next_band_seq)
@@ -56,6 +61,10 @@ class Feeding:
             self.next_band_seq += 1
             bands.ordered(number, QUEUED, stream=stream)
             wanting.discard(stream)
+
+    def _can_wait(self, stream: int) -> bool:
+        """A user stream asks before it needs the band."""
+        return not self._classes.shared and stream in self._classes.user and self._bands.room(stream) >= ENOUGH_BLOCKS
 
     def _turn(self, stream: int) -> tuple[bool, bool, int]:
         return stream in self._classes.user, self._bands.is_written(stream), -stream
@@ -84,15 +93,35 @@ class Feeding:
             and (classes.one_each or bands.is_written(stream))
         ]
 
+    def take_back(self) -> bool:
+        """Takes a user stream's next band, which it got early, and to which nothing was written yet: relocation needs
+        the room now. The stream asks for it again, and can write on meanwhile. False: there is no such band."""
+        bands, classes = self._bands, self._classes
+        if classes.shared:
+            return False
+
+        def left(stream: int) -> int:
+            return bands.room(stream) - bands.whole_capacity
+
+        streams = [stream for stream in classes.user if bands.queued_count(stream)]
+        stream = max(streams, key=left, default=None)
+        if stream is None or left(stream) < ENOUGH_BLOCKS + self._core.stats().write_buffer_used:
+            return False
+        return self._take_queued(stream)
+
+    def _take_queued(self, stream: int) -> bool:
+        number = self._core.take_queued(stream)
+        if number is None:
+            return False
+        self._classes.wanting.add(stream)
+        self._bands.refresh(self._core.band_rows(number, 1))
+        return True
+
     def _take_from_user(self) -> int | None:
         """The user stream's next band, to which nothing was written yet. Zones have failed that the moves in progress
         counted on. Without these zones nothing would ever be freed, for user writes either."""
         if self._classes.shared:
             return None
-        for stream in self._classes.user:
-            number = self._core.take_queued(stream)
-            if number is not None:
-                self._classes.wanting.add(stream)
-                self._bands.refresh(self._core.band_rows(number, 1))
-                return self._bands.first_free()
+        if any(self._take_queued(stream) for stream in self._classes.user):
+            return self._bands.first_free()
         return None

@@ -52,8 +52,11 @@ class Levelling:
         self.saving = 0
         """Bands that are to be free besides, so that the move that is due can begin."""
 
+    def earned(self, next_band_seq: int) -> bool:
+        return next_band_seq - self._spent >= BANDS_PER_MOVE
+
     def victim(self, next_band_seq: int) -> int | None:
-        if next_band_seq - self._spent < BANDS_PER_MOVE:
+        if not self.earned(next_band_seq):
             return None
         if next_band_seq - self._asked >= ASK_BANDS:
             self._asked = next_band_seq
@@ -61,6 +64,10 @@ class Levelling:
         number = self._victim
         # Since then it may have been emptied.
         return number if number is not None and self._bands.closed[number] and self._bands.valid[number] > 0 else None
+
+    def taken_back(self) -> None:
+        """A band was opened for nothing."""
+        self._spent += 1
 
     def may_save(self, next_band_seq: int) -> bool:
         """Whether relocation may keep more space free for the move that is due. If that is of no use, it has an end."""
@@ -83,6 +90,9 @@ class Levelling:
         bands = self._bands
         victim = self.victim(next_band_seq)
         if victim is None or bands.any_endangered() or any(moves.worn(bands)):
+            return None
+        # What a user stream gave back is for moves that gain space.
+        if not classes.wanting.isdisjoint(classes.user):
             return None
         target = bands.last_free()
         if target is None or not self.may_rest(target):

@@ -69,6 +69,11 @@ class Reserve:
         """A zone that was being written ended before it was full, or failed: others may, too."""
         self._careful_until = next_band_seq + CAREFUL_BANDS
 
+    def taken_back(self, next_band_seq: int) -> None:
+        """A band was opened for nothing."""
+        if next_band_seq < self._careful_until:
+            self._careful_until += 1
+
     def in_whole_bands(self, next_band_seq: int) -> bool:
         """The reserve is two whole bands. It is less if it is counted in blocks, but then the rests of bands that are
         being written are part of it."""
@@ -112,10 +117,14 @@ class Reserve:
     def is_tight(self, less: int = 0, coming: int = 0) -> bool:
         """Whether user writes must get no further band, so that moves in progress and resets can end, and another move
         can begin then. less: blocks that relocation is about to lose. coming: that it will have for that other move."""
+        return self.margin(less, coming) < 0
+
+    def margin(self, less: int = 0, coming: int = 0, enough: int = 0) -> int:
+        """Blocks that relocation has beyond what it must have; less than 0: is_tight(). Not exact above ``enough``."""
         spare = self.reloc_room() - less - self.committed() - self._buffer_blocks
         other = self._band_blocks
-        if spare < 0 or spare + coming >= other:
-            return spare < 0
+        if spare < 0 or spare + coming >= other + enough:
+            return min(spare, spare + coming - other)
         moves, worn = self._moves.in_line(self._bands), self._moves.worn(self._bands)
         if len(moves) > 1 and not worn[-1]:
             # The last move in line is that other one.
@@ -123,7 +132,7 @@ class Reserve:
         elif any(worn):
             # What was left for it when this move began.
             other = min(other, self.least_valid() + self.least_gain)
-        return spare + coming < other
+        return min(spare, spare + coming - other)
 
     def may_take(self, stream: int, number: int, *, next_band_seq: int, draining: bool) -> bool:
         """Whether the stream gets this free band. Relocation takes what it needs. User writes leave the reserve bands,
@@ -157,12 +166,11 @@ class Reserve:
         return waits and (in_whole_bands or left >= self.committed() + self._buffer_blocks)
 
     def may_keep(self, number: int) -> bool:
-        """Whether the running checkpoint gets this free band: as if the user stream took it, and nobody waits."""
-        left = self.reloc_room() - int(self._bands.capacity[number])
+        """Whether the running checkpoint gets this free band: as if the user stream took it early, and nobody waits."""
         return (
             self.free_bands - 1 >= RESERVED_BANDS
-            and left >= self.committed() + self._buffer_blocks
-            and not self.user_starved()
+            and not self.is_tight(int(self._bands.capacity[number]))
+            and self._classes.wanting.isdisjoint(self._classes.user)
             and not self.moves_starved()
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import itertools
 from types import SimpleNamespace
 from typing import Any
 
@@ -260,20 +261,97 @@ async def test_user_data_that_goes_to_relocations_band_meanwhile_is_counted() ->
     assert room >= 640 * len(core.moved) + core.write_buffer_used
 
 
-async def test_the_users_next_band_is_his_as_long_as_there_is_another_or_nothing_is_being_moved() -> None:
-    for others, moving in (([band(3, FREE)], MOVING), ([band(3, CLOSED, valid=900, written=BLOCKS)], CLOSED)):
+def early_band(*, moving: bool = True, free: int = 1, room: int = 900, valid: int = 900) -> list[Band]:
+    """Twelve bands. The user stream has its next band, and so much room in the one that it writes."""
+    return [
+        band(0, MOVING if moving else CLOSED, valid=valid, written=BLOCKS),
+        band(1, OPEN, valid=10, written=BLOCKS - room),
+        band(2, QUEUED),
+        *(band(index, FREE) for index in range(3, 3 + free)),
+        *(band(index, CLOSED, valid=900, written=BLOCKS) for index in range(3 + free, 12)),
+    ]
+
+
+@pytest.mark.parametrize("room", [100, 900])
+@pytest.mark.parametrize("free", [0, 1, 3])
+@pytest.mark.parametrize("moving", [False, True])
+async def test_the_users_next_band_is_taken_back_only_if_relocation_needs_it_and_he_does_not_yet(
+    moving: bool, free: int, room: int
+) -> None:
+    """He asks for it again, and writes on meanwhile."""
+    manager, core = manager_of(early_band(moving=moving, free=free, room=room))
+    manager.start()
+    # Without a free band, a move that has none to write to takes it in any case, and none begins. With one, one begins.
+    taken = moving if free == 0 else free < 3 and room > 256
+    assert (core.bands[2].state, core.bands[2].stream == _shim.STREAM_USER) == (
+        (QUEUED, not taken) if free == 0 or not taken else (FREE, True)
+    )
+    assert (_shim.STREAM_USER in manager.classes.wanting) == taken
+    manager.stop()
+
+
+async def test_a_band_that_was_taken_back_is_not_given_again_until_he_needs_it() -> None:
+    """Otherwise each look would open it, and take it back."""
+    manager, core = manager_of(early_band(moving=False, valid=600))
+    manager.start()
+    opened = [stream for stream, _, _ in core.opened]
+    for _ in range(20):
+        manager.pump()
+    assert core.bands[2].state == FREE
+    assert [stream for stream, _, _ in core.opened] == opened
+    assert core.share > 0
+    # Now he does, and there is another.
+    for number, changed in ((1, band(1, OPEN, valid=10, written=BLOCKS - 200)), (11, band(11, FREE))):
+        core.bands[number] = changed
+    manager.bands.refresh(rows_of(core.bands))
+    manager.pump()
+    assert [stream for stream, _, _ in core.opened] == [*opened, _shim.STREAM_USER]
+    manager.stop()
+
+
+async def test_his_band_is_not_taken_back_while_the_write_buffer_would_fill_the_rest_of_the_other() -> None:
+    """A flush would wait for a whole move."""
+    manager, core = manager_of(early_band())
+    core.write_buffer_used = 700
+    manager.start()
+    assert core.bands[2].state == QUEUED
+    assert core.share == 0
+    manager.stop()
+
+
+async def test_bands_that_were_taken_back_count_neither_for_wear_nor_as_written_after_a_crash() -> None:
+    counted = []
+    for room in (100, 900):
+        manager, _ = manager_of(early_band(room=room), crashed=True)
+        manager.start()
+        until_careful = next(
+            count for count in range(200) if not manager.reserve.in_whole_bands(manager.next_band_seq + count)
+        )
+        earned = next(count for count in range(200) if manager.levelling.earned(manager.next_band_seq + count))
+        counted.append((until_careful, earned))
+        manager.stop()
+    assert counted[1] == (counted[0][0] + 1, counted[0][1] + 1)
+
+
+async def test_hosts_slow_down_before_they_have_to_stop() -> None:
+    shares = []
+    for rest in range(1000, 400, -20):
         manager, core = manager_of(
             [
-                band(0, moving, valid=900, written=BLOCKS),
-                band(1, OPEN, valid=10, written=10),
-                band(2, QUEUED),
-                *others,
+                band(0, MOVING, valid=400, written=BLOCKS),
+                band(1, OPEN, valid=10, written=BLOCKS - 200),
+                band(2, OPEN, valid=10, written=BLOCKS - rest, stream=_shim.STREAM_RELOC),
+                band(3, FREE),
+                *(band(index, CLOSED, valid=900, written=BLOCKS) for index in range(4, 12)),
             ]
         )
         manager.start()
-        assert core.bands[2].state == QUEUED
-        assert core.bands[2].stream == _shim.STREAM_USER
+        shares.append(core.share)
         manager.stop()
+    assert shares == sorted(shares, reverse=True)
+    assert shares[-1] == 0
+    steps = [before - after for before, after in itertools.pairwise(shares)]
+    assert max(steps) <= 15, shares
 
 
 @pytest.mark.parametrize(("written", "moves"), [((900,), 3), ((100, 450, 200), 3), ((900,), 1)])
