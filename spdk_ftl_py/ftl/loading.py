@@ -30,6 +30,7 @@ from .load.restore import Room, restore
 from .load.restored import Restored
 from .load.room import lacks_room, make_room
 from .load.running import KEY
+from .load.summaries import bytes_for, write_summaries
 from .load.write_buffer_file import BufferFiles
 from .media.blockdev import BlockPort
 from .media.geometry import BLOCK_BYTES, Geometry
@@ -127,7 +128,7 @@ async def load(
             room=room,
         )  # fmt: skip
         if room is not None:
-            await room(0)
+            await room(bytes_for(found.geometry) if found.walked else 0)
         for line in ignored_in_superblock(found.superblock.content["conf"]):
             log.warning("%s: %s", name, line)
         # A damaged superblock does not mean that this is a copy: then the one before counts, as always.
@@ -168,6 +169,7 @@ async def load(
             *(steps, reactor, base, port, name, found, report, files, keeper, policy),
             alarm=alarm,
             grown=grown,
+            room=room,
         )
     device.start()
     return device
@@ -187,6 +189,7 @@ async def _loaded(
     *,
     alarm: Callable[[], object] | None,
     grown: bool,
+    room: Room | None,
 ) -> FtlDevice:
     uuid = found.superblock.uuid
     superblock = SuperblockWriter(
@@ -201,9 +204,18 @@ async def _loaded(
     )
     # The load relies on data in the base's volatile cache instead of the same data in the old file. So this data must
     # be durable before the superblock, which makes the new file the valid one. The superblock that was found must be
-    # durable as well, before files of other incarnations are removed.
+    # durable as well, before files of other incarnations are removed. And what is walked must be durable before its
+    # summaries.
     await port.flush()
     report("l2p", 0.0)
+    if found.walked and isinstance(base, _shim.ZonedOverlay):
+        await write_summaries(
+            *(reactor, base, found.walked, found.geometry, found.superblock.media_uuid),
+            name=name,
+            report=lambda part: report("l2p", 0.0),
+        )
+    if room is not None:
+        await room(0)
     without_room = await _make_room(base, port, name, found)
     if files is not None:
         # Loads that were killed have left these files.
