@@ -137,6 +137,8 @@ public:
     void forget_cache() noexcept;
     [[nodiscard]] const NvCache *cache() const noexcept { return cache_.get(); }
     [[nodiscard]] uint64_t l2p(uint64_t lba) const noexcept { return state_.entry_of(lba); }
+    // Throws PageFileError if entries or CRCs are lost.
+    void check_pages() const { check_pages_of(state_.l2p.paged(), state_.crcs.paged(), state_.config.paging.folder); }
     [[nodiscard]] CoreState &state() noexcept { return state_; }
     // Valid data blocks, plus headers whose records may be valid.
     [[nodiscard]] uint32_t valid_count(uint32_t band) const noexcept;
@@ -223,6 +225,7 @@ private:
     uint32_t run_resets() noexcept;
     void next_reset(uint32_t band) noexcept;
     void zone_was_reset(uint32_t band, Status status) noexcept;
+    uint32_t run_pages() noexcept;
     uint32_t complete_done() noexcept;
     void end_everything() noexcept;
     Drain &free_drain();
