@@ -159,7 +159,7 @@ bool PagedMemory::has_free_frame() noexcept {
 // Always false: the page comes later.
 bool PagedMemory::start_read(uint64_t page) noexcept {
     // So many that have come can be used before the hand passes them twice.
-    if (place_[page] == kComing || idle_jobs_.empty() || reads_out_ >= page_of_.size() / 4) {
+    if (place_[page] == kComing || reads_out_ >= std::min<size_t>(page_of_.size() / 4, kReadsMax)) {
         return false;
     }
     if (free_.empty() && sweep(2 * page_of_.size(), false) == 0) {

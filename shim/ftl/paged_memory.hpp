@@ -117,6 +117,7 @@ private:
     static constexpr uint32_t kNoPage = ~0U;
     static constexpr uint32_t kJobs = 128;
     static constexpr uint32_t kWritesMax = kJobs / 2;
+    static constexpr uint32_t kReadsMax = kJobs - kWritesMax;
     static constexpr uint32_t kFreeMax = 128;  // frames that are kept free
     static constexpr uint32_t kSweep = 256;    // frames that the hand passes in a run()
 

@@ -23,7 +23,7 @@ from spdk_ftl_py.daemon.preflight import NewDirectories, check_apart, check_buff
 from spdk_ftl_py.daemon.state import StateDirectory
 from spdk_ftl_py.errors import BusyError, FtlError
 from spdk_ftl_py.runtime.service_manager import ServiceManager
-from unit.target.target_box import free_port
+from support.ports import free_port
 
 ELSEWHERE = "192.0.2.1"
 """For documentation (RFC 5737): no machine has it."""

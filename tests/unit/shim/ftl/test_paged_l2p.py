@@ -15,7 +15,7 @@ import pytest
 
 from spdk_ftl_py import _shim
 from unit.shim import stepped
-from unit.shim.ftl.core_bench import UUID_OF_TESTS, Bench, content
+from unit.shim.ftl.core_bench import UUID_OF_TESTS, Bench, content, version_of
 
 BASE: dict[str, Any] = {"band_count": 24, "punits": 1, "zone_size": 512, "zone_capacity": 512, "fill_percent": 75}
 INTERNAL_ERROR = 0x006
@@ -63,6 +63,35 @@ def test_random_writes_reads_and_trims_are_what_they_would_be_in_memory(
             assert stats.l2p_page_waits < stats.l2p_page_reads + stats.l2p_page_writes
     finally:
         _shim.limit_narrow_l2p()
+
+
+def test_more_pages_are_wanted_at_once_than_can_come(tmp_path: Path) -> None:
+    """Each read needs a page of its own, and to have a frame for it another one must go to the file."""
+    base = {**BASE, "band_count": 60, "zone_size": 1024, "zone_capacity": 1024}
+    with Bench(**base, **paged(tmp_path, page_memory=48 << 10, page_threads=False)) as bench:
+        port = stepped.Stepped(bench.reactor, bench.core, 1024)
+        bench.ports.append(port)
+        for lba in range(0, bench.block_count, 8):
+            bench.put(lba, 1, min(8, bench.block_count - lba))
+        rng = random.Random(6)
+        for version in range(2, 12):
+            lbas = rng.sample(range(0, bench.block_count, 32), 1000)
+            tickets = [port.port.submit(_shim.Op.WRITE, lba, 1, content(lba, version)) for lba in lbas]
+            blocks = [bytearray(4096) for _ in lbas]
+            for _ in range(stepped.STEPS_MAX):
+                bench.step()
+                if len(port.completed) == len(tickets):
+                    break
+            assert {port.completed.pop(ticket).status for ticket in tickets} == {0}
+            tickets = [port.port.submit(_shim.Op.READ, lba, 1, block) for lba, block in zip(lbas, blocks, strict=True)]
+            for _ in range(stepped.STEPS_MAX):
+                bench.step()
+                if len(port.completed) == len(tickets):
+                    break
+            assert {port.completed.pop(ticket).status for ticket in tickets} == {0}
+            assert [version_of(lba, bytes(block)) for lba, block in zip(lbas, blocks, strict=True)] == [version] * 1000
+        port.port.close()
+        bench.ports.remove(port)
 
 
 def test_a_host_waits_for_a_page_and_others_do_not(tmp_path: Path) -> None:
