@@ -1855,7 +1855,7 @@ class RestoredL2p:
     ) -> None:
         """The base, with zones unless zone_size is 0, determines how many bytes an entry takes (l2p_entry_bytes()).
         many_seqs: most LBAs will have a seq; otherwise their memory is taken in small pages. page_folder and so
-        on: as for CoreConfig. MemoryError; OSError with a filename: the file for pages cannot be made."""
+        on: as for CoreConfig. MemoryError, PageFileError."""
 
     def assume(self, seq: int) -> None:
         """From now on an entry without a seq counts as a version with this one."""
@@ -1941,6 +1941,10 @@ def l2p_entry_bytes(base_block_count: int, zone_size: int, zone_capacity: int) -
 def limit_narrow_l2p(blocks: int = 1073733632) -> None:
     """For tests: an L2P that is made from now on has entries with 30 bits of address only up to so many blocks. With 0
     it has the form for large bases (shim/ftl/l2p.hpp)."""
+
+class PageFileError(OSError):
+    """The file for pages of the L2P cannot be made, or has lost its content; or threads for it cannot be made. filename
+    is its directory."""
 
 def fail_l2p_pages(fails: bool) -> None:
     """For tests: all I/O of L2P pages fails from now on, or works again."""

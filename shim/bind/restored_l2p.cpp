@@ -318,13 +318,17 @@ nb::tuple parts_not_covered(const GivenValues<uint64_t> &firsts, const GivenValu
 }  // namespace
 
 void bind_restored_l2p(nb::module_ &m) {
-    nb::register_exception_translator([](const std::exception_ptr &thrown, void * /*payload*/) {
+    PyObject *const page_error = PyErr_NewException("spdk_ftl_py._shim.PageFileError", PyExc_OSError, nullptr);
+    m.attr("PageFileError") = nb::borrow(page_error);
+    const auto translate = [](const std::exception_ptr &thrown, void *type) {
         try {
             std::rethrow_exception(thrown);
         } catch (const PageFileError &error) {
-            PyErr_SetObject(PyExc_OSError, nb::make_tuple(error.error(), error.what(), error.folder()).ptr());
+            const std::string what = std::string(error.what()) + " (" + std::strerror(error.error()) + ")";
+            PyErr_SetObject(static_cast<PyObject *>(type), nb::make_tuple(error.error(), what, error.folder()).ptr());
         }
-    });
+    };
+    nb::register_exception_translator(translate, page_error);
     m.def("fail_l2p_pages", &PagedMemory::fail_io, nb::arg("fails"));
     m.def("limit_narrow_l2p", &L2p::limit_narrow, nb::arg("blocks") = L2p::kNarrowBlocksMax);
     m.def(

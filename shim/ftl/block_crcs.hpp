@@ -39,8 +39,8 @@ public:
     // Null: everything is in memory.
     [[nodiscard]] PagedMemory *paged() const noexcept { return paged_.get(); }
     // As L2p::want().
-    [[nodiscard]] bool want(uint64_t lba, uint64_t count) const noexcept {
-        return !paged_ || paged_->want_range(lba * kBytes, count * kBytes);
+    [[nodiscard]] bool want(uint64_t lba, uint64_t count, PagedMemory::For whom) const noexcept {
+        return !paged_ || paged_->want_range(lba * kBytes, count * kBytes, whom);
     }
     // 0 if none is kept.
     [[nodiscard]] uint16_t get(uint64_t lba) const noexcept {
@@ -55,7 +55,7 @@ public:
     }
     void prefetch(uint64_t lba) const noexcept {
         if (paged_) [[unlikely]] {
-            paged_->want(lba * kBytes);
+            paged_->want(lba * kBytes, PagedMemory::For::hosts);
         } else if (kept()) {
             __builtin_prefetch(table() + lba, 1);
         }

@@ -63,6 +63,11 @@ uint32_t FtlCore::poll(uint64_t now_ns) noexcept {
     }
     work += state_.busy_ios.run(now_ns, [this](BaseIo &io) { state_.submit_base(io); });
     work += run_compares();
+    // Who asks first gets pages: reads and writes take turns.
+    reads_first_ = !reads_first_ && state_.l2p.paged() != nullptr;
+    if (reads_first_) {
+        work += reader_.run(done_);
+    }
     work += run_waiting();
     state_.demand.user_waits |= compares_crave_;
     work += run_cache();

@@ -269,6 +269,7 @@ private:
     std::array<Drain, kDrainsMax> drains_;
     uint64_t next_ticket_ = 1;
     std::vector<uint32_t> resets_;  // bands whose flush is done; they wait for readers, then their zones are reset
+    bool reads_first_ = false;      // in this poll
     bool throttled_ = false;        // by the share of user writes, since last_poll_
     uint64_t last_poll_ = 0;
     uint32_t poller_id_ = 0;  // 0: not polled

@@ -347,6 +347,7 @@ void FtlCore::take_l2p(RestoredL2p &table, RestoredL2p::Counts &counts) {
     state_.trims.take_counts(counts.chunk_content);
     table.exchange(state_.l2p, state_.crcs.kept() && table.has_crcs() ? &state_.crcs : nullptr);
     state_.wake_by_pages();
+    state_.config.paging.folder = table.page_folder();
 }
 
 void FtlCore::use_cache(std::shared_ptr<BlockDevice> device, const NvCacheConfig &config) {

@@ -271,11 +271,11 @@ public:
         }
         l2p.set(lba, entry);
     }
-    // Whether nothing about these LBAs waits for pages. Pages that are missing are on their way then, and wake the
-    // reactor.
+    // Whether nothing about these LBAs of a host's command waits for pages. Pages that are missing are on their way
+    // then, and wake the reactor.
     [[nodiscard]] bool want(uint64_t lba, uint64_t count) const noexcept {
-        const bool entries = l2p.want(lba, count);
-        return crcs.want(lba, count) && entries;
+        const bool entries = l2p.want(lba, count, PagedMemory::For::hosts);
+        return crcs.want(lba, count, PagedMemory::For::hosts) && entries;
     }
     // Pages that have come, or gone.
     uint32_t run_pages() noexcept;

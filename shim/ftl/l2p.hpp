@@ -132,7 +132,7 @@ public:
     }
     void prefetch(uint64_t lba) const noexcept {
         if (paged_) {
-            paged_->want(lba * entry_bytes(form_));
+            paged_->want(lba * entry_bytes(form_), PagedMemory::For::hosts);
             return;
         }
         __builtin_prefetch(memory_.data() + lba * entry_bytes(form_), 1);
@@ -203,8 +203,8 @@ public:
     // Null: everything is in memory.
     [[nodiscard]] PagedMemory *paged() const noexcept { return paged_.get(); }
     // Whether get() and set() of these LBAs need not wait for pages; those that are missing are on their way then.
-    [[nodiscard]] bool want(uint64_t lba, uint64_t count) const noexcept {
-        return !paged_ || paged_->want_range(lba * entry_bytes(form_), count * entry_bytes(form_));
+    [[nodiscard]] bool want(uint64_t lba, uint64_t count, PagedMemory::For whom) const noexcept {
+        return !paged_ || paged_->want_range(lba * entry_bytes(form_), count * entry_bytes(form_), whom);
     }
     [[nodiscard]] Form form() const noexcept { return form_; }
     // Whether the memory of one has the same meaning in the other.

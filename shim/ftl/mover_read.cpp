@@ -32,7 +32,8 @@ bool Movers::has_page(Mover &mover, uint32_t entry) const noexcept {
         if (lba >= state_.config.block_count) {
             return true;
         }
-        return state_.l2p.want(lba, 1) && (mover.scrubs || !in_force(mover, number) || state_.crcs.want(lba, 1));
+        return state_.l2p.want(lba, 1, PagedMemory::For::core) &&
+               (mover.scrubs || !in_force(mover, number) || state_.crcs.want(lba, 1, PagedMemory::For::core));
     };
     const uint32_t ahead = std::min(mover.entry_count, entry + kPagesAhead);
     for (mover.wanted = entry == 0 ? 0 : std::max(mover.wanted, entry); mover.wanted < ahead; ++mover.wanted) {

@@ -8,6 +8,7 @@
 #include <cerrno>
 #include <cstdlib>
 #include <mutex>
+#include <system_error>
 
 namespace ftl {
 namespace {
@@ -61,16 +62,27 @@ std::shared_ptr<PageThreads> PageThreads::shared() {
 }
 
 PageThreads::PageThreads() {
-    for (Worker &worker : workers_) {
-        worker.thread = std::thread([this, &worker] { work(worker); });
+    try {
+        for (Worker &worker : workers_) {
+            worker.thread = std::thread([this, &worker] { work(worker); });
+        }
+    } catch (const std::system_error &error) {
+        end();
+        throw PageFileError(error.code().value(), "no thread", "");
     }
 }
 
 PageThreads::~PageThreads() {
+    end();
+}
+
+void PageThreads::end() noexcept {
     ends_.store(true, std::memory_order_relaxed);
     for (Worker &worker : workers_) {
-        worker.there.release();
-        worker.thread.join();
+        if (worker.thread.joinable()) {
+            worker.there.release();
+            worker.thread.join();
+        }
     }
 }
 

@@ -17,7 +17,7 @@
 
 namespace ftl {
 
-// The file cannot be made, or lost its content.
+// The file cannot be made, or has lost its content; or threads for it cannot be made.
 class PageFileError : public std::runtime_error {
 public:
     PageFileError(int error, const std::string &what, std::string folder)
@@ -66,7 +66,7 @@ struct PageJob {
 
 class PageThreads {
 public:
-    // Throws std::system_error.
+    // Throws PageFileError.
     [[nodiscard]] static std::shared_ptr<PageThreads> shared();
     PageThreads();
     ~PageThreads();
@@ -88,6 +88,7 @@ private:
         std::thread thread;
     };
     void work(Worker &worker) noexcept;
+    void end() noexcept;
 
     static inline std::atomic<bool> fails_{false};
 

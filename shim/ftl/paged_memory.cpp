@@ -7,6 +7,7 @@
 #include <cstring>
 #include <stdexcept>
 #include <thread>
+#include <utility>
 
 #include "base/mutation.hpp"
 
@@ -47,6 +48,9 @@ PagedMemory::PagedMemory(uint64_t bytes, const Paging &paging)
       leaving_(page_of_.size(), 0),
       bounce_(PageMemory::or_bad_alloc(uint64_t{kJobs} * paging.page_bytes, Pages::sparse)),
       apart_(PageMemory::or_bad_alloc(kApart * paging.page_bytes, Pages::sparse)) {
+    // So many that have come can be used before the hand passes them twice.
+    reads_most_ = static_cast<uint32_t>(std::min<size_t>(page_of_.size() / 4, kReadsMax));
+    kept_frames_ = std::min<size_t>(page_of_.size() / 8, kKeptMax);
     free_.reserve(page_of_.size());
     for (size_t number = page_of_.size(); number-- > 0;) {
         free_.push_back(static_cast<uint32_t>(number));
@@ -152,17 +156,23 @@ void PagedMemory::submit(PageJob &job) noexcept {
     }
 }
 
-bool PagedMemory::has_free_frame() noexcept {
-    return !free_.empty() || sweep(2 * page_of_.size(), false) > 0 || jobs_out_.empty();
+// Without waiting.
+bool PagedMemory::find_free(For whom) noexcept {
+    const size_t left = whom == For::hosts ? kept_frames_ : 0;
+    if (free_.size() <= left) {
+        sweep(2 * page_of_.size(), left + 1, false);
+    }
+    return free_.size() > left;
+}
+
+bool PagedMemory::has_free_frame(For whom) noexcept {
+    return find_free(whom) || jobs_out_.empty();
 }
 
 // Always false: the page comes later.
-bool PagedMemory::start_read(uint64_t page) noexcept {
-    // So many that have come can be used before the hand passes them twice.
-    if (place_[page] == kComing || reads_out_ >= std::min<size_t>(page_of_.size() / 4, kReadsMax)) {
-        return false;
-    }
-    if (free_.empty() && sweep(2 * page_of_.size(), false) == 0) {
+bool PagedMemory::start_read(uint64_t page, For whom) noexcept {
+    const uint32_t most = whom == For::hosts ? reads_most_ - std::max(1U, reads_most_ / 4) : reads_most_;
+    if (place_[page] == kComing || reads_out_ >= most || !find_free(whom)) {
         return false;
     }
     const uint32_t number = free_.back();
@@ -206,45 +216,47 @@ void PagedMemory::evict(uint32_t number) noexcept {
     free_.push_back(number);
 }
 
-// Moves the hand by so many frames, until enough are free, or one if it may wait. Returns the number of free frames.
-uint32_t PagedMemory::sweep(uint64_t steps, bool wait) noexcept {
-    const size_t enough = wait ? 1 : std::clamp<size_t>(page_of_.size() / 16, 1, kFreeMax);
+// Moves the hand by so many frames, or until so many are free. It stops at a frame that can't be given up before others
+// have been written.
+void PagedMemory::sweep(uint64_t steps, size_t enough, bool wait) noexcept {
     for (; steps > 0 && free_.size() < enough; --steps) {
         const uint32_t number = hand_;
-        hand_ = hand_ + 1 == page_of_.size() ? 0 : hand_ + 1;
-        if (page_of_[number] == kNoPage || leaving_[number] != 0) {
-            continue;
-        }
-        if (touched_[number] != 0) {
+        const bool used = page_of_[number] != kNoPage && leaving_[number] == 0;
+        if (used && touched_[number] != 0) {
             touched_[number] = 0;
-        } else if (dirty_[number] == 0 || MUTATED(l2p_page_not_written)) {
+        } else if (used && (dirty_[number] == 0 || MUTATED(l2p_page_not_written))) {
             evict(number);
-        } else if (!wait && jobs_out_.size() - reads_out_ < kWritesMax) {
+        } else if (used && !wait) {
+            if (jobs_out_.size() - reads_out_ >= kWritesMax) {
+                return;
+            }
             start_write(number);
-        } else if (wait && transfer(page_of_[number], frame(number), true)) {
+        } else if (used && transfer(page_of_[number], frame(number), true)) {
             dirty_[number] = 0;
             evict(number);
         }
+        hand_ = hand_ + 1 == page_of_.size() ? 0 : hand_ + 1;
     }
-    return static_cast<uint32_t>(free_.size());
 }
 
 // A frame for a page that is needed now.
 uint32_t PagedMemory::take_frame() noexcept {
     take_done();
-    while (free_.empty() && sweep(2 * page_of_.size(), true) == 0) {
+    while (free_.empty()) {
+        sweep(2 * page_of_.size(), 1, true);
         if (broken()) {
             return 0;
         }
-        wait_for_one();  // all frames come or leave
+        if (free_.empty()) {
+            wait_for_one();  // all frames come or leave
+        }
     }
     const uint32_t number = free_.back();
     free_.pop_back();
     return number;
 }
 
-uint32_t PagedMemory::take_done() noexcept {
-    uint32_t count = 0;
+void PagedMemory::take_done() noexcept {
     for (size_t i = 0; i < jobs_out_.size();) {
         const uint32_t job_number = jobs_out_[i];
         PageJob &job = jobs_[job_number];
@@ -253,7 +265,7 @@ uint32_t PagedMemory::take_done() noexcept {
             ++i;
             continue;
         }
-        ++count;
+        ++taken_;
         if (state == PageJob::failed) {
             breaks();
         }
@@ -272,7 +284,6 @@ uint32_t PagedMemory::take_done() noexcept {
         jobs_out_[i] = jobs_out_.back();
         jobs_out_.pop_back();
     }
-    return count;
 }
 
 void PagedMemory::wait_for_one() noexcept {
@@ -301,11 +312,11 @@ void check_pages_of(const PagedMemory *one, const PagedMemory *other, const std:
 }
 
 uint32_t PagedMemory::run() noexcept {
-    const uint32_t count = jobs_out_.empty() ? 0 : take_done();
-    if (free_.size() < std::clamp<size_t>(page_of_.size() / 16, 1, kFreeMax)) {
-        sweep(std::min<uint64_t>(kSweep, page_of_.size()), false);
+    if (!jobs_out_.empty()) {
+        take_done();
     }
-    return count;
+    sweep(std::min<uint64_t>(kSweep, page_of_.size()), std::clamp<size_t>(page_of_.size() / 16, 1, kFreeMax), false);
+    return std::exchange(taken_, 0);
 }
 
 }  // namespace ftl

@@ -72,30 +72,33 @@ public:
     }
     // Like read(), for who reads all pages once: no other page leaves memory for it.
     [[nodiscard]] const uint8_t *peek(uint64_t offset) noexcept;
+    // Who asks: hosts leave some of the reads and frames to the core's own work, or this would wait as long as they
+    // read.
+    enum class For : uint8_t { hosts, core };
     // Whether read() and write() need not wait for the page. If not, it is on its way, or can be when others have come
     // or gone: the owner is woken then, and asks again.
-    bool want(uint64_t offset) noexcept {
+    bool want(uint64_t offset, For whom) noexcept {
         const uint32_t at = place_[offset >> shift_];
         if (at < kPlaces) [[likely]] {
             touched_[at] = 1;
             return true;
         }
-        return at == kNowhere ? has_free_frame() : start_read(offset >> shift_);
+        return at == kNowhere ? has_free_frame(whom) : start_read(offset >> shift_, whom);
     }
     // The same for all pages of a range of bytes. Of a range that would take most frames, only the first ones.
-    bool want_range(uint64_t offset, uint64_t bytes) noexcept {
+    bool want_range(uint64_t offset, uint64_t bytes, For whom) noexcept {
         const uint64_t end = std::min(offset + bytes, (offset & ~mask_) + (page_of_.size() / 4) * page_bytes());
         bool all = true;
         for (uint64_t at = offset & ~mask_; at < end; at += page_bytes()) {
-            all &= want(at);
+            all &= want(at, whom);
         }
         return all;
     }
     // Takes the pages that have come, and writes others out ahead, so that frames are free. Returns the number of pages
     // that have come or gone.
     uint32_t run() noexcept;
-    // Without threads: the next run() takes pages.
-    [[nodiscard]] bool goes_on() const noexcept { return !threads_ && !jobs_out_.empty(); }
+    // The next run() takes pages without anybody waking the owner.
+    [[nodiscard]] bool goes_on() const noexcept { return taken_ > 0 || (!threads_ && !jobs_out_.empty()); }
     // A page could not be read or written. From then on, content is wrong: nothing that was read may be acted upon. Any
     // thread.
     [[nodiscard]] bool broken() const noexcept { return broken_.load(std::memory_order_relaxed); }
@@ -118,6 +121,7 @@ private:
     static constexpr uint32_t kJobs = 128;
     static constexpr uint32_t kWritesMax = kJobs / 2;
     static constexpr uint32_t kReadsMax = kJobs - kWritesMax;
+    static constexpr size_t kKeptMax = 16;
     static constexpr uint32_t kFreeMax = 128;  // frames that are kept free
     static constexpr uint32_t kSweep = 256;    // frames that the hand passes in a run()
 
@@ -126,14 +130,15 @@ private:
     }
     uint8_t *fetched(uint64_t page, bool change) noexcept;
     void submit(PageJob &job) noexcept;
-    bool has_free_frame() noexcept;
-    bool start_read(uint64_t page) noexcept;
+    bool has_free_frame(For whom) noexcept;
+    [[nodiscard]] bool find_free(For whom) noexcept;
+    bool start_read(uint64_t page, For whom) noexcept;
     void start_write(uint32_t number) noexcept;
     uint32_t take_frame() noexcept;
-    uint32_t sweep(uint64_t steps, bool wait) noexcept;
+    void sweep(uint64_t steps, size_t enough, bool wait) noexcept;
     void put(uint64_t page, uint32_t number, bool change) noexcept;
     void evict(uint32_t number) noexcept;
-    uint32_t take_done() noexcept;
+    void take_done() noexcept;
     void wait_for_one() noexcept;
     void wait_for(uint64_t page) noexcept;
     void breaks() noexcept { broken_.store(true, std::memory_order_relaxed); }
@@ -156,7 +161,10 @@ private:
     std::vector<uint32_t> idle_jobs_;
     std::vector<uint32_t> jobs_out_;
     uint32_t reads_out_ = 0;
-    PageMemory apart_;  // zeroes; the page of peek(); one for what must not be kept
+    uint32_t taken_ = 0;       // jobs, since run() has counted them
+    size_t kept_frames_ = 0;   // free frames that hosts leave
+    uint32_t reads_most_ = 0;  // at once
+    PageMemory apart_;         // zeroes; the page of peek(); one for what must not be kept
     uint32_t peeked_ = kNoPage;
     PageWake wake_;
     Stats stats_;

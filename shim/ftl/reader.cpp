@@ -263,6 +263,10 @@ void Reader::came_back(Child &child) noexcept {
     free_.push_back(&child);
     // Only the base's poll() runs this, never the parent's submit().
     if (--parent.device_data[0] == 0 && parent.device_data[2] != 0) {
+        if (state_.pages_broken()) [[unlikely]] {
+            state_.fail(status::internal_error);
+            parent.status = state_.failed;
+        }
         parent.complete(parent);
     }
 }

@@ -12,6 +12,7 @@
 #include <memory>
 #include <mutex>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "base/page_memory.hpp"
@@ -112,6 +113,7 @@ public:
     [[nodiscard]] bool has_seqs() const noexcept { return seqs_.data() != nullptr; }
     [[nodiscard]] bool has_crcs() const noexcept { return crcs_.kept(); }
     [[nodiscard]] bool is_like(const L2p &l2p) const noexcept { return l2p_.is_like(l2p); }
+    [[nodiscard]] const std::string &page_folder() const noexcept { return paging_.folder; }
     // Throws PageFileError if a page could not be read or written: the content is wrong.
     void check_pages() const;
     // Pages allow one user at a time, who may only read, too.

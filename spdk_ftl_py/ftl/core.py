@@ -88,9 +88,9 @@ async def make_core(
         ) from error
     except ValueError as error:
         raise ConfError(f"can't create the FTL's data path: {error}") from error
+    except _shim.PageFileError as error:
+        raise FtlError(file_error(error, "can't create the FTL's data path"), errno=error.errno) from error
     except OSError as error:
-        if error.filename is not None:
-            raise FtlError(file_error(error, "can't create the FTL's data path"), errno=error.errno) from error
         wanted = (buffer_blocks or write_buffer_blocks(conf, geometry)) * BLOCK_BYTES
         raise FtlError(
             f"can't create the write buffer file {buffer} of {wanted} bytes ({os.strerror(error.errno or 0)}): make "

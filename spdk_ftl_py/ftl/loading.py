@@ -63,9 +63,7 @@ def _shortage_named(load: Callable[P, Awaitable[T]]) -> Callable[P, Coroutine[An
                 f"{options['name']}: there is not enough memory to load FTL {options['uuid']}: end other programs, or "
                 "load it on a machine with more memory; the load can be repeated"
             ) from error
-        except OSError as error:
-            if error.filename is None:
-                raise
+        except _shim.PageFileError as error:
             raise FtlError(file_error(error, str(options["name"])), errno=error.errno) from error
 
     return named
@@ -224,6 +222,8 @@ async def _loaded(
     incarnation = found.superblock.incarnation + 1 + secrets.randbelow(INCARNATION_GAP_MAX)
     # Recovered data was held by a buffer of at most half a band, too.
     buffer_blocks = max(write_buffer_blocks(found.conf, found.geometry), found.recovered_blocks)
+    # The core takes over a table that has its pages.
+    takes_all = found.table.has_crcs or not found.conf.verify_reads
     core = await make_core(
         reactor,
         base,
@@ -234,8 +234,7 @@ async def _loaded(
         buffer=files.path(incarnation) if files else None,
         buffer_blocks=buffer_blocks,
         media_uuid=found.superblock.media_uuid,
-        # Otherwise the core takes over a table that has its pages.
-        pages=NO_PAGES if pages is None or found.table.has_crcs else page_options(pages, found.conf),
+        pages=NO_PAGES if pages is None or takes_all else page_options(pages, found.conf),
     )
     written = "make the write buffer's file"
     if files is not None:

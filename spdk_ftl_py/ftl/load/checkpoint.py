@@ -107,6 +107,8 @@ async def write(
         place = await writer.run(zones, frozenset(refused), progress or (lambda step, part: None))
     except NotUsableError as error:
         log.info("%s: halted without L2P checkpoint: %s", port.name, error.message)
+    except _shim.PageFileError as error:
+        log.warning("%s: halted without L2P checkpoint: %s", port.name, error.strerror)
     except FlushDoubtError:
         raise
     except FtlError as error:

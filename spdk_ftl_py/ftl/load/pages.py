@@ -50,7 +50,7 @@ def page_options(pages: Pages | None, conf: FtlConf) -> PageOptions:
 
 
 def file_error(error: OSError, name: str) -> str:
-    """What to say about an OSError of the shim that names the directory."""
+    """What to say about a PageFileError."""
     return (
         f"{name}: {error.strerror} for the L2P in {error.filename}: make room there, give the daemon another --l2p-dir "
         "on a local drive, or the FTL more memory (conf l2p_dram_limit; 0: all that it needs)"

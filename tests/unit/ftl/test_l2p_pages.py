@@ -98,6 +98,7 @@ async def test_a_directory_that_is_gone_is_named_with_a_remedy(reactor: ReactorL
         loaded = await loading.load(reactor, media, name="ftl0", uuid=device.uuid)
         await loaded.halt()
     assert str(tmp_path / "gone") in error.value.message
+    assert "No such file or directory" in error.value.message
 
 
 async def test_earlier_versions_do_not_see_the_limit(reactor: ReactorLoop, tmp_path: Path) -> None:
@@ -147,3 +148,51 @@ async def test_pages_that_are_lost_fail_the_device_and_a_load_has_everything(
     assert loaded.restored["clean"] is False
     async with rig_on(reactor, media, loaded) as rig:
         assert await contents(rig.port, loaded.block_count) == wanted
+
+
+async def test_a_halt_whose_pages_fail_is_clean_but_has_no_checkpoint(
+    reactor: ReactorLoop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Everything is on media by then."""
+    pages = Pages(tmp_path, **FEW)  # type: ignore[arg-type]
+    media = zns_drive(reactor, **DRIVE)
+    device = await creation.create(reactor, media, name="ftl0", conf=FtlConf(), num_punits=1, pages=pages)
+    async with rig_on(reactor, media, device) as rig:
+        await rig.good("write", pattern="sequential")
+        wanted = await contents(rig.port, device.block_count)
+        close = device._close_core
+
+        async def closed() -> None:
+            await close()
+            _shim.fail_l2p_pages(True)
+
+        monkeypatch.setattr(device, "_close_core", closed)
+        try:
+            await device.halt()
+        finally:
+            _shim.fail_l2p_pages(False)
+    assert device.halted_cleanly
+    assert "halted without L2P checkpoint: pages of the L2P are lost" in caplog.text
+    loaded = await loading.load(reactor, media, name="ftl0", uuid=device.uuid, pages=pages)
+    async with rig_on(reactor, media, loaded) as rig:
+        assert await contents(rig.port, loaded.block_count) == wanted
+
+
+async def test_another_error_of_a_load_is_not_blamed_on_the_l2p_directory(
+    reactor: ReactorLoop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (buffers := tmp_path / "buffers").mkdir(mode=0o700)
+    media = zns_drive(reactor, **DRIVE)
+    device = await creation.create(reactor, media, name="ftl0", conf=FtlConf(), num_punits=1, buffer_dir=buffers)
+    await device.halt()
+    (buffers / f"{device.uuid}.1.wbuf").write_bytes(b"")
+    unlink = Path.unlink
+
+    def refused(path: Path, missing_ok: bool = False) -> None:
+        if path.suffix == ".wbuf":
+            raise PermissionError(13, "Permission denied", str(path))
+        unlink(path, missing_ok=missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", refused)
+    with pytest.raises(PermissionError):
+        await loading.load(reactor, media, name="ftl0", uuid=device.uuid, buffer_dir=buffers, pages=Pages(tmp_path))

@@ -94,6 +94,72 @@ def test_more_pages_are_wanted_at_once_than_can_come(tmp_path: Path) -> None:
         bench.ports.remove(port)
 
 
+@pytest.mark.parametrize("memory", [1, 12 << 10])
+def test_relocation_goes_on_however_much_hosts_read(tmp_path: Path, memory: int) -> None:
+    steps = []
+    for depth in (0, 300):
+        base = {**BASE, "band_count": 40}
+        with Bench(**base, **paged(tmp_path, page_memory=memory, page_threads=False)) as bench:
+            port = stepped.Stepped(bench.reactor, bench.core, 1024)
+            bench.ports.append(port)
+            order = list(range(bench.block_count))
+            random.Random(2).shuffle(order)
+            for lba in order:
+                bench.put(lba, 1)
+            bench.settle()
+            bench.gc = False
+            rng = random.Random(3)
+            moved = bench.core.stats().reloc_moved_blocks
+            states = [band.state for band in bench.core.bands()]
+            bench.core.start_move(states.index(_shim.BandState.CLOSED))
+            out: dict[int, bytearray] = {}
+            for step in range(6000):
+                while len(out) < depth:
+                    block = bytearray(4096)
+                    out[port.port.submit(_shim.Op.READ, rng.randrange(bench.block_count), 1, block)] = block
+                bench.step()
+                for ticket in list(port.completed):
+                    assert port.completed.pop(ticket).status == 0
+                    del out[ticket]
+                if bench.core.stats().reloc_moved_blocks - moved >= 300:
+                    steps.append(step)
+                    break
+            while out:
+                bench.step()
+                for ticket in list(port.completed):
+                    del port.completed[ticket], out[ticket]
+            port.port.close()
+            bench.ports.remove(port)
+    assert len(steps) == 2
+    assert steps[1] < 2 * steps[0]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_read_whose_other_blocks_are_on_their_way_fails_too(tmp_path: Path, works_again: None, seed: int) -> None:
+    """It ends with them, when the core has not looked at its pages since."""
+    rng = random.Random(seed)
+    with Bench(**BASE, **paged(tmp_path, page_threads=False)) as bench:
+        for lba in range(0, bench.block_count, 8):
+            bench.put(lba, 1, 8)
+        for lba in range(15, 512, 16):
+            assert bench.run(_shim.Op.DEALLOCATE, lba, 1) == 0
+        bench.settle()
+        for _ in range(10):
+            bench.read(rng.randrange(512))
+        for count in (32, 32):
+            bench.read(0, count)
+        _shim.fail_l2p_pages(True)
+        for count in (64, 96, 128, 200):
+            data = bytearray(b"x" * 4096 * count)
+            done = bench.wait(bench.port.submit(_shim.Op.READ, 0, count, data))
+            if done.status:
+                break
+            blocks = [bytes(data[lba * 4096 :][:4096]) for lba in range(count)]
+            versions = [version_of(lba, block) for lba, block in enumerate(blocks)]
+            assert versions == [0 if lba % 16 == 15 else 1 for lba in range(count)]
+        assert bench.failed
+
+
 def test_a_host_waits_for_a_page_and_others_do_not(tmp_path: Path) -> None:
     with Bench(**BASE, **paged(tmp_path, page_threads=False)) as bench:
         for lba in range(0, bench.block_count, 8):
@@ -125,6 +191,7 @@ def test_a_file_that_fails_fails_the_core_before_anything_wrong_leaves_it(
     with Bench(**BASE, **paged(tmp_path, page_threads=threads)) as bench:
         for lba in range(0, bench.block_count, 8):
             bench.put(lba, 1, 8)
+        assert bench.flush() == 0
         bench.settle()
         written = bench.core.stats().media_written_blocks
         resets = bench.core.stats().zone_resets
