@@ -1502,6 +1502,9 @@ class CoreStats:
     scrub_bad_metadata: Final[int]
     scrub_slow_reads: Final[int]
     throttled_ns: Final[int]
+    l2p_page_reads: Final[int]
+    l2p_page_writes: Final[int]
+    l2p_page_waits: Final[int]
     next_seq: Final[int]
     mapped_blocks: Final[int]
     """Blocks that hosts have written, also as uncorrectable, and not deallocated since."""
@@ -1589,6 +1592,10 @@ class CoreConfig:
         media_uuid: bytes | None = None,
         trim_chunk: int = 128,
         trim_step: int = 32768,
+        page_folder: str | None = None,
+        page_memory: int = 0,
+        page_bytes: int = 4096,
+        page_threads: bool = True,
     ) -> None:
         """bands[b] = start LBAs of the band's zones, one per punit (ADDRESS_INVALID where a zone is missing).
         zone_capacity: the smallest of all zones used. batch_blocks counts the header. All lengths in blocks.
@@ -1600,7 +1607,8 @@ class CoreConfig:
         stood where is remembered, at 4 or 8 bytes a block of the base, and nothing is verified, reads neither.
         media_uuid: of the records on the base, where that is another than uuid. trim_chunk: LBAs that a trim hides
         together, a power of two, 128 at most. trim_step: L2P entries that trims visit at once without other I/O; 0:
-        only those that something needs.
+        only those that something needs. page_folder: of the file for pages of the L2P and the CRCs if they take more
+        than page_memory bytes. page_bytes: a power of two. page_threads: False if nothing may depend on threads.
         ValueError: an id is not 16 bytes."""
 
     block_count: Final[int]
@@ -1844,9 +1852,14 @@ class RestoredL2p:
         with_crcs: bool = False,
         with_seqs: bool = True,
         many_seqs: bool = True,
+        page_folder: str | None = None,
+        page_memory: int = 0,
+        page_bytes: int = 4096,
+        page_threads: bool = True,
     ) -> None:
         """The base, with zones unless zone_size is 0, determines how many bytes an entry takes (l2p_entry_bytes()).
-        many_seqs: most LBAs will have a seq; otherwise their memory is taken in small pages. MemoryError."""
+        many_seqs: most LBAs will have a seq; otherwise their memory is taken in small pages. page_folder and so
+        on: as for CoreConfig. MemoryError, PageFileError."""
 
     def assume(self, seq: int) -> None:
         """From now on an entry without a seq counts as a version with this one."""
@@ -1932,6 +1945,13 @@ def l2p_entry_bytes(base_block_count: int, zone_size: int, zone_capacity: int) -
 def limit_narrow_l2p(blocks: int = 1073733632) -> None:
     """For tests: an L2P that is made from now on has entries with 30 bits of address only up to so many blocks. With 0
     it has the form for large bases (shim/ftl/l2p.hpp)."""
+
+class PageFileError(OSError):
+    """The file for pages of the L2P cannot be made, or has lost its content; or threads for it cannot be made. filename
+    is its directory."""
+
+def fail_l2p_pages(fails: bool) -> None:
+    """For tests: all I/O of L2P pages fails from now on, or works again."""
 
 def uncovered_parts(
     firsts: NDArray[np.uint64], counts: NDArray[np.uint64], end: int
@@ -2106,6 +2126,10 @@ class FtlCore(BlockDevice):
 
     def cache_stats(self) -> NvCacheStats | None:
         """None without one."""
+
+    @property
+    def pages_lost(self) -> bool:
+        """Whether pages of the L2P could not be read or written: the core has failed, or will."""
 
     def l2p(self, first_lba: int, count: int) -> NDArray[np.uint64]: ...
     def crcs(self, first_lba: int, count: int) -> NDArray[np.uint16]:

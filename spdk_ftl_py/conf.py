@@ -68,6 +68,7 @@ NV_CACHE_REQUESTS_MAX: Final = 1 << 16
 NV_CACHE_REQUEST_BLOCKS_MAX: Final = 256
 SCRUB_DAYS_MAX: Final = 365
 RATED_RESETS_MAX: Final = 10_000_000
+L2P_DRAM_LIMIT_MAX: Final = 1 << 20
 RUNNING_CHECKPOINT_MAX: Final = 100
 
 
@@ -126,8 +127,8 @@ def _default_limits() -> dict[str, Limit]:
 
 def given_settings(params: Mapping[str, Any]) -> dict[str, Any]:
     """The conf in the parameters of bdev_ftl_create, as FtlConf.from_dict() takes it: overprovisioning,
-    allow_open_bands, use_append, limit_NAME, limit_NAME_threshold, and the members of conf, except for ignored ones.
-    Other parameters are not read."""
+    allow_open_bands, use_append, l2p_dram_limit, limit_NAME, limit_NAME_threshold, and the members of conf, except for
+    ignored ones. Other parameters are not read."""
     values: dict[str, Any] = {}
     for name, value in dict(params.get("conf") or {}).items():
         whole, _, part = name.partition(".")
@@ -142,6 +143,9 @@ def given_settings(params: Mapping[str, Any]) -> dict[str, Any]:
     ):
         if params.get(name) is not None:
             values[setting] = params[name]
+    if params.get("l2p_dram_limit") is not None:
+        # SPDK's scripts may give any number.
+        values["l2p_dram_limit"] = min(params["l2p_dram_limit"], L2P_DRAM_LIMIT_MAX)
     limits = {name: dict(parts) for name, parts in dict(values.get("limits") or {}).items()}
     for name in LIMIT_NAMES:
         for suffix, part in (("", "limit"), ("_threshold", "thld")):
@@ -184,6 +188,9 @@ class FtlConf:
     """Days in which all valid data is read and verified at least once; 0: only on order."""
     rated_resets: int = 0
     """Resets that each zone of the base stands, by its data sheet; 0: unknown."""
+    l2p_dram_limit: int = 0
+    """MiB of memory that the L2P, and the CRCs of verify_reads, may take; what is used less is in a file
+    (docs/l2p-paging.md). 0: all that they need."""
     running_checkpoint: int | None = None
     """A copy of the L2P is written each time hosts have written this percentage of the capacity, so that a load after a
     crash reads little; 0: never (docs/checkpoint.md). None: creation decides by the size of the FTL."""
@@ -303,6 +310,7 @@ class FtlConf:
         _range("nv_cache.max_request_size", self.nv_cache.max_request_size, 1, NV_CACHE_REQUEST_BLOCKS_MAX, "blocks")
         _range("scrub_days", self.scrub_days, 0, SCRUB_DAYS_MAX, "days in which everything is verified once; 0: never")
         _range("rated_resets", self.rated_resets, 0, RATED_RESETS_MAX, "resets that a zone stands; 0: unknown")
+        _range("l2p_dram_limit", self.l2p_dram_limit, 0, L2P_DRAM_LIMIT_MAX, "MiB for the L2P; 0: all that it needs")
         _range(
             "running_checkpoint",
             self.checkpoint_percent,

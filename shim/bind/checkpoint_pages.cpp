@@ -6,6 +6,7 @@
 
 #include <cstring>
 #include <memory>
+#include <mutex>
 #include <stdexcept>
 #include <vector>
 
@@ -54,8 +55,9 @@ Blocks checkpoint_pages(FtlCore &core, uint64_t first_lba, uint64_t count, uint6
             entries[i] = core.l2p(first_lba + i);
         }
         for (uint64_t i = 0; i < crcs.size(); ++i) {
-            crcs[i] = all_crcs.get(first_lba + i);
+            crcs[i] = all_crcs.peek(first_lba + i);
         }
+        core.check_pages();
     });
     std::unique_ptr<uint8_t[]> data;
     size_t pages = 0;
@@ -87,8 +89,12 @@ bool take(RestoredL2p &l2p, const GivenBlocks &blocks, const nb::bytes &uuid, ui
     const PagesOf of = pages_of(uuid, generation, wide);
     const PagesAt at{address, index, zone_size, {zones.data(), zones.shape(0)}};
     const nb::gil_scoped_release other_threads_run;
-    return take_pages(l2p, of, at, {reinterpret_cast<const CheckpointBlock *>(blocks.data()), blocks.shape(0)},
-                      {has_crcs.data(), has_crcs.shape(0)});
+    const std::unique_lock<std::mutex> alone = l2p.lock();
+    const bool whole =
+        take_pages(l2p, of, at, {reinterpret_cast<const CheckpointBlock *>(blocks.data()), blocks.shape(0)},
+                   {has_crcs.data(), has_crcs.shape(0)});
+    l2p.check_pages();
+    return whole;
 }
 
 }  // namespace

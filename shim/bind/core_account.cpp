@@ -214,6 +214,7 @@ Array64 l2p_of(FtlCore &core, uint64_t first_lba, uint64_t count) {
         for (uint64_t i = 0; i < count; ++i) {
             entries[i] = core.l2p(first_lba + i);
         }
+        core.check_pages();
     });
     return owned_array<Array64>(std::move(entries), count);
 }
@@ -230,8 +231,9 @@ Array16 crcs_of(FtlCore &core, uint64_t first_lba, uint64_t count) {
     std::unique_ptr<uint16_t[]> entries(new uint16_t[count]);
     on_reactor(core, [&] {
         for (uint64_t i = 0; i < count; ++i) {
-            entries[i] = crcs.get(first_lba + i);
+            entries[i] = crcs.peek(first_lba + i);
         }
+        core.check_pages();
     });
     return owned_array<Array16>(std::move(entries), count);
 }
@@ -302,6 +304,9 @@ void bind_core_account(nb::module_ &m) {
         .field("scrub_bad_metadata", &CoreStats::scrub_bad_metadata)
         .field("scrub_slow_reads", &CoreStats::scrub_slow_reads)
         .field("throttled_ns", &CoreStats::throttled_ns)
+        .field("l2p_page_reads", &CoreStats::l2p_page_reads)
+        .field("l2p_page_writes", &CoreStats::l2p_page_writes)
+        .field("l2p_page_waits", &CoreStats::l2p_page_waits)
         .field("next_seq", &CoreStatsNow::next_seq)
         .field("mapped_blocks", &CoreStatsNow::mapped_blocks)
         .field("batches", &CoreStats::batches)
@@ -337,6 +342,7 @@ void bind_core_account(nb::module_ &m) {
 
 void def_core_account(nb::class_<FtlCore, BlockDevice> &core) {
     core.def("l2p", &l2p_of, nb::arg("first_lba"), nb::arg("count"))
+        .def_prop_ro("pages_lost", [](FtlCore &self) { return self.state().pages_broken(); })
         .def("crcs", &crcs_of, nb::arg("first_lba"), nb::arg("count"))
         .def("valid_counts", &valid_counts_of)
         .def("bands", &bands_of)

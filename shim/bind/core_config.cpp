@@ -62,7 +62,8 @@ void make_core_config(CoreConfig *self, const nb::bytes &uuid, uint64_t block_co
                       std::optional<std::string> write_buffer_path, uint32_t reloc_buffer_blocks,
                       uint32_t max_reloc_qdepth, uint32_t max_active_relocs, uint32_t band_threshold, uint64_t next_seq,
                       bool verify_reads, bool no_data, const std::optional<nb::bytes> &media_uuid, uint32_t trim_chunk,
-                      uint32_t trim_step) {
+                      uint32_t trim_step, std::optional<std::string> page_folder, uint64_t page_memory,
+                      uint32_t page_bytes, bool page_threads) {
     CoreConfig config;
     config.uuid = id_of(uuid, "uuid");
     config.media_uuid = media_uuid ? id_of(*media_uuid, "media_uuid") : config.uuid;
@@ -86,6 +87,7 @@ void make_core_config(CoreConfig *self, const nb::bytes &uuid, uint64_t block_co
     config.no_data = no_data;
     config.trim_chunk = trim_chunk;
     config.trim_step = trim_step;
+    config.paging = Paging{std::move(page_folder).value_or(""), page_memory, 0, page_bytes, page_threads};
     new (self) CoreConfig(std::move(config));
 }
 
@@ -109,7 +111,9 @@ void bind_core_config(nb::module_ &m) {
              nb::arg("max_active_relocs") = usual.max_active_relocs, nb::arg("band_threshold") = usual.band_threshold,
              nb::arg("next_seq") = usual.next_seq, nb::arg("verify_reads") = usual.verify_reads,
              nb::arg("no_data") = usual.no_data, nb::arg("media_uuid") = nb::none(),
-             nb::arg("trim_chunk") = usual.trim_chunk, nb::arg("trim_step") = usual.trim_step)
+             nb::arg("trim_chunk") = usual.trim_chunk, nb::arg("trim_step") = usual.trim_step,
+             nb::arg("page_folder") = nb::none(), nb::arg("page_memory") = 0, nb::arg("page_bytes") = 4096,
+             nb::arg("page_threads") = true)
         .def_ro("block_count", &CoreConfig::block_count)
         .def_ro("punits", &CoreConfig::punits)
         .def_ro("zone_size", &CoreConfig::zone_size)

@@ -4,16 +4,20 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
+#include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
 #include <bit>
 #include <cstring>
+#include <exception>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <span>
 #include <stdexcept>
 #include <string>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -85,13 +89,28 @@ void check_range(const RestoredL2p &l2p, uint64_t first, uint64_t count, const c
     }
 }
 
+// Runs fn while nobody else uses the table. Where the GIL is released, that must be done before: who waits for the
+// table may have it. Throws PageFileError.
+template <typename Fn>
+auto alone(const RestoredL2p &l2p, Fn fn) {
+    const std::unique_lock<std::mutex> lock = l2p.lock();
+    if constexpr (std::is_void_v<decltype(fn())>) {
+        fn();
+        l2p.check_pages();
+    } else {
+        auto result = fn();
+        l2p.check_pages();
+        return result;
+    }
+}
+
 nb::tuple add(RestoredL2p &l2p, const GivenRows &rows, const GivenValues<uint64_t> &addresses, bool all_doubtful) {
     check_same(rows.shape(0), addresses.shape(0), "add");
     check_seqs(l2p, "add");
     RestoredL2p::Added added;
     {
         const nb::gil_scoped_release other_threads_run;
-        added = l2p.add(rows_of(rows), span_of(addresses), all_doubtful);
+        added = alone(l2p, [&] { return l2p.add(rows_of(rows), span_of(addresses), all_doubtful); });
     }
     return nb::make_tuple(copied(added.doubtful), added.blocks, added.seq_sum);
 }
@@ -100,7 +119,7 @@ void merge(RestoredL2p &l2p, const GivenRows &rows, const GivenValues<uint64_t> 
     check_same(rows.shape(0), addresses.shape(0), "merge");
     check_seqs(l2p, "merge");
     const nb::gil_scoped_release other_threads_run;
-    l2p.merge(rows_of(rows), span_of(addresses));
+    alone(l2p, [&] { l2p.merge(rows_of(rows), span_of(addresses)); });
 }
 
 void hold(RestoredL2p &l2p, const GivenValues<uint64_t> &firsts, const GivenValues<uint64_t> &counts) {
@@ -116,9 +135,11 @@ void apply_records(RestoredL2p &l2p, const GivenValues<uint64_t> &firsts, const 
     check_same(firsts.shape(0), seqs.shape(0), "apply_records");
     check_same(firsts.shape(0), entries.shape(0), "apply_records");
     const nb::gil_scoped_release other_threads_run;
-    for (size_t i = 0; i < firsts.shape(0); ++i) {
-        l2p.apply_record(firsts.data()[i], counts.data()[i], seqs.data()[i], entries.data()[i]);
-    }
+    alone(l2p, [&] {
+        for (size_t i = 0; i < firsts.shape(0); ++i) {
+            l2p.apply_record(firsts.data()[i], counts.data()[i], seqs.data()[i], entries.data()[i]);
+        }
+    });
 }
 
 Array<uint64_t> supersede(RestoredL2p &l2p, const GivenValues<uint64_t> &firsts, const GivenValues<uint64_t> &counts,
@@ -128,9 +149,11 @@ Array<uint64_t> supersede(RestoredL2p &l2p, const GivenValues<uint64_t> &firsts,
     std::unique_ptr<uint64_t[]> older(new uint64_t[firsts.shape(0)]);
     {
         const nb::gil_scoped_release other_threads_run;
-        for (size_t i = 0; i < firsts.shape(0); ++i) {
-            older[i] = l2p.supersede(firsts.data()[i], counts.data()[i], seqs.data()[i]);
-        }
+        alone(l2p, [&] {
+            for (size_t i = 0; i < firsts.shape(0); ++i) {
+                older[i] = l2p.supersede(firsts.data()[i], counts.data()[i], seqs.data()[i]);
+            }
+        });
     }
     return owned(std::move(older), firsts.shape(0));
 }
@@ -149,7 +172,7 @@ template <typename Value>
 Array<uint64_t> each(const RestoredL2p &l2p, const GivenValues<uint64_t> &lbas, const char *what, Value value) {
     check_lbas(l2p, span_of(lbas), what);
     std::unique_ptr<uint64_t[]> values(new uint64_t[lbas.shape(0)]);
-    std::transform(lbas.data(), lbas.data() + lbas.shape(0), values.get(), value);
+    alone(l2p, [&] { std::transform(lbas.data(), lbas.data() + lbas.shape(0), values.get(), value); });
     return owned(std::move(values), lbas.shape(0));
 }
 
@@ -159,16 +182,18 @@ void put(RestoredL2p &l2p, const GivenValues<uint64_t> &lbas, const GivenValues<
     check_same(lbas.shape(0), seqs ? seqs->shape(0) : lbas.shape(0), "put");
     check_same(lbas.shape(0), crcs ? crcs->shape(0) : lbas.shape(0), "put");
     check_lbas(l2p, span_of(lbas), "put");
-    for (size_t i = 0; i < lbas.shape(0); ++i) {
-        const uint64_t lba = lbas.data()[i];
-        l2p.put(lba, entries.data()[i]);
-        if (seqs) {
-            l2p.put_seq(lba, seqs->data()[i]);
+    alone(l2p, [&] {
+        for (size_t i = 0; i < lbas.shape(0); ++i) {
+            const uint64_t lba = lbas.data()[i];
+            l2p.put(lba, entries.data()[i]);
+            if (seqs) {
+                l2p.put_seq(lba, seqs->data()[i]);
+            }
+            if (crcs) {
+                l2p.put_crc(lba, crcs->data()[i]);
+            }
         }
-        if (crcs) {
-            l2p.put_crc(lba, crcs->data()[i]);
-        }
-    }
+    });
 }
 
 // Rows of entries, of which the last one may be shorter: `count` entries in all.
@@ -191,21 +216,23 @@ void put_parts(uint64_t first, const GivenParts<T> &parts, uint64_t count, const
 template <typename T>
 void put_range(RestoredL2p &l2p, uint64_t first, const GivenParts<T> &parts, uint64_t count) {
     put_parts(first, parts, count, "put_range",
-              [&](uint64_t lba, std::span<const T> entries) { l2p.put_range(lba, entries); });
+              [&](uint64_t lba, std::span<const T> entries) { alone(l2p, [&] { l2p.put_range(lba, entries); }); });
 }
 
 void put_crcs(RestoredL2p &l2p, uint64_t first, const GivenParts<uint16_t> &parts, uint64_t count) {
     put_parts(first, parts, count, "put_crcs",
-              [&](uint64_t lba, std::span<const uint16_t> crcs) { l2p.put_crcs(lba, crcs); });
+              [&](uint64_t lba, std::span<const uint16_t> crcs) { alone(l2p, [&] { l2p.put_crcs(lba, crcs); }); });
 }
 
 template <typename T, typename Value>
 Array<T> range(const RestoredL2p &l2p, uint64_t first, uint64_t count, const char *what, Value value) {
     check_range(l2p, first, count, what);
     std::unique_ptr<T[]> values(new T[count]);
-    for (uint64_t i = 0; i < count; ++i) {
-        values[i] = value(first + i);
-    }
+    alone(l2p, [&] {
+        for (uint64_t i = 0; i < count; ++i) {
+            values[i] = value(first + i);
+        }
+    });
     return owned(std::move(values), count);
 }
 
@@ -217,7 +244,7 @@ RestoredL2p::Counts count(const RestoredL2p &l2p, uint64_t zone_size, uint64_t z
         throw std::invalid_argument("count: trim_chunk must be a power of two within 1..128");
     }
     const nb::gil_scoped_release other_threads_run;
-    return l2p.count(zone_size, zone_count, chunk_blocks);
+    return alone(l2p, [&] { return l2p.count(zone_size, zone_count, chunk_blocks); });
 }
 
 // A summary, and the array that its blocks are in.
@@ -269,7 +296,7 @@ nb::tuple add_summary(RestoredL2p &l2p, const BoundSummary &summary, uint64_t st
     RestoredL2p::Added added;
     {
         const nb::gil_scoped_release other_threads_run;
-        added = l2p.add(summary.get(), start, all_doubtful);
+        added = alone(l2p, [&] { return l2p.add(summary.get(), start, all_doubtful); });
     }
     return nb::make_tuple(copied(added.doubtful), added.blocks, added.seq_sum);
 }
@@ -291,6 +318,18 @@ nb::tuple parts_not_covered(const GivenValues<uint64_t> &firsts, const GivenValu
 }  // namespace
 
 void bind_restored_l2p(nb::module_ &m) {
+    PyObject *const page_error = PyErr_NewException("spdk_ftl_py._shim.PageFileError", PyExc_OSError, nullptr);
+    m.attr("PageFileError") = nb::borrow(page_error);
+    const auto translate = [](const std::exception_ptr &thrown, void *type) {
+        try {
+            std::rethrow_exception(thrown);
+        } catch (const PageFileError &error) {
+            const std::string what = std::string(error.what()) + " (" + std::strerror(error.error()) + ")";
+            PyErr_SetObject(static_cast<PyObject *>(type), nb::make_tuple(error.error(), what, error.folder()).ptr());
+        }
+    };
+    nb::register_exception_translator(translate, page_error);
+    m.def("fail_l2p_pages", &PagedMemory::fail_io, nb::arg("fails"));
     m.def("limit_narrow_l2p", &L2p::limit_narrow, nb::arg("blocks") = L2p::kNarrowBlocksMax);
     m.def(
         "l2p_entry_bytes",
@@ -317,13 +356,17 @@ void bind_restored_l2p(nb::module_ &m) {
         .def(
             "__init__",
             [](RestoredL2p *table, uint64_t block_count, uint64_t base_block_count, uint64_t zone_size,
-               uint64_t zone_capacity, bool with_crcs, bool with_seqs, bool many_seqs) {
+               uint64_t zone_capacity, bool with_crcs, bool with_seqs, bool many_seqs,
+               const std::optional<std::string> &page_folder, uint64_t page_memory, uint32_t page_bytes,
+               bool page_threads) {
                 const ZoneAddresses base = addresses_of(base_block_count, zone_size, zone_capacity);
-                new (table) RestoredL2p(block_count, base, with_crcs, with_seqs, many_seqs);
+                new (table) RestoredL2p(block_count, base, with_crcs, with_seqs, many_seqs,
+                                        Paging{page_folder.value_or(""), page_memory, 0, page_bytes, page_threads});
             },
             nb::arg("block_count"), nb::arg("base_block_count"), nb::kw_only(), nb::arg("zone_size") = 0,
             nb::arg("zone_capacity") = 0, nb::arg("with_crcs") = false, nb::arg("with_seqs") = true,
-            nb::arg("many_seqs") = true)
+            nb::arg("many_seqs") = true, nb::arg("page_folder") = nb::none(), nb::arg("page_memory") = 0,
+            nb::arg("page_bytes") = 4096, nb::arg("page_threads") = true)
         .def("assume", &RestoredL2p::assume, nb::arg("seq"))
         .def("add", &add, nb::arg("rows"), nb::arg("addresses"), nb::kw_only(), nb::arg("all_doubtful"))
         .def("add_summary", &add_summary, nb::arg("summary"), nb::arg("start"), nb::kw_only(), nb::arg("all_doubtful"))
@@ -352,13 +395,13 @@ void bind_restored_l2p(nb::module_ &m) {
         .def(
             "l2p",
             [](const RestoredL2p &l2p, uint64_t first, uint64_t count) {
-                return range<uint64_t>(l2p, first, count, "l2p", [&](uint64_t lba) { return l2p.entry(lba); });
+                return range<uint64_t>(l2p, first, count, "l2p", [&](uint64_t lba) { return l2p.peek(lba); });
             },
             nb::arg("first"), nb::arg("count"))
         .def(
             "crcs",
             [](const RestoredL2p &l2p, uint64_t first, uint64_t count) {
-                return range<uint16_t>(l2p, first, count, "crcs", [&](uint64_t lba) { return l2p.crc(lba); });
+                return range<uint16_t>(l2p, first, count, "crcs", [&](uint64_t lba) { return l2p.peek_crc(lba); });
             },
             nb::arg("first"), nb::arg("count"))
         .def("count", &count, nb::arg("zone_size"), nb::arg("zone_count"), nb::kw_only(),
@@ -368,7 +411,9 @@ void bind_restored_l2p(nb::module_ &m) {
             [](const RestoredL2p &table, uint64_t block_count, uint64_t base_block_count, uint64_t zone_size,
                uint64_t zone_capacity) {
                 const nb::gil_scoped_release released;
-                return table.grown(block_count, addresses_of(base_block_count, zone_size, zone_capacity));
+                return alone(table, [&] {
+                    return table.grown(block_count, addresses_of(base_block_count, zone_size, zone_capacity));
+                });
             },
             nb::arg("block_count"), nb::arg("base_block_count"), nb::kw_only(), nb::arg("zone_size") = 0,
             nb::arg("zone_capacity") = 0)

@@ -535,13 +535,13 @@ bool BandWriter::reloc_due(uint32_t number) const noexcept {
     if (waiting == 0 || waiting >= state_.max_data) {
         return waiting > 0;
     }
-    // If the moves rest, more comes soon. Nobody waits for what is here: it is still in the band that is moved. Short
-    // batches take room, and with several classes there could be many.
+    // If the moves rest, or wait for pages, more comes soon. Nobody waits for what is here: it is still in the band
+    // that is moved. Short batches take room, and with several classes there could be many.
     const bool one = state_.placement.is_one(Side::reloc);
-    const bool last = state_.reloc_reads == 0 && !state_.moves_rest && (one || state_.moves_reading == 0);
+    const bool more = state_.moves_rest || state_.moves_page;
+    const bool last = state_.reloc_reads == 0 && !more && (one || state_.moves_reading == 0);
     // Nor for the next move: the band of this one is free only when these blocks are elsewhere.
-    const bool awaited =
-        !one && !state_.moves_rest && (state_.moves_read >> buffer.meta[buffer.fifos[number].head].mover & 1) != 0;
+    const bool awaited = !one && !more && (state_.moves_read >> buffer.meta[buffer.fifos[number].head].mover & 1) != 0;
     return last || awaited || (buffer.free.count() == 0 && has_most(buffer.fifos, number));
 }
 
@@ -561,7 +561,7 @@ bool BandWriter::records_due(bool of_user) const noexcept {
         return true;
     }
     return of_user ? state_.demand.user_waits || state_.now >= state_.buffer.waiting_since[0] + kBatchAgeNs
-                   : state_.reloc_reads == 0;
+                   : state_.reloc_reads == 0 && !state_.moves_page;
 }
 
 }  // namespace ftl

@@ -53,7 +53,8 @@ uint32_t FtlCore::poll(uint64_t now_ns) noexcept {
     }
     state_.clock_stands = now_ns == last_poll_;
     last_poll_ = now_ns;
-    uint32_t work = complete_done();
+    uint32_t work = run_pages();
+    work += complete_done();
     if (state_.failed != status::ok) {
         end_everything();
         work += complete_done();
@@ -62,6 +63,11 @@ uint32_t FtlCore::poll(uint64_t now_ns) noexcept {
     }
     work += state_.busy_ios.run(now_ns, [this](BaseIo &io) { state_.submit_base(io); });
     work += run_compares();
+    // Who asks first gets pages: reads and writes take turns.
+    reads_first_ = !reads_first_ && state_.l2p.paged() != nullptr;
+    if (reads_first_) {
+        work += reader_.run(done_);
+    }
     work += run_waiting();
     state_.demand.user_waits |= compares_crave_;
     work += run_cache();
@@ -71,6 +77,7 @@ uint32_t FtlCore::poll(uint64_t now_ns) noexcept {
     work += writer_.run();
     work += run_flushes();
     work += run_resets();
+    work += state_.pages_go_on() ? 1 : 0;
     return work;
 }
 
@@ -89,6 +96,20 @@ uint64_t FtlCore::deadline_ns() const noexcept {
                      trims_go_on() ? trim_again_ : ~uint64_t{0}, writer_.deadline_ns(), movers_.deadline_ns(),
                      state_.busy_ios.due_ns(), cache_ ? cache_->deadline_ns() : ~uint64_t{0},
                      again ? flush_again_at_ : ~uint64_t{0}});
+}
+
+uint32_t FtlCore::run_pages() noexcept {
+    const uint32_t work = state_.run_pages();
+    if (state_.pages_broken()) [[unlikely]] {
+        // Whatever was looked up since is wrong.
+        state_.fail(status::internal_error);
+        IoList doubtful;
+        doubtful.append(done_);
+        while (!doubtful.empty()) {
+            finish(*doubtful.pop(), state_.failed);
+        }
+    }
+    return work;
 }
 
 uint32_t FtlCore::complete_done() noexcept {
@@ -263,7 +284,9 @@ void FtlCore::give_back(Io &io) noexcept {
 void FtlCore::write(Io &io) noexcept {
     const bool reserved = io.iov_count > 0 && state_.buffer.holds(io.iov[0].iov_base);
     io.device_data[1] = 0;
-    if (writes_wait_ || waiting_.has(io) || !share_allows()) {
+    // Pages come for all that wait, not only for the first in each line.
+    const bool pages = state_.want(io.lba, io.block_count);
+    if (writes_wait_ || waiting_.has(io) || !share_allows() || !pages) {
         waiting_.push(io);
     } else if (reserved) {
         accept_reserved(io);

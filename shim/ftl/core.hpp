@@ -137,6 +137,8 @@ public:
     void forget_cache() noexcept;
     [[nodiscard]] const NvCache *cache() const noexcept { return cache_.get(); }
     [[nodiscard]] uint64_t l2p(uint64_t lba) const noexcept { return state_.entry_of(lba); }
+    // Throws PageFileError if entries or CRCs are lost.
+    void check_pages() const { check_pages_of(state_.l2p.paged(), state_.crcs.paged(), state_.config.paging.folder); }
     [[nodiscard]] CoreState &state() noexcept { return state_; }
     // Valid data blocks, plus headers whose records may be valid.
     [[nodiscard]] uint32_t valid_count(uint32_t band) const noexcept;
@@ -223,6 +225,7 @@ private:
     uint32_t run_resets() noexcept;
     void next_reset(uint32_t band) noexcept;
     void zone_was_reset(uint32_t band, Status status) noexcept;
+    uint32_t run_pages() noexcept;
     uint32_t complete_done() noexcept;
     void end_everything() noexcept;
     Drain &free_drain();
@@ -266,6 +269,7 @@ private:
     std::array<Drain, kDrainsMax> drains_;
     uint64_t next_ticket_ = 1;
     std::vector<uint32_t> resets_;  // bands whose flush is done; they wait for readers, then their zones are reset
+    bool reads_first_ = false;      // in this poll
     bool throttled_ = false;        // by the share of user writes, since last_poll_
     uint64_t last_poll_ = 0;
     uint32_t poller_id_ = 0;  // 0: not polled

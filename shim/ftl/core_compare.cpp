@@ -89,6 +89,11 @@ bool FtlCore::judge_compare(Compare &compare) noexcept {
         }
     }
     Io &io = *compare.parent;
+    if (state_.pages_broken()) [[unlikely]] {
+        state_.fail(status::internal_error);
+        end_compare(compare, state_.failed);
+        return true;
+    }
     if (compare.read.status != status::ok) {
         end_compare(compare, compare.read.status);
         return true;

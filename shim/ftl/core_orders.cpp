@@ -316,6 +316,7 @@ void FtlCore::take_l2p(RestoredL2p &table, RestoredL2p::Counts &counts) {
     const auto used = [](const Band &band) { return band.in_force(); };
     const std::span<const Band> bands = state_.bands.all();
     require(!closed_, "the core is closed");
+    table.check_pages();
     require(state_.mapped == 0 && std::none_of(bands.begin(), bands.end(), used), "the core has an L2P already");
     require(table.is_like(state_.l2p), "the table is of another device");
     require(counts.of_version == table.version() && counts.zone_size == state_.config.zone_size,
@@ -345,6 +346,8 @@ void FtlCore::take_l2p(RestoredL2p &table, RestoredL2p::Counts &counts) {
     state_.mapped = counts.content;
     state_.trims.take_counts(counts.chunk_content);
     table.exchange(state_.l2p, state_.crcs.kept() && table.has_crcs() ? &state_.crcs : nullptr);
+    state_.wake_by_pages();
+    state_.config.paging.folder = table.page_folder();
 }
 
 void FtlCore::use_cache(std::shared_ptr<BlockDevice> device, const NvCacheConfig &config) {

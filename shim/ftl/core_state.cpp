@@ -50,21 +50,30 @@ const CoreConfig &checked(const CoreConfig &config, const BlockDeviceInfo &info)
     return config;
 }
 
+ZoneAddresses addresses_of(const BlockDevice &base, const CoreConfig &config) {
+    return {base.info().block_count, config.zone_size, config.zone_capacity};
+}
+
+Paging paging_of(const BlockDevice &base, const CoreConfig &config) {
+    return L2p::paging_for(config.paging, config.block_count, addresses_of(base, config), config.verify_reads);
+}
+
 }  // namespace
 
 CoreState::CoreState(std::shared_ptr<Reactor> the_reactor, std::shared_ptr<BlockDevice> the_base, CoreConfig the_config)
     : reactor(std::move(the_reactor)),
       base(std::move(the_base)),
       config(checked(the_config, base->info())),
-      l2p(config.block_count, ZoneAddresses(base->info().block_count, config.zone_size, config.zone_capacity)),
+      l2p(config.block_count, addresses_of(*base, config), paging_of(*base, config)),
       trims(config.block_count, config.trim_chunk),
-      crcs(config.block_count, config.verify_reads),
+      crcs(config.block_count, config.verify_reads, paging_of(*base, config)),
       mapping(config.write_buffer_blocks, kRecordCount, config.block_count, config.uuid, config.write_buffer_path),
       buffer(mapping, config.write_buffer_blocks),
       reloc(config.reloc_buffer_blocks),
       records(mapping, config.block_count, config.trim_chunk),
       next_seq(config.next_seq) {
     const BlockDeviceInfo &info = base->info();
+    wake_by_pages();
     punits = config.punits;
     if (config.no_data) {
         p2l = std::make_unique<L2p>(info.block_count, ZoneAddresses(config.block_count));
@@ -141,7 +150,7 @@ void CoreState::unreadable(uint32_t number, uint64_t address, Status status) noe
 }
 
 uint64_t CoreState::entry_of(uint64_t lba) const noexcept {
-    uint64_t entry = l2p.get(lba);
+    uint64_t entry = l2p.peek(lba);
     if (trims.hides(lba)) {
         entry = L2p::pending(L2p::kTrimFlag, trims.record_of(lba));
     }
@@ -330,6 +339,32 @@ Answer CoreState::read_came_back(BaseIo &io, Probe &probe, Patience &patience, b
     io.block_count = 1;
     submit_base(io);
     return Answer::awaited;
+}
+
+uint32_t CoreState::run_pages() noexcept {
+    uint32_t count = 0;
+    PagedMemory::Stats sum;
+    for (PagedMemory *paged : {l2p.paged(), crcs.paged()}) {
+        if (paged != nullptr) {
+            count += paged->run();
+            sum.reads += paged->stats().reads;
+            sum.writes += paged->stats().writes;
+            sum.waits += paged->stats().waits;
+        }
+    }
+    stats.l2p_page_reads = sum.reads;
+    stats.l2p_page_writes = sum.writes;
+    stats.l2p_page_waits = sum.waits;
+    return count;
+}
+
+void CoreState::wake_by_pages() noexcept {
+    const auto wake = [](void *context) { static_cast<Reactor *>(context)->wake(); };
+    for (PagedMemory *paged : {l2p.paged(), crcs.paged()}) {
+        if (paged != nullptr) {
+            paged->wake_with(wake, reactor.get());
+        }
+    }
 }
 
 void CoreState::drop_busy() noexcept {

@@ -62,6 +62,7 @@ struct CoreConfig {
     uint32_t trim_step = kScanStep;
     bool verify_reads = true;
     bool no_data = false;  // the base keeps nothing: only memory knows the content of blocks
+    Paging paging;         // of the L2P and the CRCs
 };
 
 struct Zone {
@@ -106,6 +107,9 @@ struct CoreStats {
     uint64_t scrub_slow_reads = 0;    // reads that took too long, twice, while the base was fast elsewhere
     uint64_t zones_finished = 0;      // by the drive, before they were full
     uint64_t throttled_ns = 0;
+    uint64_t l2p_page_reads = 0;  // of a paged L2P, and of its CRCs
+    uint64_t l2p_page_writes = 0;
+    uint64_t l2p_page_waits = 0;  // of both, those that the reactor waited for
     uint64_t batches = 0;
     uint64_t short_batches = 0;
 };
@@ -267,6 +271,25 @@ public:
         }
         l2p.set(lba, entry);
     }
+    // Whether nothing about these LBAs of a host's command waits for pages. Pages that are missing are on their way
+    // then, and wake the reactor.
+    [[nodiscard]] bool want(uint64_t lba, uint64_t count) const noexcept {
+        const bool entries = l2p.want(lba, count, PagedMemory::For::hosts);
+        return crcs.want(lba, count, PagedMemory::For::hosts) && entries;
+    }
+    // Pages that have come, or gone.
+    uint32_t run_pages() noexcept;
+    // As PagedMemory::goes_on().
+    [[nodiscard]] bool pages_go_on() const noexcept {
+        return (l2p.paged() != nullptr && l2p.paged()->goes_on()) ||
+               (crcs.paged() != nullptr && crcs.paged()->goes_on());
+    }
+    // Entries or CRCs are wrong. Nothing may be read from or written to the base for their sake any more.
+    [[nodiscard]] bool pages_broken() const noexcept {
+        return (l2p.paged() != nullptr && l2p.paged()->broken()) || (crcs.paged() != nullptr && crcs.paged()->broken());
+    }
+    // The pages that come later wake this reactor.
+    void wake_by_pages() noexcept;
     // A host or the scrub could not read valid data there, whether or not another copy exists. Reported once for each
     // band until its reset.
     void unreadable(uint32_t band, uint64_t address, Status status) noexcept;
@@ -313,6 +336,11 @@ public:
         send_base(io);
     }
     void send_base(BaseIo &io) noexcept {
+        if (pages_broken()) [[unlikely]] {
+            fail(status::internal_error);
+            busy_ios.send_later(io, reactor->now_ns(), 0);  // drop_busy() returns it
+            return;
+        }
         ++base_outstanding;
         io.status = status::ok;
         io.do_not_retry = false;
@@ -407,6 +435,7 @@ public:
     uint32_t moves_reading = 0;  // moves that may still find blocks to copy. Writer: Movers, anew in each poll
     uint64_t moves_read = 0;     // a bit for each mover that only waits for its copies. Writer: Movers, as above
     bool moves_settle = false;   // a move waits for records that are not settled. Writer: Movers, anew in each poll
+    bool moves_page = false;     // a move waits for pages of the L2P. Writer: Movers, anew in each poll
     bool moves_rest = false;     // relocation waits for the user's next writes. Writer: Movers, anew in each poll
     uint64_t moved_ns = 0;       // when bands were last being moved. Writer: Movers
     uint64_t io_before = 0;      // reads and writes of hosts. Writer: beside_io()

@@ -55,6 +55,9 @@ uint32_t FtlCore::run_line(WaitingLine &line, uint32_t &budget) noexcept {
                 writes_wait_ = true;
                 break;
             }
+            if (!state_.want(io.lba, io.block_count)) {
+                break;
+            }
             if (!reserved && state_.buffer.free.count() == 0) {
                 state_.demand.user_waits = true;
                 writes_wait_ = true;

@@ -12,16 +12,21 @@
 //            on media are numbers, too; two bits for each LBA beside the codes tell them apart, in pages that take no
 //            memory where no LBA has such an entry.
 //   wide     8 bytes, as outside.
+//
+// A table that is larger than the memory it may take is paged (ftl/paged_memory.hpp).
 #pragma once
 
 #include <algorithm>
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
+#include <memory>
 #include <span>
 
 #include "base/mutation.hpp"
 #include "base/page_memory.hpp"
+#include "ftl/paged_memory.hpp"
 #include "ftl/zone_addresses.hpp"
 
 namespace ftl {
@@ -62,15 +67,25 @@ public:
         }
         return blocks <= kCompactBlocksMax && base.zone_capacity() <= kCompactBlocksMax ? Form::compact : Form::wide;
     }
+    // With what the tables of such a device have together.
+    static Paging paging_for(Paging paging, uint64_t block_count, const ZoneAddresses &base, bool with_crcs) {
+        paging.of_bytes = block_count * (entry_bytes(form_for(base)) + (with_crcs ? sizeof(uint16_t) : 0));
+        return paging;
+    }
     static uint32_t entry_bytes(Form form) noexcept { return form == Form::wide ? sizeof(uint64_t) : sizeof(uint32_t); }
 
-    // base: where addresses can be; determines the form. Throws std::bad_alloc.
-    L2p(uint64_t block_count, const ZoneAddresses &base)
+    // base: where addresses can be; determines the form. Throws std::bad_alloc, PageFileError.
+    L2p(uint64_t block_count, const ZoneAddresses &base, const Paging &paging = {})
         : block_count_(block_count),
           form_(form_for(base)),
           numbered_(form_ != Form::wide && base.block_count() > narrow_limit_ && base.has_holes()),
-          base_(base),
-          memory_(PageMemory::or_bad_alloc(block_count * entry_bytes(form_), Pages::sparse_huge)) {
+          base_(base) {
+        const uint64_t bytes = block_count * entry_bytes(form_);
+        if (paging.pages()) {
+            paged_ = std::make_unique<PagedMemory>(bytes, paging);
+        } else {
+            memory_ = PageMemory::or_bad_alloc(bytes, Pages::sparse_huge);
+        }
         if (form_ == Form::compact) {
             tags_ = PageMemory::or_bad_alloc(block_count / kTagsInByte + 1, Pages::sparse);
         }
@@ -80,13 +95,23 @@ public:
     [[nodiscard]] uint64_t get(uint64_t lba) const noexcept {
         switch (form_) {
             case Form::narrow:
-                return widened(~narrow()[lba]);
+                return widened(~*at<uint32_t>(lba));
             case Form::compact:
-                return decoded(lba, ~narrow()[lba]);
+                return decoded(lba, ~*at<uint32_t>(lba));
             case Form::wide:
                 break;
         }
-        return ~wide()[lba];
+        return ~*at<uint64_t>(lba);
+    }
+    // The same, for who looks at all LBAs in their order.
+    [[nodiscard]] uint64_t peek(uint64_t lba) const noexcept {
+        if (!paged_) {
+            return get(lba);
+        }
+        const uint8_t *memory = paged_->peek(lba * entry_bytes(form_));
+        return form_ == Form::narrow    ? widened(~one<uint32_t>(memory))
+               : form_ == Form::compact ? decoded(lba, ~one<uint32_t>(memory))
+                                        : ~one<uint64_t>(memory);
     }
     // Its address, if it has one, must be in a zone.
     void set(uint64_t lba, uint64_t entry) noexcept {
@@ -94,18 +119,22 @@ public:
             case Form::narrow: {
                 // Pending payloads keep their distance from the top when cut to 30 bits.
                 const uint64_t low = is_numbered(entry) ? base_.number(payload(entry)) : entry;
-                narrow()[lba] = ~(static_cast<uint32_t>(entry >> kTagShift) << kNarrowShift |
-                                  static_cast<uint32_t>(low & kNarrowMask));
+                *to<uint32_t>(lba) = ~(static_cast<uint32_t>(entry >> kTagShift) << kNarrowShift |
+                                       static_cast<uint32_t>(low & kNarrowMask));
                 return;
             }
             case Form::compact:
                 set_compact(lba, entry);
                 return;
             case Form::wide:
-                wide()[lba] = ~entry;
+                *to<uint64_t>(lba) = ~entry;
         }
     }
     void prefetch(uint64_t lba) const noexcept {
+        if (paged_) {
+            paged_->want(lba * entry_bytes(form_), PagedMemory::For::hosts);
+            return;
+        }
         __builtin_prefetch(memory_.data() + lba * entry_bytes(form_), 1);
         if (tagged_ != 0) {
             __builtin_prefetch(tags_.data() + lba / kTagsInByte, 1);
@@ -121,19 +150,25 @@ public:
         if (form_ != Form::narrow || numbered_) {
             return false;
         }
-        invert(entries, narrow() + first);
+        invert(first, entries);
         return true;
     }
     [[nodiscard]] bool set_range(uint64_t first, std::span<const uint64_t> entries) noexcept {
         if (form_ != Form::wide) {
             return false;
         }
-        invert(entries, wide() + first);
+        invert(first, entries);
         return true;
     }
     // The entries of these LBAs in the order of the LBAs, as visit(entry).
     template <typename Visit>
     void each(uint64_t first, uint64_t end, Visit &&visit) const noexcept {
+        if (paged_) {
+            for (uint64_t lba = first; lba < end; ++lba) {
+                visit(peek(lba));
+            }
+            return;
+        }
         switch (form_) {
             case Form::narrow:
                 for (uint64_t lba = first; lba < end; ++lba) {
@@ -165,6 +200,12 @@ public:
         return numbered_ || form_ == Form::compact ? base_.has(payload(entry)) : payload(entry) < base_.block_count();
     }
     [[nodiscard]] uint64_t block_count() const noexcept { return block_count_; }
+    // Null: everything is in memory.
+    [[nodiscard]] PagedMemory *paged() const noexcept { return paged_.get(); }
+    // Whether get() and set() of these LBAs need not wait for pages; those that are missing are on their way then.
+    [[nodiscard]] bool want(uint64_t lba, uint64_t count, PagedMemory::For whom) const noexcept {
+        return !paged_ || paged_->want_range(lba * entry_bytes(form_), count * entry_bytes(form_), whom);
+    }
     [[nodiscard]] Form form() const noexcept { return form_; }
     // Whether the memory of one has the same meaning in the other.
     [[nodiscard]] bool is_like(const L2p &other) const noexcept {
@@ -219,7 +260,7 @@ private:
             code = static_cast<uint32_t>(numbered_ ? base_.number(payload(entry)) : payload(entry));
             bits = static_cast<unsigned>(tag(entry));
         }
-        narrow()[lba] = ~code;
+        *to<uint32_t>(lba) = ~code;
         if (bits != 0 || (tagged_ != 0 && !MUTATED(l2p_tag_kept))) {
             set_tag_bits(lba, bits);
         }
@@ -235,10 +276,36 @@ private:
         }
     }
     template <typename Entry>
-    static void invert(std::span<const Entry> from, Entry *to) noexcept {
-        for (size_t i = 0; i < from.size(); ++i) {
-            to[i] = ~from[i];
+    void invert(uint64_t first, std::span<const Entry> from) noexcept {
+        for (size_t i = 0; i < from.size();) {
+            // As many as are in one piece.
+            const size_t end = paged_ ? std::min(from.size(), i + in_page<Entry>(first + i)) : from.size();
+            Entry *memory = to<Entry>(first + i);
+            for (; i < end; ++i) {
+                *memory++ = ~from[i];
+            }
         }
+    }
+    template <typename Entry>
+    [[nodiscard]] size_t in_page(uint64_t lba) const noexcept {
+        const size_t entries = paged_->page_bytes() / sizeof(Entry);
+        return entries - lba % entries;
+    }
+    template <typename Entry>
+    [[nodiscard]] static Entry one(const uint8_t *memory) noexcept {
+        Entry entry;
+        std::memcpy(&entry, memory, sizeof(entry));
+        return entry;
+    }
+    template <typename Entry>
+    [[nodiscard]] const Entry *at(uint64_t lba) const noexcept {
+        return reinterpret_cast<const Entry *>(paged_ ? paged_->read(lba * sizeof(Entry))
+                                                      : memory_.data() + lba * sizeof(Entry));
+    }
+    template <typename Entry>
+    [[nodiscard]] Entry *to(uint64_t lba) noexcept {
+        return reinterpret_cast<Entry *>(paged_ ? paged_->write(lba * sizeof(Entry))
+                                                : memory_.data() + lba * sizeof(Entry));
     }
     [[nodiscard]] uint64_t *wide() const noexcept { return reinterpret_cast<uint64_t *>(memory_.data()); }
     [[nodiscard]] uint32_t *narrow() const noexcept { return reinterpret_cast<uint32_t *>(memory_.data()); }
@@ -250,6 +317,7 @@ private:
     bool numbered_;  // blocks have other numbers than addresses
     ZoneAddresses base_;
     PageMemory memory_;
+    std::unique_ptr<PagedMemory> paged_;  // instead of memory_
     PageMemory tags_;
     uint64_t tagged_ = 0;  // LBAs with tag bits that are not 0
 };

@@ -78,6 +78,7 @@ uint32_t Movers::run() noexcept {
     scanning_ = false;
     state_.moves_settle = false;
     state_.moves_rest = false;
+    state_.moves_page = false;
     state_.moves_reading = 0;
     state_.moves_read = 0;
     uint32_t work = 0;

@@ -88,6 +88,7 @@ public:
 private:
     static constexpr uint32_t kWindowBlocks = 8;              // of summary read at a time
     static constexpr uint32_t kRunBlocks = 32;                // data blocks read at a time
+    static constexpr uint32_t kPagesAhead = 64;               // entries whose L2P pages are read ahead
     static constexpr uint32_t kGapBlocks = 64;                // blocks read at a time in search of the next header
     static constexpr uint32_t kAheadAfter = 32;               // headers of a zone before a walk reads ahead
     static constexpr uint64_t kStepNs = 1'000'000;            // a paced move makes a step at least this often
@@ -135,6 +136,7 @@ private:
         uint32_t first_offset = 0;
         uint32_t entry = 0;
         uint32_t entry_count = 0;
+        uint32_t wanted = 0;  // pages for the entries before it were asked for
         // Records that may be valid. The scrub has none.
         std::optional<RecordGroup> group;
         RecordStep record_step = RecordStep::find;
@@ -218,6 +220,7 @@ private:
     static void on_metadata(Io &io) noexcept;
     static void on_read(Io &io) noexcept;
     [[nodiscard]] bool in_force(const Mover &mover, uint32_t entry) const noexcept;
+    [[nodiscard]] bool has_page(Mover &mover, uint32_t entry) const noexcept;
     [[nodiscard]] bool may_uncover(uint32_t &uncovered) noexcept;
     [[nodiscard]] bool may_go_on() noexcept;
 

@@ -21,6 +21,27 @@ bool Movers::in_force(const Mover &mover, uint32_t entry) const noexcept {
            state_.l2p.get(block.lba) == state_.zone(mover.band, mover.punit).start + offset;
 }
 
+// Whether in_force() of this entry need not wait for a page, and the CRC of a copy neither. The pages for the next
+// entries are on their way then.
+bool Movers::has_page(Mover &mover, uint32_t entry) const noexcept {
+    if (state_.l2p.paged() == nullptr) {
+        return true;
+    }
+    const auto want = [&](uint32_t number) {
+        const uint64_t lba = mover.entries[number].lba;
+        if (lba >= state_.config.block_count) {
+            return true;
+        }
+        return state_.l2p.want(lba, 1, PagedMemory::For::core) &&
+               (mover.scrubs || !in_force(mover, number) || state_.crcs.want(lba, 1, PagedMemory::For::core));
+    };
+    const uint32_t ahead = std::min(mover.entry_count, entry + kPagesAhead);
+    for (mover.wanted = entry == 0 ? 0 : std::max(mover.wanted, entry); mover.wanted < ahead; ++mover.wanted) {
+        want(mover.wanted);
+    }
+    return want(entry);
+}
+
 // Whether another chunk may be uncovered in this step.
 bool Movers::may_uncover(uint32_t &uncovered) noexcept {
     scanning_ |= uncovered >= kScanStep;
@@ -57,6 +78,10 @@ bool Movers::scan_window(Mover &mover) noexcept {
             }
             continue;
         }
+        if (!has_page(mover, mover.entry)) {
+            state_.moves_page = true;
+            return false;
+        }
         if (!valid(mover.entry)) {
             ++mover.entry;
             continue;
@@ -85,7 +110,8 @@ bool Movers::scan_window(Mover &mover) noexcept {
             read.slots[read.count++] = slot;
             ++mover.entry;
         } while (mover.entry < mover.entry_count && read.count < run_max && buffer.free.count() > 0 &&
-                 valid(mover.entry) && !state_.trims.hides(mover.entries[mover.entry].lba));
+                 has_page(mover, mover.entry) && valid(mover.entry) &&
+                 !state_.trims.hides(mover.entries[mover.entry].lba));
         ++mover.reads;
         ++state_.reloc_reads;
         state_.throttle.relocates(read.count);

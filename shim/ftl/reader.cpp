@@ -39,6 +39,14 @@ void Reader::start(Io &io, IoList &done) noexcept {
     io.device_data[1] = 0;
     io.device_data[2] = 0;
     state_.stats.user_read_blocks += io.block_count;
+    if (!state_.want(io.lba, io.block_count)) {
+        paging_.push(io);
+        return;
+    }
+    look_up(io, done);
+}
+
+void Reader::look_up(Io &io, IoList &done) noexcept {
     if (!waiting_.empty() || !advance(io)) {
         waiting_.push(io);
     } else if (io.device_data[0] == 0) {
@@ -48,6 +56,17 @@ void Reader::start(Io &io, IoList &done) noexcept {
 
 uint32_t Reader::run(IoList &done) noexcept {
     uint32_t work = 0;
+    IoList paging;
+    paging.append(paging_);
+    while (!paging.empty()) {
+        Io &io = *paging.pop();
+        if (state_.want(io.lba, io.block_count)) {
+            look_up(io, done);
+            ++work;
+        } else {
+            paging_.push(io);
+        }
+    }
     while (!waiting_.empty() && !free_.empty()) {
         Io &io = *waiting_.front();
         const bool complete = advance(io);
@@ -64,6 +83,7 @@ uint32_t Reader::run(IoList &done) noexcept {
 }
 
 void Reader::fail(IoList &done) noexcept {
+    waiting_.append(paging_);
     while (!waiting_.empty()) {
         Io &io = *waiting_.pop();
         io.status = state_.failed;
@@ -243,6 +263,10 @@ void Reader::came_back(Child &child) noexcept {
     free_.push_back(&child);
     // Only the base's poll() runs this, never the parent's submit().
     if (--parent.device_data[0] == 0 && parent.device_data[2] != 0) {
+        if (state_.pages_broken()) [[unlikely]] {
+            state_.fail(status::internal_error);
+            parent.status = state_.failed;
+        }
         parent.complete(parent);
     }
 }

@@ -29,11 +29,11 @@ public:
     // The read must be within the device. If it is finished at once, or fails, it goes to done; otherwise it completes
     // later.
     void start(Io &io, IoList &done) noexcept;
-    // Continues reads that waited for children.
+    // Continues reads that waited for children or pages.
     uint32_t run(IoList &done) noexcept;
     // The core has failed: ends every read that has nothing in flight.
     void fail(IoList &done) noexcept;
-    [[nodiscard]] bool waiting() const noexcept { return !waiting_.empty(); }
+    [[nodiscard]] bool waiting() const noexcept { return !waiting_.empty() || !paging_.empty(); }
 
 private:
     static constexpr uint32_t kChildren = 1024;
@@ -60,6 +60,7 @@ private:
     enum class Found : uint8_t { here, in_flight, lost };
 
     // device_data of a parent: [0] children in flight, [1] next block, [2] all blocks were looked up.
+    void look_up(Io &io, IoList &done) noexcept;
     bool advance(Io &io) noexcept;
     uint32_t issue_run(Io &io, uint32_t block, IovCursor &cursor, uint64_t address, uint32_t limit) noexcept;
     static uint32_t point_iov(Child &child, IovCursor cursor, uint32_t most_blocks) noexcept;
@@ -79,7 +80,8 @@ private:
     std::vector<Child> children_;
     PageMemory pages_;  // of the children
     std::vector<Child *> free_;
-    IoList waiting_;
+    IoList waiting_;  // for children
+    IoList paging_;   // for pages of the L2P
     Patience patience_{kBusyReadPatienceNs};
 };
 

@@ -22,8 +22,10 @@ constexpr size_t kAhead = 16;
 }  // namespace
 
 RestoredL2p::RestoredL2p(uint64_t block_count, const ZoneAddresses &base, bool with_crcs, bool with_seqs,
-                         bool many_seqs)
-    : l2p_(block_count, base), crcs_(block_count, with_crcs) {
+                         bool many_seqs, Paging paging)
+    : paging_(L2p::paging_for(std::move(paging), block_count, base, with_crcs)),
+      l2p_(block_count, base, paging_),
+      crcs_(block_count, with_crcs, paging_) {
     if (with_seqs) {
         seqs_ =
             PageMemory::or_bad_alloc(block_count * sizeof(uint64_t), many_seqs ? Pages::sparse_huge : Pages::sparse);
@@ -259,16 +261,20 @@ RestoredL2p RestoredL2p::grown(uint64_t block_count, const ZoneAddresses &base) 
     if (block_count < this->block_count()) {
         throw std::invalid_argument("grown: the device would be smaller");
     }
-    RestoredL2p larger(block_count, base, has_crcs(), false);
+    RestoredL2p larger(block_count, base, has_crcs(), false, true, paging_);
     larger.strange_ = strange_;
     for (uint64_t lba = 0; lba < this->block_count(); ++lba) {
-        const uint64_t known = entry(lba);
+        const uint64_t known = l2p_.peek(lba);
         if (known != L2p::kInvalid) {
             larger.put(lba, known);
             larger.put_crc(lba, crc(lba));
         }
     }
     return larger;
+}
+
+void RestoredL2p::check_pages() const {
+    check_pages_of(l2p_.paged(), crcs_.paged(), paging_.folder);
 }
 
 void RestoredL2p::check_range(uint64_t lba, uint64_t count, const char *what) const {

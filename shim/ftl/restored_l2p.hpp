@@ -9,7 +9,10 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
+#include <mutex>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "base/page_memory.hpp"
@@ -53,8 +56,9 @@ public:
         uint64_t of_version = 0;   // of the table, when it was counted
     };
 
-    // base: where addresses can be; determines the form of entries, as in L2p. Throws std::bad_alloc.
-    RestoredL2p(uint64_t block_count, const ZoneAddresses &base, bool with_crcs, bool with_seqs, bool many_seqs = true);
+    // base: where addresses can be; determines the form of entries, as in L2p. Throws std::bad_alloc, PageFileError.
+    RestoredL2p(uint64_t block_count, const ZoneAddresses &base, bool with_crcs, bool with_seqs, bool many_seqs = true,
+                Paging paging = {});
 
     // From now on an entry without a seq counts as a version with this one: entries of a checkpoint are put so.
     void assume(uint64_t seq) noexcept { assumed_ = seq; }
@@ -82,6 +86,8 @@ public:
 
     // Below, lba must be one of the device.
     [[nodiscard]] uint64_t entry(uint64_t lba) const noexcept { return l2p_.get(lba); }
+    [[nodiscard]] uint64_t peek(uint64_t lba) const noexcept { return l2p_.peek(lba); }
+    [[nodiscard]] uint16_t peek_crc(uint64_t lba) const noexcept { return crcs_.peek(lba); }
     [[nodiscard]] uint16_t crc(uint64_t lba) const noexcept { return crcs_.get(lba); }
     // 0: no version is known, or the seqs were dropped.
     [[nodiscard]] uint64_t seq(uint64_t lba) const noexcept { return has_seqs() ? known_seq(lba) : 0; }
@@ -107,6 +113,11 @@ public:
     [[nodiscard]] bool has_seqs() const noexcept { return seqs_.data() != nullptr; }
     [[nodiscard]] bool has_crcs() const noexcept { return crcs_.kept(); }
     [[nodiscard]] bool is_like(const L2p &l2p) const noexcept { return l2p_.is_like(l2p); }
+    [[nodiscard]] const std::string &page_folder() const noexcept { return paging_.folder; }
+    // Throws PageFileError if a page could not be read or written: the content is wrong.
+    void check_pages() const;
+    // Pages allow one user at a time, who may only read, too.
+    [[nodiscard]] std::unique_lock<std::mutex> lock() const { return std::unique_lock(*alone_); }
     // It increases with every change.
     [[nodiscard]] uint64_t version() const noexcept { return version_; }
 
@@ -132,6 +143,7 @@ private:
         return held_.data() != nullptr && (held()[lba / 64] >> (lba % 64) & 1) != 0;
     }
 
+    Paging paging_;
     L2p l2p_;
     BlockCrcs crcs_;
     PageMemory seqs_;
@@ -140,6 +152,7 @@ private:
     bool strange_ = false;  // something was to be put that the L2P cannot have
     std::vector<Copy> copies_;
     uint64_t version_ = 0;
+    std::unique_ptr<std::mutex> alone_ = std::make_unique<std::mutex>();
 };
 
 // The parts of ranges that no range before them has. Ranges are cut at `end`.

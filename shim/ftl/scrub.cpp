@@ -153,6 +153,10 @@ bool Movers::scrub_window(Mover &mover) noexcept {
             }
             continue;
         }
+        if (!has_page(mover, mover.entry)) {
+            passed();
+            return false;
+        }
         if (!in_force(mover, mover.entry)) {
             ++mover.entry;
             continue;
@@ -181,8 +185,8 @@ bool Movers::scrub_window(Mover &mover) noexcept {
             const BlockEntry &next = mover.entries[mover.entry++];
             read.lbas[read.count] = next.lba;
             read.crcs[read.count++] = next.crc;
-        } while (mover.entry < mover.entry_count && read.count < run_max && in_force(mover, mover.entry) &&
-                 !state_.trims.hides(mover.entries[mover.entry].lba));
+        } while (mover.entry < mover.entry_count && read.count < run_max && has_page(mover, mover.entry) &&
+                 in_force(mover, mover.entry) && !state_.trims.hides(mover.entries[mover.entry].lba));
         state_.scrubbed.seen += read.count;
         ++mover.reads;
         send(read, read.address, read.count, 0);

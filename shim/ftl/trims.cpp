@@ -170,6 +170,11 @@ uint32_t Trims::run(CoreState &state, uint32_t budget) noexcept {
         trim.next += passed;
         spent += static_cast<uint32_t>(passed / kChunksPerEntry) + 1;
         if (found != nullptr) {
+            if (!state.l2p.want(trim.next << shift_, uint64_t{1} << shift_, PagedMemory::For::core)) {
+                static_cast<void>(state.l2p.want(trim.next << shift_, std::min(trim.end - trim.next, kAhead) << shift_,
+                                                 PagedMemory::For::core));
+                break;
+            }
             apply(state, trim.next++);
             spent += 1U << shift_;
         }

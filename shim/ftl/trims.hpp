@@ -24,7 +24,8 @@ public:
     static constexpr uint32_t kChunkBlocks = 128;               // LBAs of a chunk, unless the config has fewer
     static constexpr uint32_t kMost = 120;                      // trims that are not applied, at once
     static constexpr uint64_t kPartBlocks = uint64_t{1} << 27;  // a larger trim is accepted in several parts
-    static constexpr uint32_t kChunksPerEntry = 64;             // to look at so many chunks costs as much as one entry
+    static constexpr uint64_t kAhead = 64;           // chunks whose entries are read ahead, if they are paged
+    static constexpr uint32_t kChunksPerEntry = 64;  // to look at so many chunks costs as much as one entry
 
     // chunk_blocks: a power of two, at most kChunkBlocks. Throws std::bad_alloc.
     Trims(uint64_t block_count, uint32_t chunk_blocks);

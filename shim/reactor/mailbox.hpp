@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// A lock-free queue from one thread to another one, without a capacity: the items are linked through a member of their
-// own. The sender pushes one at a time; the receiver takes all that are there, oldest first.
+// A lock-free queue from any threads to one, without a capacity: the items are linked through a member of their own. A
+// sender pushes one at a time; the receiver takes all that are there, oldest first.
 #pragma once
 
 #include <atomic>
@@ -18,7 +18,7 @@ public:
     Mailbox &operator=(const Mailbox &) = delete;
     ~Mailbox() = default;
 
-    // The sender. What it has written before is visible to who takes the item; it must not touch the item any more.
+    // A sender. What it has written before is visible to who takes the item; it must not touch the item any more.
     void push(T &item) noexcept {
         T *head = head_.load(std::memory_order_relaxed);
         do {

@@ -120,6 +120,11 @@ def lines_of(stats: Mapping[str, Any]) -> Iterator[str]:
             f"level them{used}"
         ))  # fmt: skip
     yield _row("throttled", show_us(core["throttled_ns"] / 1000), "writes have waited for a limit")
+    if core.get("l2p_page_reads", 0) + core.get("l2p_page_writes", 0):
+        yield _row("L2P pages", f"{show_count(core['l2p_page_reads'])} read", (
+            f"{show_count(core['l2p_page_writes'])} written; {show_count(core['l2p_page_waits'])} of both have made "
+            "all I/O wait"
+        ))  # fmt: skip
     cache = stats["nv_cache"]["write"]["blocks"]
     if cache:
         yield _row("nv cache", _blocks(cache), "written")

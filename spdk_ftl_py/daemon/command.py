@@ -184,6 +184,15 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         ),
     )
     parser.add_argument(
+        "--l2p-dir",
+        metavar="DIR",
+        type=path,
+        help=(
+            "existing directory on a local drive for L2P pages of FTLs with conf l2p_dram_limit that are not in memory "
+            "(default: the state directory)"
+        ),
+    )
+    parser.add_argument(
         "--peer-timeout",
         metavar="SECONDS",
         type=seconds,
@@ -330,6 +339,7 @@ def run(args: argparse.Namespace) -> int:
                 transport=args.transport,
                 peer_timeout_s=args.peer_timeout,
                 buffer_directory=args.buffer_dir,
+                l2p_directory=args.l2p_dir,
                 limits=args.limit,
                 target_keys=args.target_keys,
                 target_user=None if args.target_user is None else _target_user(args.target_user),

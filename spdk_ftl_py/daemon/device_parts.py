@@ -158,8 +158,9 @@ class DeviceParts:
         self.target_rpc = rpc = identity.rpc(self.target)
         self.link = BaseLink(rpc, lambda: self.options, self.uuid, identity)
         self.maker = FtlMaker(
-            self.uuid, lambda: self.options, identity.buffer_dir, progress=self._report, on_lossy=self._alarm
-        )
+            self.uuid, lambda: self.options, identity.buffer_dir, identity.l2p_dir,
+            progress=self._report, on_lossy=self._alarm,
+        )  # fmt: skip
         self.search = BaseSearch(
             rpc, lambda: self.options, self.uuid, identity.prober, self._moved, lambda: self.life_seen
         )

@@ -13,6 +13,7 @@ from ..ftl import creation, loading
 from ..ftl.cache.nv_cache_keeper import CacheMissingError
 from ..ftl.device import FtlDevice
 from ..ftl.load.grow import Grow
+from ..ftl.load.pages import Pages
 from ..ftl.load.restore import Room
 from ..ftl.media.blockdev import BlockPort
 from ..ftl.media.signatures import find_foreign
@@ -33,6 +34,7 @@ class FtlMaker:
         device: UUID,
         options: Callable[[], FtlOptions],
         buffer_dir: Path | None,
+        l2p_dir: Path | None,
         *,
         progress: Progress,
         on_lossy: Callable[[], object],
@@ -41,6 +43,7 @@ class FtlMaker:
         self._device = device
         self._options = options
         self._buffer_dir = buffer_dir
+        self._pages = None if l2p_dir is None else Pages(l2p_dir)
         self._progress = progress
         self._on_lossy = on_lossy
         self._replaced_policies: dict[str, str] = {}
@@ -74,6 +77,7 @@ class FtlMaker:
                 settings=options.settings,
                 num_punits=options.num_punits,
                 buffer_dir=self._buffer_dir,
+                pages=self._pages,
                 cache=media.cache,
                 without_cache=without_cache or options.without_cache,
                 cache_scrubbed=cache_scrubbed,
@@ -112,6 +116,7 @@ class FtlMaker:
             num_punits=options.num_punits,
             optimal_open_zones=optimal_open_zones(base, options),
             buffer_dir=self._buffer_dir,
+            pages=self._pages,
             cache=media.cache,
             progress=self._progress,
             base_name=options.base_bdev,

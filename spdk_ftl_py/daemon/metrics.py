@@ -222,6 +222,24 @@ METRICS: Final = (
         "Time that writes of hosts have waited because of a limit",
         _core("throttled_ns", 1e-9),
     ),
+    Kind(
+        "spdk_ftl_mapping_pages_read_total",
+        "counter",
+        "Pages of the L2P that were read from the L2P directory (l2p_dram_limit)",
+        _core("l2p_page_reads"),
+    ),
+    Kind(
+        "spdk_ftl_mapping_pages_written_total",
+        "counter",
+        "Pages of the L2P that were written there",
+        _core("l2p_page_writes"),
+    ),
+    Kind(
+        "spdk_ftl_mapping_page_waits_total",
+        "counter",
+        "Of both, those for which all I/O of the FTL has waited",
+        _core("l2p_page_waits"),
+    ),
     # --- bands, limits, relocation
     Kind(
         "spdk_ftl_bands",

@@ -104,6 +104,11 @@ def _why_not(error: OSError, port: int) -> str:
     return f"{error.strerror}: give another address"
 
 
+def check_l2p_directory(path: Path) -> None:
+    """Raises FtlError unless it is a directory of this user alone. Whether it has room, each FTL finds out."""
+    os.close(open_directory(path, "L2P directory", "give another with --l2p-dir"))
+
+
 def check_buffer_directory(path: Path) -> None:
     """The directory exists. Raises FtlError if no write buffer could be made there; warns if it is not in memory."""
     shown = f"buffer directory {path}"

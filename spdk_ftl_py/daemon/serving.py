@@ -31,7 +31,14 @@ from .load_turns import LoadTurns
 from .log_rpcs import LogRpcs
 from .metrics import PATH as METRICS_PATH
 from .native_engine import NativeEngine
-from .preflight import NewDirectories, check_apart, check_buffer_directory, check_descriptors, check_listen
+from .preflight import (
+    NewDirectories,
+    check_apart,
+    check_buffer_directory,
+    check_descriptors,
+    check_l2p_directory,
+    check_listen,
+)
 from .registry import Registry
 from .requester import asked_for_by
 from .saved import SavedFtl
@@ -61,6 +68,7 @@ async def serve(
     transport: str = TransportName.TCP.value,
     peer_timeout_s: float,
     buffer_directory: Path,
+    l2p_directory: Path | None,
     limits: Sequence[str] = (),
     target_keys: bool = True,
     target_user: int | None = None,
@@ -116,6 +124,8 @@ async def serve(
         opened.enter_context(on_signals(end, tell))
         buffer_directory = make_buffer_directory(buffer_directory)
         check_buffer_directory(buffer_directory)
+        if l2p_directory is not None:
+            check_l2p_directory(l2p_directory)
         state = StateDirectory(state_directory)
         state.open()
         opened.callback(exports.close)
@@ -126,6 +136,7 @@ async def serve(
             listen,
             peer_timeout_s,
             buffer_directory,
+            l2p_directory or state.path,
             state.path / "keys" if target_keys else None,
             peers,
             target_user,

@@ -16,12 +16,14 @@ from ..runtime.reactor import ReactorLoop
 from ..runtime.tasks import to_its_end
 from ..runtime.turns import aside
 from ..runtime.waiting import until
+from .load.pages import NO_PAGES, PageOptions, file_error
 from .media.geometry import BLOCK_BYTES, Geometry
 
 CLOSE_TIMEOUT_S: Final = 10.0
 CLOSE_INTERVAL_S: Final = 0.002
 _OF_THE_CORE: Final = (
     *("lba_rsvd", "write_buffer_size", "band_thld", "max_reloc_qdepth", "nv_cache", "use_append", "verify_reads"),
+    "l2p_dram_limit",
 )
 """Settings that the core gets at its construction."""
 
@@ -38,9 +40,11 @@ async def make_core(
     buffer_blocks: int = 0,
     no_data: bool = False,
     media_uuid: UUID | None = None,
+    pages: PageOptions = NO_PAGES,
 ) -> _shim.FtlCore:
-    """An FtlCore for a conf and geometry. media_uuid: the uuid in its records on the base, if that differs. Raises
-    ConfError if its pools can't be made, MemoryShortError, FtlError if the write buffer file can't be made."""
+    """An FtlCore for a conf and geometry. media_uuid: the uuid in its records on the base, if that differs. pages: of
+    its L2P, unless it takes over a table. Raises ConfError if its pools can't be made, MemoryShortError, FtlError if
+    the file for its write buffer or pages can't be made."""
     try:
         bands = await aside(geometry.zone_count, geometry.band_zone_starts)
         config = functools.partial(
@@ -65,6 +69,7 @@ async def make_core(
             next_seq=next_seq,
             verify_reads=conf.verify_reads,
             no_data=no_data,
+            **pages,
         )
         made: list[_shim.FtlCore] = []
         try:
@@ -83,6 +88,8 @@ async def make_core(
         ) from error
     except ValueError as error:
         raise ConfError(f"can't create the FTL's data path: {error}") from error
+    except _shim.PageFileError as error:
+        raise FtlError(file_error(error, "can't create the FTL's data path"), errno=error.errno) from error
     except OSError as error:
         wanted = (buffer_blocks or write_buffer_blocks(conf, geometry)) * BLOCK_BYTES
         raise FtlError(

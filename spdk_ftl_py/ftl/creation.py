@@ -20,6 +20,7 @@ from .cache.nv_cache_keeper import CacheKeeper
 from .core import close_core, make_core
 from .device import FtlDevice
 from .gc.reloc import surroundings
+from .load.pages import Pages, page_options
 from .load.running import percent_by_size
 from .load.write_buffer_file import BufferFiles
 from .media.blockdev import BUSY_PATIENCE_S, BlockPort
@@ -46,6 +47,7 @@ async def create(
     optimal_open_zones: int = 0,
     progress: Progress | None = None,
     buffer_dir: Path | None = None,
+    pages: Pages | None = None,
     cache: _shim.BlockDevice | None = None,
     base_name: str = "",
     cache_name: str = "",
@@ -56,10 +58,11 @@ async def create(
     """Makes a new, empty FTL on a zoned device. Everything on the device and on the nv cache is erased. uuid: by
     default a new one. media_uuid: the one in its records on the base, which no host may know (docs/media-layout.md,
     "Media uuid"); by default a random one. buffer_dir: the directory of its write buffer file, which outlives the
-    process; None: no file. cache: a conventional device that becomes its nv cache. base_name, cache_name: the names of
-    their bdevs, for messages. no_data: for benchmarks on a device that does not have to keep anything; the FTL cannot
-    be loaded again, and takes no cache. zones: from a recent zone report; None: this requests one. replaced_policies:
-    for the next load in this process (memory of Guard).
+    process; None: no file. pages: where the L2P may be if conf l2p_dram_limit is set. cache: a conventional device
+    that becomes its nv cache. base_name, cache_name: the names of their bdevs, for messages. no_data: for
+    benchmarks on a device that does not have to keep anything; the FTL cannot be loaded again, and takes no cache.
+    zones: from a recent zone report; None: this requests one. replaced_policies: for the next load in this process
+    (memory of Guard).
 
     Raises ConfError, ParameterError or GeometryError before anything is erased if the device or conf is unsuitable,
     DataNotKeptError if base or cache do not keep data, and MediaError if the device fails. Nothing is left behind then
@@ -87,14 +90,16 @@ async def create(
         uuid = uuid or uuid4()
         media_uuid = media_uuid or uuid4()
         # Check everything that can be checked before anything is erased.
+        paged = page_options(pages, conf)
         files = None
         if buffer_dir is not None and not no_data:
             files = BufferFiles.acquire(buffer_dir, uuid)
             steps.on_undo("lock the write buffer's file", files.release)
         buffer = files.path(1) if files else None
         core = await make_core(
-            reactor, base, uuid, conf, geometry, media_uuid=media_uuid, buffer=buffer, no_data=no_data
-        )
+            reactor, base, uuid, conf, geometry, media_uuid=media_uuid, buffer=buffer, no_data=no_data,
+            pages=paged,
+        )  # fmt: skip
         if files is not None:
             steps.on_undo("make the write buffer's file", files.remove)
         steps.on_undo("make the core", functools.partial(close_core, reactor, core))

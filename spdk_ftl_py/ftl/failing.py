@@ -40,7 +40,13 @@ class Failing:
             self._core.fail(getattr(error, "status", 0) or Status.INTERNAL_ERROR)
 
     def core_failed(self, status: int, *, by_flush: bool = False) -> None:
-        if by_flush:
+        if self._core.pages_lost:
+            message = (
+                "pages of the L2P are lost, because the drive of the L2P directory has failed (l2p_dram_limit): give "
+                "another with --l2p-dir; nothing durable is lost"
+            )
+            self.fail(MediaError(f"{self._name()}: {message}", status=status))
+        elif by_flush:
             message = f"the base device can't flush ({status_text(status)}): data in its volatile cache may be lost"
             self.fail(FlushDoubtError(f"{self._name()}: {message}", status=status))
         else:

@@ -26,6 +26,7 @@ from .device import FtlDevice
 from .gc.reloc import surroundings
 from .load.grow import Grow, plan_growth, take_zones
 from .load.held import HeldWrites, Recovered, RecoveredBlock
+from .load.pages import NO_PAGES, Pages, file_error, page_options
 from .load.restore import Room, restore
 from .load.restored import Restored
 from .load.room import lacks_room, make_room
@@ -50,8 +51,9 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-def _memory_named(load: Callable[P, Awaitable[T]]) -> Callable[P, Coroutine[Any, Any, T]]:
-    """Where memory runs out in a load, the error names it. What the load has taken is given back by then."""
+def _shortage_named(load: Callable[P, Awaitable[T]]) -> Callable[P, Coroutine[Any, Any, T]]:
+    """Where memory runs out in a load, or the file of L2P pages fails, the error names it. What the load has taken is
+    given back by then."""
 
     @functools.wraps(load)
     async def named(*args: P.args, **options: P.kwargs) -> T:
@@ -62,11 +64,13 @@ def _memory_named(load: Callable[P, Awaitable[T]]) -> Callable[P, Coroutine[Any,
                 f"{options['name']}: there is not enough memory to load FTL {options['uuid']}: end other programs, or "
                 "load it on a machine with more memory; the load can be repeated"
             ) from error
+        except _shim.PageFileError as error:
+            raise FtlError(file_error(error, str(options["name"])), errno=error.errno) from error
 
     return named
 
 
-@_memory_named
+@_shortage_named
 async def load(
     reactor: ReactorLoop,
     base: _shim.BlockDevice,
@@ -85,13 +89,15 @@ async def load(
     life: int = 0,
     replaced_policies: dict[str, str] | None = None,
     room: Room | None = None,
+    pages: Pages | None = None,
 ) -> FtlDevice:
     """Loads the FTL with that uuid, in the state of its halt, or of its crash. With the same buffer_dir no acknowledged
     write is missing. An earlier device of this process for the same FTL must be closed. cache: the nv cache of the FTL,
     or a new one; cache_scrubbed: the new cache is scrubbed already. without_cache: the FTL gives its cache up, and data
     that only the cache holds is lost. on_lossy is called if writes that hosts did not flush may be lost, before the new
     superblock is written: a load that is repeated after that would not know. grow: onto the whole base; without it,
-    zones that the superblock does not name are left alone. life: the least incarnation that the FTL must have; an older
+    zones that the superblock does not name are left alone. pages: where the L2P may be if conf l2p_dram_limit is set;
+    otherwise the limit is ignored, with a line in the log. life: the least incarnation that the FTL must have; an older
     state is refused. room: asked before the load takes memory beside the L2P, and with 0 when it has none any more.
 
     settings: of the conf, as FtlConf.from_dict() takes them. They override the superblock, including settings with
@@ -125,10 +131,12 @@ async def load(
         read_cache = keeper.source(without_cache=without_cache, scrubbed=cache_scrubbed, progress=report)
         found = await restore(
             port, uuid, settings=settings, num_punits=num_punits, progress=progress, sources=(read_buffer, read_cache),
-            room=room,
+            room=room, pages=pages,
         )  # fmt: skip
         if room is not None:
             await room(bytes_for(found.geometry) if found.walked else 0)
+        if pages is None and found.conf.l2p_dram_limit:
+            log.warning("%s: conf l2p_dram_limit has no effect: there is no directory for pages (l2p_dir)", name)
         for line in ignored_in_superblock(found.superblock.content["conf"]):
             log.warning("%s: %s", name, line)
         # A damaged superblock does not mean that this is a copy: then the one before counts, as always.
@@ -170,6 +178,7 @@ async def load(
             alarm=alarm,
             grown=grown,
             room=room,
+            pages=pages,
         )
     device.start()
     return device
@@ -190,6 +199,7 @@ async def _loaded(
     alarm: Callable[[], object] | None,
     grown: bool,
     room: Room | None,
+    pages: Pages | None,
 ) -> FtlDevice:
     uuid = found.superblock.uuid
     superblock = SuperblockWriter(
@@ -224,6 +234,8 @@ async def _loaded(
     incarnation = found.superblock.incarnation + 1 + secrets.randbelow(INCARNATION_GAP_MAX)
     # Recovered data was held by a buffer of at most half a band, too.
     buffer_blocks = max(write_buffer_blocks(found.conf, found.geometry), found.recovered_blocks)
+    # The core takes over a table that has its pages.
+    takes_all = found.table.has_crcs or not found.conf.verify_reads
     core = await make_core(
         reactor,
         base,
@@ -234,6 +246,7 @@ async def _loaded(
         buffer=files.path(incarnation) if files else None,
         buffer_blocks=buffer_blocks,
         media_uuid=found.superblock.media_uuid,
+        pages=NO_PAGES if pages is None or takes_all else page_options(pages, found.conf),
     )
     written = "make the write buffer's file"
     if files is not None:

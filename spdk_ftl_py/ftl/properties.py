@@ -25,6 +25,7 @@ SETTINGS: Final = {
     "verify_reads": "",
     "scrub_days": "days",
     "rated_resets": "resets",
+    "l2p_dram_limit": "MiB",
     "running_checkpoint": "percent",
 }
 """Members of conf that may be changed while the FTL runs, besides the limits, and their units."""

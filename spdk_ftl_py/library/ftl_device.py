@@ -14,6 +14,7 @@ from ..errors import ExistsError, ParameterError, UnsupportedError
 from ..ftl.cache.nv_cache import owner_of
 from ..ftl.creation import create
 from ..ftl.device import FtlDevice as RunningFtl
+from ..ftl.load.pages import Pages
 from ..ftl.loading import load
 from ..ftl.media import superblock
 from ..ftl.media.blockdev import BlockPort
@@ -53,6 +54,7 @@ class FtlDevice(BlockDevice):
         zone_capacity: int | None = None,
         cache: BlockDevice | None = None,
         buffer_dir: Path | None = None,
+        l2p_dir: Path | None = None,
         force: bool = False,
     ) -> FtlDevice:
         """Creates a new, empty FTL. **Everything on base and cache is erased.**
@@ -60,7 +62,8 @@ class FtlDevice(BlockDevice):
         conf: its settings; default FtlConf(). uuid: default a random one. num_punits: zones of a band; default from the
         limits of the base. zone_capacity: in blocks, for emulated zones on a base that is not zoned. cache: the nv
         cache, a device without zones. buffer_dir: an existing directory, best in /dev/shm, whose files outlive the
-        process with writes that were not flushed; without it these writes are lost if the process is killed. force:
+        process with writes that were not flushed; without it these writes are lost if the process is killed. l2p_dir:
+        an existing directory on a local drive, for what conf l2p_dram_limit leaves no memory for. force:
         also if base or cache hold an FTL, or recognized data.
 
         Raises ParameterError, ConfError or GeometryError if base, cache or conf do not fit; ExistsError if base or
@@ -81,6 +84,7 @@ class FtlDevice(BlockDevice):
             num_punits=num_punits,
             cache=None if cache is None else cache.device,
             buffer_dir=buffer_dir,
+            pages=None if l2p_dir is None else Pages(l2p_dir),
             base_name=base.name,
             cache_name="" if cache is None else cache.name,
         )
@@ -98,12 +102,13 @@ class FtlDevice(BlockDevice):
         cache: BlockDevice | None = None,
         without_cache: bool = False,
         buffer_dir: Path | None = None,
+        l2p_dir: Path | None = None,
     ) -> FtlDevice:
         """Loads the FTL with that uuid from the base, in the state in which it was halted or its process ended. Nothing
         is erased.
 
-        settings: names and values of FtlConf to use from now on; others stay. zone_capacity, cache, buffer_dir: as at
-        the creation. without_cache: gives its nv cache up, with data that only the cache holds.
+        settings: names and values of FtlConf to use from now on; others stay. zone_capacity, cache, buffer_dir,
+        l2p_dir: as at the creation. without_cache: gives its nv cache up, with data that only the cache holds.
 
         Raises NotFoundError if that FTL is not on the base, ConfError for settings that it cannot have, and MediaError
         if necessary data cannot be read. A load may be repeated.
@@ -118,6 +123,7 @@ class FtlDevice(BlockDevice):
             cache=None if cache is None else cache.device,
             without_cache=without_cache,
             buffer_dir=buffer_dir,
+            pages=None if l2p_dir is None else Pages(l2p_dir),
         )
         return cls(base, ftl)
 

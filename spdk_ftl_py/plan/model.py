@@ -33,9 +33,10 @@ _NOT_IN_A_PLAN: Final = {
         "native`, and save the target's configuration"
     ),
     **dict.fromkeys(
-        ("core_mask", "fast_shutdown", "l2p_dram_limit"),
+        ("core_mask", "fast_shutdown"),
         "is an option of SPDK's own FTL, and has no effect on the daemon's: leave it out",
     ),
+    "l2p_dram_limit": "is a setting in a plan: give conf: {l2p_dram_limit: MIB}",
 }
 _TYPES: Final = {
     "integer": "a whole number",

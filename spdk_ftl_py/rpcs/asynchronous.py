@@ -157,8 +157,8 @@ class AsyncDaemonRpcs(AsyncExportRpcs):
             must have it under the same path, with mode 0600, owned by the target's user. The connections for base,
             cache and the bdev in the target use TLS 1.3 with it (default: no TLS)
         allow_any_host: Let any host connect to the export, for networks on which all hosts are trusted
-        l2p_dram_limit: With engine native: MiB of L2P to keep in memory (default: SPDK's). For the daemon's FTL:
-            accepted for compatibility, and has no effect (the whole L2P is in memory) (0 to 4294967295)
+        l2p_dram_limit: MiB of L2P to keep in memory. With engine native the default is SPDK's; for the daemon's FTL
+            this is conf l2p_dram_limit (0: all of it, the default) (0 to 4294967295)
         core_mask: With engine native: cores of the target that run its FTL. For the daemon's FTL: accepted for
             compatibility, and has no effect (the daemon does that work)
         fast_shutdown: For the target's own FTL: a halt leaves metadata in shared memory. For the daemon's FTL: accepted
@@ -249,8 +249,8 @@ class AsyncDaemonRpcs(AsyncExportRpcs):
             (1 to 99)
         zone_capacity: Capacity of an emulated zone in blocks, if zones are emulated. Must be the value that the FTL was
             created with (1 to 4294967295)
-        l2p_dram_limit: With engine native: MiB of L2P to keep in memory (default: SPDK's). For the daemon's FTL:
-            accepted for compatibility, and has no effect (the whole L2P is in memory) (0 to 4294967295)
+        l2p_dram_limit: MiB of L2P to keep in memory. With engine native the default is SPDK's; for the daemon's FTL
+            this is conf l2p_dram_limit (default: as in its superblock) (0 to 4294967295)
         core_mask: With engine native: cores of the target that run its FTL. For the daemon's FTL: accepted for
             compatibility, and has no effect (the daemon does that work)
         fast_shutdown: For the target's own FTL: a halt leaves metadata in shared memory. For the daemon's FTL: accepted

@@ -52,6 +52,10 @@ class FtlSettings(_Dotted, total=False):
     rated_resets: int
     """Resets that each zone of the base stands, by its data sheet; 0: unknown. Percentage Used of the SMART log is the
     part that the most worn band has had (0 to 10000000; default 0)."""
+    l2p_dram_limit: int
+    """MiB of memory that the L2P may take, with the CRCs of verify_reads; 0: all that they need. The pages of it that
+    were not used for the longest time are in a file in the daemon's --l2p-dir then, and a read or write that needs one
+    of them waits for that drive (docs/l2p-paging.md) (0 to 1048576; default 0)."""
     running_checkpoint: int
     """A copy of the L2P is written each time hosts have written this percentage of the capacity, so that a load after a
     crash reads little (docs/checkpoint.md); 0: never. By default a new FTL of at least 64 GiB writes one as often as

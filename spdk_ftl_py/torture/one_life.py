@@ -41,7 +41,7 @@ from .placing import Placing
 from .reading import read_versions
 from .result import WorldResult
 from .scrubbing import Scrubbing
-from .shape import L2P_FORMS, Shape
+from .shape import L2P_FORMS, PAGED_L2P, Shape
 from .turning import Turning
 from .workload import Workload
 
@@ -102,7 +102,8 @@ class OneLife:
         """Full zones that became read-only in this life, and the number of zone watch rounds at that time."""
         self._placing = Placing(random.Random(f"{seed}/{number}/placement"), classes)
         self._turning = Turning(random.Random(f"{seed}/{number}/checkpoint"), wanted=checkpoint)
-        self._l2p = random.Random(f"{seed}/{number}/l2p").choice(L2P_FORMS)
+        l2p = random.Random(f"{seed}/{number}/l2p")
+        self._l2p, self._paged_l2p = l2p.choice(L2P_FORMS), l2p.random() < PAGED_L2P
         self._shape = self._shaped(Shape.choose(self._rng, use_append=use_append, cache=cache))
         media_uuid = random_uuid(random.Random(f"{seed}/{number}/media"))
         self._copying = Copying(random.Random(f"{seed}/{number}/copy"), random_uuid(self._rng), media_uuid)
@@ -130,7 +131,9 @@ class OneLife:
         """Data that is found after a load may be in the write buffer only."""
 
     def _shaped(self, shape: Shape) -> Shape:
-        return dataclasses.replace(self._turning.shape(self._placing.shape(shape)), l2p=self._l2p)
+        return dataclasses.replace(
+            self._turning.shape(self._placing.shape(shape)), l2p=self._l2p, paged_l2p=self._paged_l2p
+        )
 
     # --- the path of I/O: here the FTL uses its drive directly, and the host uses the FTL directly
 

@@ -41,6 +41,8 @@ LABELS = {
     "unreadable_blocks": "  read as errors",
     "scrub_read_blocks": "blocks read by scrubs",
     "scrub_bad_blocks": "  found bad",
+    "l2p_page_reads": "L2P pages read",
+    "l2p_page_waits": "  or written, while the reactor waited",
     "turns": "turns of running checkpoints",
     "loads_from_turn": "  used by a load",
     "flushes": "  flushes of them",

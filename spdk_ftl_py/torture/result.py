@@ -17,6 +17,8 @@ SUMMED_STATS: Final = (
     "busy_answers",
     "unreadable_blocks",
     "scrub_read_blocks",
+    "l2p_page_reads",
+    "l2p_page_waits",
     "scrub_bad_blocks",
 )
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Final
 
 from .. import _shim
 from ..conf import RELOC_POLICIES, FtlConf
+from ..ftl.load.pages import Pages
 from ..ftl.media.geometry import BLOCK_BYTES
 from ..runtime.reactor import ReactorLoop
 from .options import NO_CACHE, VSS
@@ -25,6 +27,8 @@ NUMBERED: Final = "numbered"
 COMPACT: Final = "compact"
 L2P_FORMS: Final = (NARROW, NARROW, NUMBERED, COMPACT)
 """Forms of the L2P's entries (shim/ftl/l2p.hpp), as often as they are chosen."""
+PAGED_L2P: Final = 1 / 6
+"""Worlds whose L2P is paged."""
 OTHER_POLICIES: Final = 1 / 3
 """Worlds with any of the policies that ship."""
 
@@ -51,6 +55,8 @@ class Shape:
     """The drive has a volatile cache."""
     l2p: str = NARROW
     """One of L2P_FORMS."""
+    paged_l2p: bool = False
+    """Only a small part of it is in memory."""
 
     @classmethod
     def choose(cls, rng: random.Random, *, use_append: bool, cache: str) -> Shape:
@@ -144,6 +150,10 @@ class Shape:
         usable = self.zone_count * self.zone_capacity
         return {NARROW: self.zone_count * self.used_zone_size, NUMBERED: usable, COMPACT: 0}[self.l2p]
 
+    def pages(self, folder: Path) -> Pages:
+        """For create() and load(): the fewest frames, of pages of 8 to 32 LBAs."""
+        return Pages(folder, memory=1 if self.paged_l2p else None, page_bytes=64, threads=False)
+
     @property
     def used_zone_size(self) -> int:
         """The zone size that the FTL uses."""
@@ -159,7 +169,8 @@ class Shape:
             f"{self.zone_count} {kind} of {self.zone_capacity}/{self.zone_size} blocks, {self.punits} punits, "
             f"{self.open_zones or 'any number of'} open, lba_rsvd {self.conf.lba_rsvd}, write buffer "
             f"{self.conf.write_buffer_blocks} blocks{', append' if self.conf.use_append else ''}"
-            f"{'' if self.volatile_cache else ', no volatile cache'}{self._cache_text()}, {self.l2p} L2P"
+            f"{'' if self.volatile_cache else ', no volatile cache'}{self._cache_text()}, "
+            f"{'paged ' if self.paged_l2p else ''}{self.l2p} L2P"
         )
 
     def _cache_text(self) -> str:

@@ -126,6 +126,7 @@ class World(OneLife):
                     conf=shape.conf,
                     num_punits=shape.punits,
                     buffer_dir=self._buffer_dir.path,
+                    pages=shape.pages(self._buffer_dir.path),
                     cache=self._nv_cache,
                 )
                 return True
@@ -427,6 +428,7 @@ class World(OneLife):
             name=NAME,
             uuid=self._copying.uuid,
             buffer_dir=self._buffer_dir.path,
+            pages=self._shape.pages(self._buffer_dir.path),
             cache=self._nv_cache,
             on_lossy=on_lossy,
             grow=self._growing.grow,

@@ -8,9 +8,9 @@ from typing import Any
 
 from interop.guest import HOST_ADDRESS, Guest
 from interop.nvme_guest import GUEST_HOST_ID, GUEST_HOST_NQN
+from support.ports import free_port
 from support.system import Daemon, EmbeddedTarget
 from support.tools import lacking
-from unit.target.target_box import free_port
 
 DRIVE = "name=Nvme0n1,zones=48,zone_size=16M,capacity=12M,max_open=14"
 

@@ -51,6 +51,8 @@ thousand."""
 COMPACT_L2P: tuple[Edit, ...] = (("torture/one_life.py", ".choice(L2P_FORMS)", '.choice(["compact"])'),)
 NUMBERED_L2P: tuple[Edit, ...] = (("torture/one_life.py", ".choice(L2P_FORMS)", '.choice(["numbered"])'),)
 """Forms of the L2P that only large bases have, in every world."""
+PAGED_L2P: tuple[Edit, ...] = (("torture/shape.py", "PAGED_L2P: Final = 1 / 6", "PAGED_L2P: Final = 1"),)
+"""In every world."""
 
 SCRUBS: tuple[Edit, ...] = (
     ("torture/scrubbing.py", "SCRUBBED_LIVES: Final = 0.35", "SCRUBBED_LIVES: Final = 0.9"),
@@ -306,6 +308,11 @@ MUTATIONS = (
         "l2p_tag_kept",
         "an LBA that was trimmed keeps the tag of the record, whatever is written to it (compact L2P)",
         setting=COMPACT_L2P,
+    ),
+    Mutation(
+        "l2p_page_not_written",
+        "a page of the L2P leaves memory without its changes (paged L2P)",
+        setting=PAGED_L2P,
     ),
     Mutation(
         "l2p_zone_too_low",

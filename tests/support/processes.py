@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from support.ports import free_port
 from support.spdk_clients import RELEASES, SpdkRpc, spdk_rpc
 from support.system import Daemon, EmbeddedTarget, Program, ProgramError
 
@@ -48,13 +49,6 @@ def daemon_process(folder: Path) -> Iterator[Daemon]:
     """``spdk-ftl serve``, ready."""
     with Daemon(folder) as daemon:
         yield daemon
-
-
-def free_port() -> int:
-    """A TCP port of 127.0.0.1 that was free a moment ago (SPDK's listeners don't take port 0)."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class RawRpc:

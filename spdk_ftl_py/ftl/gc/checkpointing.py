@@ -255,6 +255,10 @@ class Checkpointing:
             level = logging.WARNING if self._may_write() else logging.DEBUG
             log.log(level, "%s: a turn of the running checkpoint was given up: %s", self._name, error.message)
             turn = None
+        except _shim.PageFileError as error:
+            # The core has failed, or will.
+            log.debug("%s: a turn of the running checkpoint was given up: %s", self._name, error.strerror)
+            turn = None
         except MemoryError:
             log.warning("%s: a turn of the running checkpoint was given up: there is not enough memory", self._name)
             turn = None

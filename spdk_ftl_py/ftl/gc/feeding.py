@@ -49,9 +49,8 @@ class Feeding:
                 stream, number, next_band_seq=self.next_band_seq, draining=draining
             ):
                 continue
-            if (stream not in wanting or (self._can_wait(stream) and not draining)) and reserve.is_tight(
-                bands.one.capacity[number]
-            ):
+            early = stream not in wanting or (self._can_wait(stream) and not draining)
+            if early and reserve.is_tight(bands.one.capacity[number]):
                 continue
             try:
                 self._core.open_band(stream, number, self.next_band_seq)
@@ -61,6 +60,7 @@ class Feeding:
             self.next_band_seq += 1
             bands.ordered(number, QUEUED, stream=stream)
             wanting.discard(stream)
+            reserve.given_back.discard(stream)
 
     def _can_wait(self, stream: int) -> bool:
         """A user stream asks before it needs the band."""
@@ -93,12 +93,13 @@ class Feeding:
             and (classes.one_each or bands.is_written(stream))
         ]
 
-    def take_back(self) -> bool:
+    def take_back(self) -> int | None:
         """Takes a user stream's next band, which it got early, and to which nothing was written yet: relocation needs
-        the room now. The stream asks for it again, and can write on meanwhile. False: there is no such band."""
+        the room now. The stream asks for it again, and can write on meanwhile. Returns the stream; None:
+        there is no such band."""
         bands, classes = self._bands, self._classes
         if classes.shared:
-            return False
+            return None
 
         def left(stream: int) -> int:
             return bands.room(stream) - bands.whole_capacity
@@ -106,8 +107,8 @@ class Feeding:
         streams = [stream for stream in classes.user if bands.queued_count(stream)]
         stream = max(streams, key=left, default=None)
         if stream is None or left(stream) < ENOUGH_BLOCKS + self._core.stats().write_buffer_used:
-            return False
-        return self._take_queued(stream)
+            return None
+        return stream if self._take_queued(stream) else None
 
     def _take_queued(self, stream: int) -> bool:
         number = self._core.take_queued(stream)

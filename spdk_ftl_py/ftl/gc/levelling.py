@@ -91,9 +91,6 @@ class Levelling:
         victim = self.victim(next_band_seq)
         if victim is None or bands.any_endangered() or any(moves.worn(bands)):
             return None
-        # What a user stream gave back is for moves that gain space.
-        if not classes.wanting.isdisjoint(classes.user):
-            return None
         target = bands.last_free()
         if target is None or not self.may_rest(target):
             return None
@@ -109,6 +106,8 @@ class Levelling:
         # As they will be when the moves in line have ended.
         rest = (sum(band.room for band in open_bands) - left) % bands.whole_capacity if only else 0
         room = reserve.reloc_room() - rest - left + sum(move.capacity for move in in_line)
+        # What user streams gave back is for moves that gain space.
+        room -= len(reserve.given_back) * bands.whole_capacity
         needed = int(bands.valid[victim]) + reserve.least_valid(victim) + 2 * reserve.least_gain
         if room - buffered < needed or rest > bands.whole_capacity // REST:
             return None

@@ -494,8 +494,8 @@ class BandManager:
     def _slowed(self, coming: int) -> Pace:
         """The pace that fits, or less if relocation hardly has the room that it must have. coming: as for margin()."""
         margin = self.reserve.margin(coming=coming, enough=self._ramp)
-        while margin < 0 and self._feeding.take_back():
-            self.reserve.taken_back(self.next_band_seq)
+        while margin < 0 and (stream := self._feeding.take_back()) is not None:
+            self.reserve.taken_back(stream, self.next_band_seq)
             self.levelling.taken_back()
             margin = self.reserve.margin(coming=coming, enough=self._ramp)
         if margin < 0:

@@ -57,20 +57,24 @@ class Reserve:
         self._for_classes_most = geometry.spare_bands // CLASSES_PART
         self._short = is_short(geometry)
         self._careful_until = next_band_seq + CAREFUL_BANDS if crashed else 0
+        self.given_back: set[int] = set()
+        """User streams that had their next band early, gave it back, and have not got another one."""
         self.least_gain = 0
         """As least_gain_blocks(), for the classes that there are."""
         self.classes_numbered()
 
     def classes_numbered(self) -> None:
         """There are more or fewer classes."""
+        self.given_back.clear()
         self.least_gain = least_gain_blocks(self._punits, len(self._classes.reloc))
 
     def zone_ended(self, next_band_seq: int) -> None:
         """A zone that was being written ended before it was full, or failed: others may, too."""
         self._careful_until = next_band_seq + CAREFUL_BANDS
 
-    def taken_back(self, next_band_seq: int) -> None:
+    def taken_back(self, stream: int, next_band_seq: int) -> None:
         """A band was opened for nothing."""
+        self.given_back.add(stream)
         if next_band_seq < self._careful_until:
             self._careful_until += 1
 
@@ -166,11 +170,13 @@ class Reserve:
         return waits and (in_whole_bands or left >= self.committed() + self._buffer_blocks)
 
     def may_keep(self, number: int) -> bool:
-        """Whether the running checkpoint gets this free band: as if the user stream took it early, and nobody waits."""
+        """Whether the running checkpoint gets this free band: as if the user stream took it, and nobody waits. What
+        user streams gave back is not for it."""
+        left = self.reloc_room() - int(self._bands.capacity[number]) - len(self.given_back) * self._band_blocks
         return (
-            self.free_bands - 1 >= RESERVED_BANDS
-            and not self.is_tight(int(self._bands.capacity[number]))
-            and self._classes.wanting.isdisjoint(self._classes.user)
+            self.free_bands - 1 - len(self.given_back) >= RESERVED_BANDS
+            and left >= self.committed() + self._buffer_blocks
+            and not self.user_starved()
             and not self.moves_starved()
         )
 

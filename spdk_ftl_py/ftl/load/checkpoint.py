@@ -49,6 +49,7 @@ from .checkpoint_blocks import (
     verified_runs,
 )
 from .history import packed
+from .pages import NO_PAGES, PageOptions
 from .table import empty_table
 
 log = logging.getLogger(__name__)
@@ -106,6 +107,8 @@ async def write(
         place = await writer.run(zones, frozenset(refused), progress or (lambda step, part: None))
     except NotUsableError as error:
         log.info("%s: halted without L2P checkpoint: %s", port.name, error.message)
+    except _shim.PageFileError as error:
+        log.warning("%s: halted without L2P checkpoint: %s", port.name, error.strerror)
     except FlushDoubtError:
         raise
     except FtlError as error:
@@ -266,6 +269,7 @@ async def read(
     sequential: bool,
     need_crcs: bool,
     progress: Progress | None = None,
+    pages: PageOptions = NO_PAGES,
 ) -> Checkpoint | None:
     """As verify(), but returns None, and logs the reason, if the checkpoint can't be used. A checkpoint without CRCs
     (of an older release, or of a device that did not verify reads) can't be used by a device that verifies reads."""
@@ -273,7 +277,7 @@ async def read(
         place = superblock.content.get("checkpoint")
         if need_crcs and isinstance(place, dict) and not place.get("crcs"):
             raise NotUsableError("it has no CRCs, but the FTL needs them to verify reads")
-        return await verify(port, geometry, superblock, zones, sequential=sequential, progress=progress)
+        return await verify(port, geometry, superblock, zones, sequential=sequential, progress=progress, pages=pages)
     except NotUsableError as error:
         log.warning("%s: not using its L2P checkpoint: %s", port.name, error.message)
     except MediaError as error:
@@ -291,6 +295,7 @@ async def verify(
     *,
     sequential: bool,
     progress: Progress | None = None,
+    pages: PageOptions = NO_PAGES,
 ) -> Checkpoint | None:
     """The checkpoint that the newest superblock names; None if that superblock is not clean or names none. Raises
     NotUsableError if any part of it is not valid, MediaError if the base does not answer.
@@ -300,12 +305,14 @@ async def verify(
     place = superblock.content.get("checkpoint")
     if not superblock.clean or place is None:
         return None
-    reader = await aside(len(zones), lambda: _Reader(port, geometry, superblock, place))
+    reader = await aside(len(zones), lambda: _Reader(port, geometry, superblock, place, pages))
     return await reader.run(zones, sequential, progress or (lambda step, part: None))
 
 
 class _Reader:
-    def __init__(self, port: BlockPort, geometry: Geometry, superblock: Superblock, place: Any) -> None:
+    def __init__(
+        self, port: BlockPort, geometry: Geometry, superblock: Superblock, place: Any, pages: PageOptions
+    ) -> None:
         self._port = port
         self._geometry = geometry
         self._generation = superblock.generation
@@ -330,7 +337,7 @@ class _Reader:
         self._bands = np.zeros(geometry.band_count, CHECKPOINT_BAND)
         self._pointers = np.full(geometry.band_count * geometry.punits, NO_ZONE, POINTER)
         try:
-            self._table = empty_table(geometry, port.device.block_count, with_crcs=with_crcs, with_seqs=False)
+            self._table = empty_table(geometry, port.device.block_count, pages, with_crcs=with_crcs, with_seqs=False)
         except MemoryError as error:
             # The load without a checkpoint says so, and what it needs.
             raise NotUsableError(f"there is not enough memory for {geometry.block_count} blocks") from error

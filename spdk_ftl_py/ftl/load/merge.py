@@ -25,6 +25,7 @@ from ..media.superblock_content import counter
 from ..media.zone import ACTIVE_STATES, FULL, Zone
 from .held import HeldIndex, HeldWrites, Recovered
 from .history import History, guessed, unpacked
+from .pages import NO_PAGES, PageOptions
 from .restored import DAMAGE_TOLD_MAX, LoadedBand, Restored, open_zones, used_spares
 from .running import RunningCheckpoint, Turn
 from .summaries import ROWS_AT_A_TIME, WalkedZone
@@ -76,9 +77,10 @@ class Merge:
         damage: Sequence[str] = (),
         with_crcs: bool = False,
         begin_with: RunningCheckpoint | None = None,
+        pages: PageOptions = NO_PAGES,
     ) -> None:
-        """damage: damage that is already known. begin_with: bands that are unchanged are not taken. Raises
-        MemoryShortError."""
+        """pages: as page_options() has them. damage: damage that is already known. begin_with: bands that are
+        unchanged are not taken. Raises MemoryShortError."""
         self._reader = reader
         self._superblock = superblock
         self._geometry = geometry
@@ -112,7 +114,9 @@ class Merge:
         self._begun_with = begin_with
         try:
             self._l2p = (
-                empty_table(geometry, base_blocks, with_crcs=with_crcs) if begin_with is None else begin_with.table
+                empty_table(geometry, base_blocks, pages, with_crcs=with_crcs)
+                if begin_with is None
+                else begin_with.table
             )
         except MemoryError as error:
             raise MemoryShortError(

@@ -34,6 +34,7 @@ from .checkpoint import Checkpoint
 from .held import HeldSource
 from .history import estimated, unpacked
 from .merge import Merge
+from .pages import NO_PAGES, Pages, page_options
 from .restored import LoadedBand, Restored, open_zones, used_spares
 from .zone_walk import ZoneContent, ZoneReader
 
@@ -61,8 +62,10 @@ async def restore(
     progress: Progress | None = None,
     sources: Sequence[HeldSource] = (),
     room: Room | None = None,
+    pages: Pages | None = None,
 ) -> Restored:
-    """Reads everything and decides; writes nothing.
+    """Reads everything and decides; writes nothing. pages: where the L2P may be if conf l2p_dram_limit is set; None:
+    it is in memory whatever the conf says.
 
     use_checkpoint: False reads the bands even if there is an L2P checkpoint. sources: where held writes may be, besides
     media. room: asked before zones are merged; without an error the caller says when the memory is free again.
@@ -92,6 +95,7 @@ async def restore(
             "leave it out"
         )
     sequential = not isinstance(base, _shim.ZonedOverlay)
+    paged = NO_PAGES if pages is None else page_options(pages, conf)
     # If there is a checkpoint, the shutdown was clean, and nothing is held.
     held = [await source(superblock, geometry) for source in sources]
     checkpoint = None
@@ -104,6 +108,7 @@ async def restore(
             sequential=sequential,
             need_crcs=conf.verify_reads,
             progress=progress,
+            pages=paged,
         )
     if checkpoint is not None:
         whole = checkpoint
@@ -117,7 +122,7 @@ async def restore(
     begin_with = None
     if use_checkpoint and sequential and damage is None:
         begin_with = await running.read(
-            port, geometry, superblock, zones, need_crcs=conf.verify_reads, progress=progress
+            port, geometry, superblock, zones, need_crcs=conf.verify_reads, progress=progress, pages=paged
         )
     reader = ZoneReader(port, geometry, superblock.media_uuid, sequential=sequential, use_append=conf.use_append)
     merging = functools.partial(
@@ -134,6 +139,7 @@ async def restore(
         damage=[] if damage is None else [damage],
         with_crcs=conf.verify_reads,
         begin_with=begin_with,
+        pages=paged,
     )
     merge = await aside(len(zones) + sum(len(each.blocks) for each in held if each is not None), merging)
     await _read_bands(reader, geometry, zones, merge, report, but=begin_with.seqs if begin_with else ())

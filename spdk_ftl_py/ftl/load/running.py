@@ -44,6 +44,7 @@ from .checkpoint_blocks import (
     verified_runs,
 )
 from .history import packed
+from .pages import NO_PAGES, PageOptions
 from .table import empty_table
 
 log = logging.getLogger(__name__)
@@ -327,10 +328,11 @@ async def read(
     *,
     need_crcs: bool,
     progress: Progress | None = None,
+    pages: PageOptions = NO_PAGES,
 ) -> RunningCheckpoint | None:
     """As verify(), but returns None, and logs the reason, if the turn can't be used."""
     try:
-        return await verify(port, geometry, superblock, zones, need_crcs=need_crcs, progress=progress)
+        return await verify(port, geometry, superblock, zones, need_crcs=need_crcs, progress=progress, pages=pages)
     except NotUsableError as error:
         log.warning("%s: not using its running checkpoint: %s", port.name, error.message)
     except MediaError as error:
@@ -348,6 +350,7 @@ async def verify(
     *,
     need_crcs: bool,
     progress: Progress | None = None,
+    pages: PageOptions = NO_PAGES,
 ) -> RunningCheckpoint | None:
     """The turn that the superblock, the newest one, names; None if it names none. Not for emulated zones. Raises
     NotUsableError if it can't be used, MediaError if it can't be read."""
@@ -357,13 +360,19 @@ async def verify(
     turn = Turn.from_dict(place)
     if need_crcs and not turn.with_crcs:
         raise NotUsableError("it has no CRCs, but the FTL needs them to verify reads")
-    reader = await aside(len(zones), lambda: _Reader(port, geometry, superblock, turn, zones))
+    reader = await aside(len(zones), lambda: _Reader(port, geometry, superblock, turn, zones, pages))
     return await reader.run(progress or (lambda step, part: None))
 
 
 class _Reader:
     def __init__(
-        self, port: BlockPort, geometry: Geometry, superblock: Superblock, turn: Turn, zones: Sequence[Zone]
+        self,
+        port: BlockPort,
+        geometry: Geometry,
+        superblock: Superblock,
+        turn: Turn,
+        zones: Sequence[Zone],
+        pages: PageOptions,
     ) -> None:
         self._port = port
         self._geometry = geometry
@@ -387,7 +396,9 @@ class _Reader:
         """Zones that entries may point to."""
         self._seen = {SECTION_BANDS: 0, SECTION_POINTERS: 0}
         try:
-            self._table = empty_table(geometry, port.device.block_count, with_crcs=turn.with_crcs, many_seqs=False)
+            self._table = empty_table(
+                geometry, port.device.block_count, pages, with_crcs=turn.with_crcs, many_seqs=False
+            )
         except MemoryError as error:
             # The load without it says so, and what it needs.
             raise NotUsableError(f"there is not enough memory for {geometry.block_count} blocks") from error

@@ -9,7 +9,13 @@ from dataclasses import replace
 from typing import Any, Final
 
 from ... import _shim
-from ...conf import DEFAULT_RELOC_POLICY, RUNNING_CHECKPOINT_MAX, FtlConf, former_default_thresholds
+from ...conf import (
+    DEFAULT_RELOC_POLICY,
+    L2P_DRAM_LIMIT_MAX,
+    RUNNING_CHECKPOINT_MAX,
+    FtlConf,
+    former_default_thresholds,
+)
 from ...errors import ConfError, FtlError, GeometryError
 from .geometry import BATCH_BLOCKS, BATCH_BLOCKS_MIN, BLOCK_BYTES, SUPERBLOCK_ZONES, Geometry, usable_blocks
 from .layout import SEQ_MAX
@@ -18,7 +24,8 @@ from .zone import Zone
 
 log = logging.getLogger(__name__)
 
-RUNNING_CHECKPOINT_PERCENT: Final = "running_checkpoint_percent"
+BESIDE: Final = {"running_checkpoint_percent": "running_checkpoint", "l2p_dram_limit_mib": "l2p_dram_limit"}
+"""Members of the superblock's content that are settings, and their names in FtlConf. 0 is not stored."""
 _GEOMETRY_CONF: Final = {
     "lba_rsvd": "overprovisioning determines the capacity",
     "use_append": "it determines the size of batches",
@@ -41,13 +48,14 @@ def conf_to_store(conf: FtlConf) -> dict[str, Any]:
     stored = conf.to_dict()
     if not conf.rated_resets:
         del stored["rated_resets"]
-    del stored["running_checkpoint"]
+    for name in BESIDE.values():
+        del stored[name]
     return stored
 
 
 def conf_beside(conf: FtlConf) -> dict[str, Any]:
     """Settings for the superblock's content itself: earlier versions ignore them there, and load the FTL without."""
-    return {RUNNING_CHECKPOINT_PERCENT: conf.running_checkpoint} if conf.running_checkpoint else {}
+    return {key: value for key, name in BESIDE.items() if (value := getattr(conf, name))}
 
 
 def stored_conf(superblock: Superblock, geometry: Geometry) -> FtlConf:
@@ -59,10 +67,11 @@ def stored_conf(superblock: Superblock, geometry: Geometry) -> FtlConf:
     except ConfError as error:
         log.error("FTL %s: its superblock: %s: %s is used", superblock.uuid, error.message, DEFAULT_RELOC_POLICY)
         stored["reloc_policy"] = DEFAULT_RELOC_POLICY
-    percent = superblock.content.get(RUNNING_CHECKPOINT_PERCENT, 0)
-    # Without one it is off: creation decides once.
-    known = isinstance(percent, int) and 0 <= percent <= RUNNING_CHECKPOINT_MAX
-    stored["running_checkpoint"] = int(percent) if known else 0
+    # Without a percentage there is no running checkpoint: creation decides once.
+    for key, name in BESIDE.items():
+        value = superblock.content.get(key, 0)
+        most = RUNNING_CHECKPOINT_MAX if name == "running_checkpoint" else L2P_DRAM_LIMIT_MAX
+        stored[name] = int(value) if isinstance(value, int) and 0 <= value <= most else 0
     conf = FtlConf.from_dict(stored)
     conf.check()
     if "default_thresholds" in superblock.content:

@@ -17,9 +17,9 @@ from spdk_ftl_py.nvme.host.discovery import discover
 from spdk_ftl_py.nvme.target.discovery import Catalog
 from spdk_ftl_py.runtime.service_manager import ServiceManager
 from spdk_ftl_py.runtime.sockets import listening_socket
+from support.ports import free_port
 from unit.daemon.registry_rig import HOSTNQN, World, create
 from unit.nvme.nvme_loop import until
-from unit.target.target_box import free_port
 
 
 def test_the_port_is_the_well_known_one_unless_another_is_given() -> None:

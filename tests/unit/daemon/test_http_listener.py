@@ -13,6 +13,7 @@ from spdk_ftl_py.daemon import http_listener
 from spdk_ftl_py.daemon.http_listener import Address, HttpListener, HttpListeners, Query, Reply
 from spdk_ftl_py.errors import FtlError, ParameterError
 from spdk_ftl_py.time_limit import time_limit
+from support.ports import free_port
 from unit.nvme.nvme_loop import until
 
 LOCAL = Address("127.0.0.1", 0)
@@ -260,9 +261,7 @@ async def test_an_address_of_another_machine_is_refused() -> None:
 
 
 async def test_two_options_with_one_address_share_a_listener() -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     listeners = HttpListeners()
     one = listeners.at(Address("127.0.0.1", port), "--metrics")
     assert listeners.at(Address("127.0.0.1", port), "--web") is one

@@ -14,10 +14,10 @@ from spdk_ftl_py.daemon.listeners import MORE_MAX, Listeners
 from spdk_ftl_py.errors import BusyError, ExistsError, FtlError, NotFoundError, ParameterError, PathError
 from spdk_ftl_py.nvme.target import listener
 from spdk_ftl_py.nvme.wire import AnaState, Status
+from support.ports import free_port
 from unit.daemon.registry_rig import Daemon, World, create
 from unit.nvme.nvme_loop import At, until
 from unit.nvme.target.reserving_host import Host
-from unit.target.target_box import free_port
 
 
 def nobody_listens(port: int) -> bool:

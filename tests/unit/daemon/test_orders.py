@@ -114,7 +114,7 @@ AT_ONCE = {
 }  # fmt: skip
 BY_A_PAUSE = {
     "write_buffer_size": ("131072", 131072), "band_thld": ("80", 80), "max_reloc_qdepth": ("7", 7),
-    "verify_reads": ("false", False),
+    "verify_reads": ("false", False), "l2p_dram_limit": ("64", 64),
 }  # fmt: skip
 
 

@@ -19,11 +19,17 @@ import pytest
 from spdk_ftl_py.cli import main as cli
 from spdk_ftl_py.daemon import preflight
 from spdk_ftl_py.daemon.export_sockets import ExportSockets
-from spdk_ftl_py.daemon.preflight import NewDirectories, check_apart, check_buffer_directory, check_listen
+from spdk_ftl_py.daemon.preflight import (
+    NewDirectories,
+    check_apart,
+    check_buffer_directory,
+    check_l2p_directory,
+    check_listen,
+)
 from spdk_ftl_py.daemon.state import StateDirectory
 from spdk_ftl_py.errors import BusyError, FtlError
 from spdk_ftl_py.runtime.service_manager import ServiceManager
-from unit.target.target_box import free_port
+from support.ports import free_port
 
 ELSEWHERE = "192.0.2.1"
 """For documentation (RFC 5737): no machine has it."""
@@ -366,3 +372,16 @@ def test_a_state_directory_that_another_daemon_has_made_stays(tmp_path: Path) ->
     first.undo_creation()
     first.close()
     assert not (tmp_path / "s").exists()
+
+
+def test_the_l2p_directory_is_one_of_this_user_alone(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir(0o700)
+    check_l2p_directory(tmp_path / "mine")
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open").chmod(0o777)
+    (tmp_path / "file").write_text("")
+    (tmp_path / "link").symlink_to("mine")
+    for name in ("open", "file", "link", "missing"):
+        with pytest.raises(FtlError, match=f"L2P directory .*{name}.*give another with --l2p-dir"):
+            check_l2p_directory(tmp_path / name)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "link", "mine", "open"]

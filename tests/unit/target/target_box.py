@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -14,6 +13,7 @@ from spdk_ftl_py.errors import FtlError
 from spdk_ftl_py.nvme.host.controller import Controller
 from spdk_ftl_py.runtime.reactor import ReactorLoop
 from spdk_ftl_py.target.app import Target
+from support.ports import free_port
 from unit.nvme.nvme_loop import io
 
 NQN = "nqn.2026-11.io.spdk-ftl.test:a"
@@ -80,12 +80,6 @@ class Box:
     async def io(self, device: _shim.BlockDevice, op: _shim.Op, *arguments: Any, **options: Any) -> tuple[int, int]:
         """(status, result) of one I/O to a device of this target, or to a qpair made on its reactor."""
         return await io(self.target.reactor, device, op, *arguments, **options)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 _open_boxes: list[Box] = []

@@ -10,7 +10,8 @@ from spdk_ftl_py import _shim
 from spdk_ftl_py.errors import AuthenticationError
 from spdk_ftl_py.nvme.auth.key import DhchapKey, HostKeys, KeyFile, write_key_file
 from spdk_ftl_py.nvme.auth.psk import Psk
-from unit.target.target_box import HOSTNQN, INVALID, NQN, Box, box, free_port
+from support.ports import free_port
+from unit.target.target_box import HOSTNQN, INVALID, NQN, Box, box
 
 INTERNAL = (-32603, "Internal error")
 NO_KEY = (-126, "Required key not available")

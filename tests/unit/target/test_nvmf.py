@@ -16,8 +16,9 @@ from spdk_ftl_py.nvme.target.connected_hosts import HostKey
 from spdk_ftl_py.nvme.target.reservation_state import ReservationState
 from spdk_ftl_py.nvme.wire import LogPage
 from spdk_ftl_py.target.nvme_bdev import State
+from support.ports import free_port
 from unit.nvme.nvme_loop import until
-from unit.target.target_box import HOSTNQN, INVALID, NQN, Box, box, free_port
+from unit.target.target_box import HOSTNQN, INVALID, NQN, Box, box
 
 OTHER = NQN + "2"
 EXISTS = (-17, "File exists")

@@ -333,6 +333,18 @@ async def test_bands_that_were_taken_back_count_neither_for_wear_nor_as_written_
     assert counted[1] == (counted[0][0] + 1, counted[0][1] + 1)
 
 
+async def test_what_he_gave_back_is_not_for_the_running_checkpoint() -> None:
+    kept = []
+    for given_back in (False, True):
+        manager, _ = manager_of(early_band(moving=False, free=7))
+        manager.start()
+        if given_back:
+            manager.reserve.given_back.add(_shim.STREAM_USER)
+        kept.append(sum(manager.keep_band() is not None for _ in range(12)))
+        manager.stop()
+    assert kept[0] == kept[1] + 1 > 1
+
+
 async def test_hosts_slow_down_before_they_have_to_stop() -> None:
     shares = []
     for rest in range(1000, 400, -20):

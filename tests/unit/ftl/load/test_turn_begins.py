@@ -322,6 +322,8 @@ async def test_after_a_turn_that_is_given_up_hosts_write_as_much_as_after_a_whol
         raise MemoryError
 
     monkeypatch.setattr(TurnWriter, "step", step)
+    # The traffic takes less time than a pause.
+    monkeypatch.setattr("spdk_ftl_py.ftl.gc.checkpointing.BAND_POLL_S", 0)
     await rig.traffic(1500)
     await checkpointing.ended()
     interval = rig.device.block_count * 40 // 100
