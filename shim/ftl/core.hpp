@@ -199,6 +199,7 @@ private:
     bool mark_step(WaitingLine &line, uint32_t &budget) noexcept;
     void cut_mark(WaitingLine &line) noexcept;
     uint32_t run_waiting() noexcept;
+    [[nodiscard]] bool has_pages(WaitingLine &line, const Io &io) noexcept;
     uint32_t run_line(WaitingLine &line, uint32_t &budget) noexcept;
     // Something of the trims or marks can be done at once.
     [[nodiscard]] bool trims_go_on() const noexcept {

@@ -352,6 +352,7 @@ uint32_t CoreState::run_pages() noexcept {
             sum.waits += paged->stats().waits;
         }
     }
+    page_events += count;
     stats.l2p_page_reads = sum.reads;
     stats.l2p_page_writes = sum.writes;
     stats.l2p_page_waits = sum.waits;

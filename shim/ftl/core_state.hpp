@@ -32,6 +32,7 @@ inline constexpr uint32_t kStreamReloc = 1;  // the class of relocated blocks, u
 inline constexpr uint64_t kNoZone = ~uint64_t{0};
 inline constexpr uint32_t kPunitsMax = 64;          // one bit of a BandRow each
 inline constexpr uint32_t kScanStep = 32768;        // L2P entries visited per poll by what walks ranges of it
+inline constexpr uint64_t kPageEvents = 256;        // pages that come or go while something waits for others
 inline constexpr uint32_t kWatches = 16;            // LBAs that are watched at once
 inline constexpr uint64_t kBesideNs = 1'000'000;    // other I/O counts as present for this time
 inline constexpr uint64_t kBatchAgeNs = 5'000'000;  // data waits no longer for a full batch
@@ -277,6 +278,9 @@ public:
         const bool entries = l2p.want(lba, count, PagedMemory::For::hosts);
         return crcs.want(lba, count, PagedMemory::For::hosts) && entries;
     }
+    // Whether something that has waited since then waits no longer: its pages leave memory again before all have come.
+    // Then the reactor waits for them. since: page_events when it began to wait.
+    [[nodiscard]] bool waited_long(uint64_t since) const noexcept { return page_events - since > kPageEvents; }
     // Pages that have come, or gone.
     uint32_t run_pages() noexcept;
     // As PagedMemory::goes_on().
@@ -435,6 +439,7 @@ public:
     uint32_t moves_reading = 0;  // moves that may still find blocks to copy. Writer: Movers, anew in each poll
     uint64_t moves_read = 0;     // a bit for each mover that only waits for its copies. Writer: Movers, as above
     bool moves_settle = false;   // a move waits for records that are not settled. Writer: Movers, anew in each poll
+    uint64_t page_events = 0;    // pages that have come or gone. Writer: run_pages()
     bool moves_page = false;     // a move waits for pages of the L2P. Writer: Movers, anew in each poll
     bool moves_rest = false;     // relocation waits for the user's next writes. Writer: Movers, anew in each poll
     uint64_t moved_ns = 0;       // when bands were last being moved. Writer: Movers

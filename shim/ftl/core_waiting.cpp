@@ -55,7 +55,7 @@ uint32_t FtlCore::run_line(WaitingLine &line, uint32_t &budget) noexcept {
                 writes_wait_ = true;
                 break;
             }
-            if (!state_.want(io.lba, io.block_count)) {
+            if (!has_pages(line, io)) {
                 break;
             }
             if (!reserved && state_.buffer.free.count() == 0) {
@@ -91,6 +91,16 @@ uint32_t FtlCore::run_line(WaitingLine &line, uint32_t &budget) noexcept {
         ++work;
     }
     return work;
+}
+
+bool FtlCore::has_pages(WaitingLine &line, const Io &io) noexcept {
+    if (!state_.want(io.lba, io.block_count)) {
+        line.paging_since = line.paging ? line.paging_since : state_.page_events;
+        line.paging = !state_.waited_long(line.paging_since);
+        return !line.paging;
+    }
+    line.paging = false;
+    return true;
 }
 
 void FtlCore::spend(uint32_t &budget, uint64_t cost) noexcept {

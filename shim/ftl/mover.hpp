@@ -136,6 +136,8 @@ private:
         uint32_t first_offset = 0;
         uint32_t entry = 0;
         uint32_t entry_count = 0;
+        bool paging = false;  // waits for a page, since so many had come or gone
+        uint64_t paging_since = 0;
         uint32_t wanted = 0;  // pages for the entries before it were asked for
         // Records that may be valid. The scrub has none.
         std::optional<RecordGroup> group;

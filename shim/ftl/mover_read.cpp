@@ -39,7 +39,13 @@ bool Movers::has_page(Mover &mover, uint32_t entry) const noexcept {
     for (mover.wanted = entry == 0 ? 0 : std::max(mover.wanted, entry); mover.wanted < ahead; ++mover.wanted) {
         want(mover.wanted);
     }
-    return want(entry);
+    if (!want(entry)) {
+        mover.paging_since = mover.paging ? mover.paging_since : state_.page_events;
+        mover.paging = !state_.waited_long(mover.paging_since);
+        return !mover.paging;
+    }
+    mover.paging = false;
+    return true;
 }
 
 // Whether another chunk may be uncovered in this step.

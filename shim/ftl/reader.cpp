@@ -40,6 +40,7 @@ void Reader::start(Io &io, IoList &done) noexcept {
     io.device_data[2] = 0;
     state_.stats.user_read_blocks += io.block_count;
     if (!state_.want(io.lba, io.block_count)) {
+        io.device_data[1] = state_.page_events;
         paging_.push(io);
         return;
     }
@@ -60,7 +61,8 @@ uint32_t Reader::run(IoList &done) noexcept {
     paging.append(paging_);
     while (!paging.empty()) {
         Io &io = *paging.pop();
-        if (state_.want(io.lba, io.block_count)) {
+        if (state_.want(io.lba, io.block_count) || state_.waited_long(io.device_data[1])) {
+            io.device_data[1] = 0;
             look_up(io, done);
             ++work;
         } else {
@@ -83,7 +85,11 @@ uint32_t Reader::run(IoList &done) noexcept {
 }
 
 void Reader::fail(IoList &done) noexcept {
-    waiting_.append(paging_);
+    while (!paging_.empty()) {
+        Io &io = *paging_.pop();
+        io.device_data[1] = 0;
+        waiting_.push(io);
+    }
     while (!waiting_.empty()) {
         Io &io = *waiting_.pop();
         io.status = state_.failed;

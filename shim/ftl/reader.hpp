@@ -59,7 +59,8 @@ private:
     };
     enum class Found : uint8_t { here, in_flight, lost };
 
-    // device_data of a parent: [0] children in flight, [1] next block, [2] all blocks were looked up.
+    // device_data of a parent: [0] children in flight, [1] next block (in paging_: page_events when it came there), [2]
+    // all blocks were looked up.
     void look_up(Io &io, IoList &done) noexcept;
     bool advance(Io &io) noexcept;
     uint32_t issue_run(Io &io, uint32_t block, IovCursor &cursor, uint64_t address, uint32_t limit) noexcept;

@@ -17,6 +17,9 @@ namespace ftl {
 struct WaitingLine {
     IoList ios;
     const void *ordered_by = nullptr;
+    // The write at the front waits for pages of the L2P, since so many had come or gone.
+    bool paging = false;
+    uint64_t paging_since = 0;
     // The trim at the front of the line.
     bool trimming = false;
     uint32_t record = kNoSlot;

@@ -116,8 +116,6 @@ class DaemonIdentity:
     """How long host I/O is held after a base was lost; then it fails until the base is back."""
     buffer_dir: Path | None = None
     """The directory of write buffers, which outlive the daemon."""
-    l2p_dir: Path | None = None
-    """The directory of L2P pages that are not in memory."""
     key_dir: Path | None = None
     """The directory of keys that daemon and targets share; None: they identify each other by NQN alone."""
     peers: PeerLimits | None = None
@@ -146,6 +144,8 @@ class DaemonIdentity:
     """How long a halt of the daemon may take."""
     loads: LoadTurns = field(default_factory=LoadTurns)
     """Which FTLs are loaded at the same time."""
+    l2p_dir: Path | None = None
+    """The directory of L2P pages that are not in memory."""
 
     @functools.cached_property
     def prober(self) -> Prober:

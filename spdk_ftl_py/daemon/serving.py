@@ -68,7 +68,7 @@ async def serve(
     transport: str = TransportName.TCP.value,
     peer_timeout_s: float,
     buffer_directory: Path,
-    l2p_directory: Path | None,
+    l2p_directory: Path | None = None,
     limits: Sequence[str] = (),
     target_keys: bool = True,
     target_user: int | None = None,
@@ -136,7 +136,6 @@ async def serve(
             listen,
             peer_timeout_s,
             buffer_directory,
-            l2p_directory or state.path,
             state.path / "keys" if target_keys else None,
             peers,
             target_user,
@@ -151,6 +150,7 @@ async def serve(
             reactors or Reactors(),
             halt_timeout_s,
             loads or LoadTurns(),
+            l2p_directory or state.path,
         )
         registry = Registry(state, identity, socket_path=str(sockets.path), logs=logs)
         registry.on_halted = halt.set

@@ -42,11 +42,6 @@ MOVES_IN_LINE: Final = 2
 """Moves that are in progress at a time. The core carries them out one after the other: several at a time would be no
 faster, but would hold more space until the first of them ends. The second is there so that relocation does not pause
 until the event loop has its turn."""
-RAMP_PART: Final = 4
-"""Hosts slow down when relocation has less than this part of a band beyond what it must have, before they have to
-stop."""
-RAMP_SHARE: Final = 5
-"""In percent: hosts get so much until they have to stop."""
 CHANGES_MAX: Final = 1024
 """Bands whose account is taken in one turn of the event loop: some 4 ms if the state of each has changed."""
 RESETS_MAX: Final = 256
@@ -99,7 +94,6 @@ class BandManager:
         self._turns = turns
         self._conf = conf
         self._punits = geometry.punits
-        self._ramp = geometry.band_blocks // RAMP_PART
         self._geometry = geometry
         self._surroundings = surroundings(geometry, conf)
         policy = policy or Guard.loaded(conf.reloc_policy, self._surroundings)
@@ -486,26 +480,21 @@ class BandManager:
             # A reset that waits for user data has it written to relocation's band if there is no other: then nothing
             # more is accepted, so that this is at most one write buffer, however many resets are in progress.
             all_needed = self.reserve.in_whole_bands(self.next_band_seq) or self.reserve.user_starved()
-            pace = self._slowed(0 if all_needed else self.bands.resetting_capacity())
+            tight = self._is_tight(0 if all_needed else self.bands.resetting_capacity())
+            pace = Pace(user_share=0) if tight else self._fitting_pace()
         if pace != self._pace:
             self._core.set_pace(pace.user_share, pace.reloc_per_thousand)
             self._pace = pace
 
-    def _slowed(self, coming: int) -> Pace:
-        """The pace that fits, or less if relocation hardly has the room that it must have. coming: as for margin()."""
-        margin = self.reserve.margin(coming=coming, enough=self._ramp)
-        while margin < 0 and (stream := self._feeding.take_back()) is not None:
+    def _is_tight(self, coming: int) -> bool:
+        """As Reserve.is_tight(), when user streams have given back what they can do without."""
+        while self.reserve.is_tight(coming=coming):
+            stream = self._feeding.take_back()
+            if stream is None:
+                return True
             self.reserve.taken_back(stream, self.next_band_seq)
             self.levelling.taken_back()
-            margin = self.reserve.margin(coming=coming, enough=self._ramp)
-        if margin < 0:
-            return Pace(user_share=0)
-        pace = self._fitting_pace()
-        # Nothing is gained by it if cold data is moved alone.
-        if margin >= self._ramp or all(self.moves.worn(self.bands)):
-            return pace
-        share = max(RAMP_SHARE, pace.user_share * margin // self._ramp)
-        return Pace(share) if share < pace.user_share else pace
+        return False
 
     def _fitting_pace(self) -> Pace:
         sizes = self.moves.in_line(self.bands)

@@ -121,14 +121,10 @@ class Reserve:
     def is_tight(self, less: int = 0, coming: int = 0) -> bool:
         """Whether user writes must get no further band, so that moves in progress and resets can end, and another move
         can begin then. less: blocks that relocation is about to lose. coming: that it will have for that other move."""
-        return self.margin(less, coming) < 0
-
-    def margin(self, less: int = 0, coming: int = 0, enough: int = 0) -> int:
-        """Blocks that relocation has beyond what it must have; less than 0: is_tight(). Not exact above ``enough``."""
         spare = self.reloc_room() - less - self.committed() - self._buffer_blocks
         other = self._band_blocks
-        if spare < 0 or spare + coming >= other + enough:
-            return min(spare, spare + coming - other)
+        if spare < 0 or spare + coming >= other:
+            return spare < 0
         moves, worn = self._moves.in_line(self._bands), self._moves.worn(self._bands)
         if len(moves) > 1 and not worn[-1]:
             # The last move in line is that other one.
@@ -136,7 +132,7 @@ class Reserve:
         elif any(worn):
             # What was left for it when this move began.
             other = min(other, self.least_valid() + self.least_gain)
-        return min(spare, spare + coming - other)
+        return spare + coming < other
 
     def may_take(self, stream: int, number: int, *, next_band_seq: int, draining: bool) -> bool:
         """Whether the stream gets this free band. Relocation takes what it needs. User writes leave the reserve bands,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import itertools
 from types import SimpleNamespace
 from typing import Any
 
@@ -343,27 +342,6 @@ async def test_what_he_gave_back_is_not_for_the_running_checkpoint() -> None:
         kept.append(sum(manager.keep_band() is not None for _ in range(12)))
         manager.stop()
     assert kept[0] == kept[1] + 1 > 1
-
-
-async def test_hosts_slow_down_before_they_have_to_stop() -> None:
-    shares = []
-    for rest in range(1000, 400, -20):
-        manager, core = manager_of(
-            [
-                band(0, MOVING, valid=400, written=BLOCKS),
-                band(1, OPEN, valid=10, written=BLOCKS - 200),
-                band(2, OPEN, valid=10, written=BLOCKS - rest, stream=_shim.STREAM_RELOC),
-                band(3, FREE),
-                *(band(index, CLOSED, valid=900, written=BLOCKS) for index in range(4, 12)),
-            ]
-        )
-        manager.start()
-        shares.append(core.share)
-        manager.stop()
-    assert shares == sorted(shares, reverse=True)
-    assert shares[-1] == 0
-    steps = [before - after for before, after in itertools.pairwise(shares)]
-    assert max(steps) <= 15, shares
 
 
 @pytest.mark.parametrize(("written", "moves"), [((900,), 3), ((100, 450, 200), 3), ((900,), 1)])

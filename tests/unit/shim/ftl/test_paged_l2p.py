@@ -45,7 +45,7 @@ def test_random_writes_reads_and_trims_are_what_they_would_be_in_memory(
     try:
         with Bench(**BASE, **paged(tmp_path, page_threads=threads)) as bench:
             model = [0] * bench.block_count
-            for version in range(1, 1500 if threads else 6000):
+            for version in range(1, 500 if threads else 6000):
                 lba, count = rng.randrange(bench.block_count - 8), rng.randint(1, 8)
                 if rng.random() < 0.05:
                     assert bench.run(_shim.Op.DEALLOCATE, lba, count) == 0
@@ -58,8 +58,8 @@ def test_random_writes_reads_and_trims_are_what_they_would_be_in_memory(
             bench.audit()
             stats = bench.core.stats()
             assert stats.reloc_moved_blocks > 1000 or threads
-            assert stats.l2p_page_reads > 1000
-            assert stats.l2p_page_writes > 1000
+            assert stats.l2p_page_reads > 500
+            assert stats.l2p_page_writes > 500
             assert stats.l2p_page_waits < stats.l2p_page_reads + stats.l2p_page_writes
     finally:
         _shim.limit_narrow_l2p()
@@ -233,6 +233,7 @@ def test_pages_that_fail_under_relocation_do_not_make_it_drop_blocks(tmp_path: P
         for version in range(1, 4000):
             bench.put(rng.randrange(bench.block_count - 8), version, 8)
         assert bench.flush() == 0
+        bench.settle()
         moved = bench.core.stats().reloc_moved_blocks
         assert moved > 0
         _shim.fail_l2p_pages(True)
