@@ -90,7 +90,7 @@ async def create(
         uuid = uuid or uuid4()
         media_uuid = media_uuid or uuid4()
         # Check everything that can be checked before anything is erased.
-        paged = page_options(pages, conf)
+        paged = page_options(pages, conf, geometry)
         files = None
         if buffer_dir is not None and not no_data:
             files = BufferFiles.acquire(buffer_dir, uuid)

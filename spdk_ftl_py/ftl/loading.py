@@ -26,7 +26,7 @@ from .device import FtlDevice
 from .gc.reloc import surroundings
 from .load.grow import Grow, plan_growth, take_zones
 from .load.held import HeldWrites, Recovered, RecoveredBlock
-from .load.pages import NO_PAGES, Pages, file_error, page_options
+from .load.pages import NO_PAGES, Pages, file_error, page_options, pages_needed
 from .load.restore import Room, restore
 from .load.restored import Restored
 from .load.room import lacks_room, make_room
@@ -135,7 +135,7 @@ async def load(
         )  # fmt: skip
         if room is not None:
             await room(bytes_for(found.geometry) if found.walked else 0)
-        if pages is None and found.conf.l2p_dram_limit:
+        if pages is None and pages_needed(found.conf, found.geometry):
             log.warning("%s: conf l2p_dram_limit has no effect: there is no directory for pages (l2p_dir)", name)
         for line in ignored_in_superblock(found.superblock.content["conf"]):
             log.warning("%s: %s", name, line)
@@ -246,7 +246,7 @@ async def _loaded(
         buffer=files.path(incarnation) if files else None,
         buffer_blocks=buffer_blocks,
         media_uuid=found.superblock.media_uuid,
-        pages=NO_PAGES if pages is None or takes_all else page_options(pages, found.conf),
+        pages=NO_PAGES if pages is None or takes_all else page_options(pages, found.conf, found.geometry),
     )
     written = "make the write buffer's file"
     if files is not None:

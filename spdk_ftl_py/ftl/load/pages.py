@@ -11,8 +11,10 @@ from typing import Any, Final
 
 from ...conf import FtlConf
 from ...errors import ConfError
+from ..media.geometry import Geometry
 
 MIB: Final = 1 << 20
+CRC_BYTES: Final = 2
 PageOptions = Mapping[str, Any]
 """Arguments of CoreConfig and RestoredL2p."""
 NO_PAGES: Final[PageOptions] = MappingProxyType({})
@@ -31,10 +33,19 @@ class Pages:
     """False: nothing depends on when threads run."""
 
 
-def page_options(pages: Pages | None, conf: FtlConf) -> PageOptions:
-    """Raises ConfError if there is a limit, but no directory."""
+def pages_needed(conf: FtlConf, geometry: Geometry) -> bool:
+    """Whether the limit leaves no memory for some of them."""
+    return 0 < conf.l2p_dram_limit * MIB < _needed(conf, geometry)
+
+
+def _needed(conf: FtlConf, geometry: Geometry) -> int:
+    return geometry.block_count * (geometry.l2p_entry_bytes + (CRC_BYTES if conf.verify_reads else 0))
+
+
+def page_options(pages: Pages | None, conf: FtlConf, geometry: Geometry) -> PageOptions:
+    """Raises ConfError if not everything may be in memory, and there is no directory."""
     memory = conf.l2p_dram_limit * MIB if pages is None or pages.memory is None else pages.memory
-    if memory == 0:
+    if memory == 0 or memory >= _needed(conf, geometry):
         return NO_PAGES
     if pages is None:
         raise ConfError(

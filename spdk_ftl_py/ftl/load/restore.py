@@ -95,7 +95,7 @@ async def restore(
             "leave it out"
         )
     sequential = not isinstance(base, _shim.ZonedOverlay)
-    paged = NO_PAGES if pages is None else page_options(pages, conf)
+    paged = NO_PAGES if pages is None else page_options(pages, conf, geometry)
     # If there is a checkpoint, the shutdown was clean, and nothing is held.
     held = [await source(superblock, geometry) for source in sources]
     checkpoint = None

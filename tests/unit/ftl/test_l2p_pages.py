@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import os
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,14 @@ from unit.ftl.ftl_rig import rig_on, zns_drive
 FEW = {"memory": 1, "page_bytes": 64, "threads": False}
 """8 frames of 16 entries, and 8 of 32 CRCs."""
 DRIVE = {"zones": 66, "zone_size": 128, "zone_capacity": 100}
+
+
+def open_files(folder: Path) -> Iterator[str]:
+    for number in os.listdir("/proc/self/fd"):
+        # The list has the directory itself.
+        with contextlib.suppress(FileNotFoundError):
+            if (name := os.readlink(f"/proc/self/fd/{number}")).startswith(str(folder)):
+                yield name
 
 
 async def contents(port: BlockPort, count: int) -> list[int]:
@@ -69,16 +78,21 @@ async def test_what_was_written_is_there_after_a_load(
 
 
 async def test_a_limit_without_a_directory_is_refused_by_creation_and_ignored_by_a_load(
-    reactor: ReactorLoop, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    reactor: ReactorLoop, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Unless everything fits."""
     media = zns_drive(reactor, **DRIVE)
-    with pytest.raises(ConfError, match=r"l2p_dram_limit = 7: there is no directory"):
-        await creation.create(reactor, media, name="ftl0", conf=FtlConf(l2p_dram_limit=7))
-    assert all(state == "empty" for _, state, _ in media.zone_states())
-    device = await creation.create(reactor, media, name="ftl0", conf=FtlConf(l2p_dram_limit=7), pages=Pages(tmp_path))
+    device = await creation.create(reactor, media, name="ftl0", conf=FtlConf(l2p_dram_limit=7))
     await device.halt()
+    # 7 KiB, for more than 10 KiB.
+    monkeypatch.setattr("spdk_ftl_py.ftl.load.pages.MIB", 1024)
+    with pytest.raises(ConfError, match=r"l2p_dram_limit = 7: there is no directory"):
+        await creation.create(reactor, media, name="ftl1", conf=FtlConf(l2p_dram_limit=7))
     loaded = await loading.load(reactor, media, name="ftl0", uuid=device.uuid)
     assert "l2p_dram_limit has no effect: there is no directory" in caplog.text
+    await loaded.halt()
+    loaded = await loading.load(reactor, media, name="ftl0", uuid=device.uuid, pages=Pages(tmp_path))
+    assert len(list(open_files(tmp_path))) == 2
     await loaded.halt()
 
 
