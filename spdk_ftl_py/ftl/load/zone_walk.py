@@ -165,6 +165,11 @@ class ZoneReader:
             zone.band_seq = first.band_seq
             whole = None
             known[:] = False
+        bad = first is None and (first_block.any() or not readable[0])
+        if whole is not None and bad and not self._sequential and await self._has_later_life(zone):
+            # It was the first header of that life.
+            whole = None
+            known[:] = False
         if full and not self._sequential and zone.band_seq == 0 and readable[0] and not first_block.any():
             # An emulated zone is always full. The first block of this one was never written, or was not flushed, so
             # nothing after it was.
@@ -180,6 +185,13 @@ class ZoneReader:
             if len(entries):
                 zone.highest_seq = max(zone.highest_seq, int(entries["seq"].max()))
         return zone
+
+    async def _has_later_life(self, zone: ZoneContent) -> bool:
+        """Whether the zone has headers of a later life than that of its summary."""
+        found = ZoneContent(zone.band, zone.punit, zone.start, zone.written, band_seq=zone.band_seq)
+        nothing = np.zeros(self._data_blocks, bool)
+        await self._walk(found, self._data_blocks, True, None, nothing, short=False)
+        return found.band_seq > zone.band_seq
 
     @property
     def knows_blank(self) -> bool:
@@ -349,6 +361,7 @@ class ZoneReader:
                 # Blocks before it belong to an earlier life.
                 headers.clear()
                 gaps.clear()
+                known[:] = False
                 gap = 0 if at else None
                 zone.band_seq = header.band_seq
             if gap is not None:
