@@ -417,8 +417,8 @@ MUTATIONS = (
         edits=(
             (
                 "ftl/load/zone_walk.py",
-                "            whole = None\n            known[:] = False\n        if full and",
-                "        if full and",
+                "            whole = None\n            known[:] = False\n        bad =",
+                "        bad =",
             ),
         ),
         world=0,
