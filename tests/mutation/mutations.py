@@ -179,7 +179,7 @@ MUTATIONS = (
         "a zone that the drive finished by itself is given up as one that failed",
         ("--faults",),
         crashes=500,
-        world=1,
+        world=14,
     ),
     Mutation(
         "gap_not_searched",
@@ -212,7 +212,7 @@ MUTATIONS = (
         ("--chain",),
         setting=WRONG_BITS,
         crashes=500,
-        world=0,
+        world=6,
     ),
     Mutation(
         "read_digest_ignored",
