@@ -42,6 +42,7 @@ wait_for() { # $1: what says that it is there, $2: of whom
 }
 
 start_target() {
+    : >"$WORK/target.out" # before the shell's child opens it: it may still tell of the target before
     spdk-ftl target -r "$TGT" --zns name=Nvme0n1,zones=64,zone_size=4M,capacity=3M,max_open=14,path="$WORK/drive" \
         >"$WORK/target.out" 2>>"$WORK/target.log" &
     target_pid=$!

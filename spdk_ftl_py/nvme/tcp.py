@@ -24,6 +24,10 @@ CONTROL_DATA_MAX = 4 << 20
 TERM_REQ_LINGER_S = 1.0
 """How long to wait for the peer to read our TermReq and close the connection."""
 LINGER_DISCARD_MAX = 1 << 20
+LAST_ANSWER_S = 0.5
+"""How long a connection stays open behind an answer that ends it. Linux 6.12 must not learn of the end first: its error
+recovery then waits for its own authentication, which waits for the recovery, and the controller hangs until somebody
+removes it."""
 KEEPALIVE_IDLE_S, KEEPALIVE_INTERVAL_S, KEEPALIVE_COUNT = 10, 5, 4
 """TCP's own keep-alive. It detects peers that vanished on queues without NVMe keep-alive."""
 PACE_PDUS_PER_S = 50
@@ -297,7 +301,12 @@ class Connection:
             self.close()
 
     async def finish(self) -> None:
-        """Closes the connection, after the peer has had a moment to read the last data."""
+        """Closes the connection, after the peer has had LAST_ANSWER_S to act upon the last data."""
+        try:
+            async with time_limit(LAST_ANSWER_S):
+                await self._discard()
+        except (OSError, asyncio.TimeoutError):
+            pass
         try:
             async with time_limit(TERM_REQ_LINGER_S):
                 await self._linger()
@@ -315,6 +324,10 @@ class Connection:
         if self.tls is not None:
             self.tls.end_output()
         self.socket.shutdown(socket.SHUT_WR)
+        await self._discard()
+
+    async def _discard(self) -> None:
+        """Returns when the peer has closed, or has sent too much."""
         discarded = 0
         while discarded < LINGER_DISCARD_MAX:
             chunk = await self._loop.sock_recv(self.socket, 65536)

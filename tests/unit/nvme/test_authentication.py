@@ -29,6 +29,7 @@ from spdk_ftl_py.nvme.target.connection_log import ConnectionLog
 from spdk_ftl_py.nvme.target.controller import TargetController
 from spdk_ftl_py.nvme.target.peers import PeerLimits
 from spdk_ftl_py.nvme.target.subsystem import Subsystem
+from spdk_ftl_py.nvme.tcp import LAST_ANSWER_S
 from spdk_ftl_py.nvme.wire import AdminOp, CommandError, FabricsType, PduType, Property, Sqe, Status
 from unit.nvme.nvme_loop import HOSTID, HOSTNQN, SUBNQN, Bench, RawHost, bench, capsule, io, until
 
@@ -375,6 +376,20 @@ async def test_a_wrong_key_is_told_and_ends_the_connection() -> None:
         assert await raw.at_end()
         raw.close()
         await until(lambda: not here.subsystem.controllers)
+
+
+async def test_a_host_has_read_that_it_failed_before_the_connection_ends() -> None:
+    """Linux 6.12 hangs where the end overtakes the answer."""
+    async with guarded() as here:
+        raw = await arrive(here)
+        host = ProvingHost(raw, DhchapKey.generate())
+        assert await host.send(host.side.negotiate()) == 0
+        assert await host.send(host.side.reply(await host.receive())) == 0
+        assert Failure.unpack(await host.receive()).explanation == FailureReason.AUTHENTICATION_FAILED
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(raw.at_end(), LAST_ANSWER_S / 2)
+        assert await raw.at_end()
+        raw.close()
 
 
 async def test_after_a_failure_nothing_helps() -> None:
