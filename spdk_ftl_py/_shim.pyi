@@ -1592,6 +1592,7 @@ class CoreConfig:
         page_memory: int = 0,
         page_bytes: int = 4096,
         page_threads: bool = True,
+        flush_zone_starts: bool = False,
     ) -> None:
         """bands[b] = start LBAs of the band's zones, one per punit (ADDRESS_INVALID where a zone is missing).
         zone_capacity: the smallest of all zones used. batch_blocks counts the header. All lengths in blocks.
@@ -1605,6 +1606,7 @@ class CoreConfig:
         together, a power of two, 128 at most. trim_step: L2P entries that trims visit at once without other I/O; 0:
         only those that something needs. page_folder: of the file for pages of the L2P and the CRCs if they take more
         than page_memory bytes. page_bytes: a power of two. page_threads: False if nothing may depend on threads.
+        flush_zone_starts: the first batch of a zone is durable before anything else is written to it.
         ValueError: an id is not 16 bytes."""
 
     block_count: Final[int]
@@ -1616,6 +1618,7 @@ class CoreConfig:
     shared_stream: Final[bool]
     classes_max: Final[int]
     finish_zones: Final[bool]
+    flush_zone_starts: Final[bool]
     write_buffer_blocks: Final[int]
     write_buffer_path: Final[str | None]
     reloc_buffer_blocks: Final[int]

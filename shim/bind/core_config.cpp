@@ -63,7 +63,7 @@ void make_core_config(CoreConfig *self, const nb::bytes &uuid, uint64_t block_co
                       uint32_t max_reloc_qdepth, uint32_t max_active_relocs, uint32_t band_threshold, uint64_t next_seq,
                       bool verify_reads, bool no_data, const std::optional<nb::bytes> &media_uuid, uint32_t trim_chunk,
                       uint32_t trim_step, std::optional<std::string> page_folder, uint64_t page_memory,
-                      uint32_t page_bytes, bool page_threads) {
+                      uint32_t page_bytes, bool page_threads, bool flush_zone_starts) {
     CoreConfig config;
     config.uuid = id_of(uuid, "uuid");
     config.media_uuid = media_uuid ? id_of(*media_uuid, "media_uuid") : config.uuid;
@@ -76,6 +76,7 @@ void make_core_config(CoreConfig *self, const nb::bytes &uuid, uint64_t block_co
     config.shared_stream = shared_stream;
     config.classes_max = classes_max;
     config.finish_zones = finish_zones;
+    config.flush_zone_starts = flush_zone_starts;
     config.write_buffer_blocks = write_buffer_blocks;
     config.write_buffer_path = std::move(write_buffer_path);
     config.reloc_buffer_blocks = reloc_buffer_blocks;
@@ -113,7 +114,7 @@ void bind_core_config(nb::module_ &m) {
              nb::arg("no_data") = usual.no_data, nb::arg("media_uuid") = nb::none(),
              nb::arg("trim_chunk") = usual.trim_chunk, nb::arg("trim_step") = usual.trim_step,
              nb::arg("page_folder") = nb::none(), nb::arg("page_memory") = 0, nb::arg("page_bytes") = 4096,
-             nb::arg("page_threads") = true)
+             nb::arg("page_threads") = true, nb::arg("flush_zone_starts") = usual.flush_zone_starts)
         .def_ro("block_count", &CoreConfig::block_count)
         .def_ro("punits", &CoreConfig::punits)
         .def_ro("zone_size", &CoreConfig::zone_size)
@@ -123,6 +124,7 @@ void bind_core_config(nb::module_ &m) {
         .def_ro("shared_stream", &CoreConfig::shared_stream)
         .def_ro("classes_max", &CoreConfig::classes_max)
         .def_ro("finish_zones", &CoreConfig::finish_zones)
+        .def_ro("flush_zone_starts", &CoreConfig::flush_zone_starts)
         .def_ro("write_buffer_blocks", &CoreConfig::write_buffer_blocks)
         .def_ro("write_buffer_path", &CoreConfig::write_buffer_path)
         .def_ro("reloc_buffer_blocks", &CoreConfig::reloc_buffer_blocks)

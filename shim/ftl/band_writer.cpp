@@ -94,7 +94,7 @@ bool BandWriter::close_zone(uint32_t band, uint32_t punit) noexcept {
         return false;
     }
     ZoneWriter &zone = open->zones[punit];
-    if (zone.state == ZoneState::batch) {
+    if (zone.state == ZoneState::batch || zone.state == ZoneState::starting) {
         zone.close_short = true;
         return true;
     }
@@ -208,7 +208,9 @@ void BandWriter::close_early(OpenBand &open) noexcept {
 
 bool BandWriter::has_room(const OpenBand &open) const noexcept {
     return std::any_of(open.zones.begin(), open.zones.end(), [this](const ZoneWriter &zone) {
-        return (zone.state == ZoneState::idle || zone.state == ZoneState::batch) && zone.next_offset < state_.data_area;
+        const ZoneState now = zone.state;
+        return (now == ZoneState::idle || now == ZoneState::batch || now == ZoneState::starting) &&
+               zone.next_offset < state_.data_area;
     });
 }
 

@@ -8,6 +8,9 @@
 // use_append: as one append). L2P entries change when the whole batch is on media. If a write fails, the zone is given
 // up, and the blocks of its batch are queued again, in front, with the same seq. The same happens if the drive has
 // finished the zone by itself, but then the zone stays usable, and the band closes short.
+//
+// With flush_zone_starts, a flush follows the first batch of a zone, before anything else is written to it. Where that
+// is on media, the first header is, too: it says which blocks are of an earlier life of the zone (docs/restore.md).
 #pragma once
 
 #include <array>
@@ -53,7 +56,7 @@ private:
         Source source = Source::none;
         uint8_t from_class = 0;
     };
-    enum class ZoneState : uint8_t { idle, batch, summary, finishing, done };
+    enum class ZoneState : uint8_t { idle, batch, starting, summary, finishing, done };
 
     struct OpenBand;
     struct ZoneWriter {
@@ -67,7 +70,7 @@ private:
         uint32_t done_blocks = 0;
         uint32_t chunk_blocks = 0;
         uint32_t summary_index = 0;
-        bool close_short = false;  // after the batch in flight
+        bool close_short = false;  // after the batch or the flush in flight
         uint32_t finish_attempts = 0;
         uint64_t finish_at = 0;                     // time of the next attempt; 0: it is in flight
         Status finish_refused = status::ok;         // the status of a busy base, which is probed with another I/O now
@@ -131,6 +134,8 @@ private:
     void issue_chunk(ZoneWriter &zone) noexcept;
     void point_iov(ZoneWriter &zone) noexcept;
     void make_summary(ZoneWriter &zone) noexcept;
+    [[nodiscard]] bool begins_life(const ZoneWriter &zone) const noexcept;
+    void flush_start(ZoneWriter &zone) noexcept;
     void after_batch(ZoneWriter &zone) noexcept;
     void landed(ZoneWriter &zone) noexcept;
     void give_up(ZoneWriter &zone) noexcept;

@@ -194,9 +194,8 @@ void BandWriter::on_complete(Io &io) noexcept {
 }
 
 void BandWriter::came_back(ZoneWriter &zone) noexcept {
-    const uint64_t patience_ns = MUTATED(busy_gives_zone_up) ? 0
-                                 : zone.io.op == Op::flush   ? kBusyPatienceLeftNs
-                                                             : kBusyPatienceNs;
+    const bool probe = zone.state == ZoneState::finishing && zone.io.op == Op::flush;
+    const uint64_t patience_ns = MUTATED(busy_gives_zone_up) ? 0 : probe ? kBusyPatienceLeftNs : kBusyPatienceNs;
     if (state_.came_back(zone.io, patience_ns) != Answer::final) {
         return;
     }
@@ -223,6 +222,16 @@ void BandWriter::came_back(ZoneWriter &zone) noexcept {
             status = status::zone_invalid_write;
         }
     }
+    if (zone.state == ZoneState::starting) {
+        if (status == status::ok) {
+            after_batch(zone);
+        } else {
+            // Nothing may be written behind this batch.
+            give_up(zone);
+            finish(zone);
+        }
+        return;
+    }
     if (status != status::ok) {
         fault(zone, status);
         return;
@@ -238,7 +247,11 @@ void BandWriter::came_back(ZoneWriter &zone) noexcept {
     }
     if (zone.state == ZoneState::batch) {
         landed(zone);
-        after_batch(zone);
+        if (begins_life(zone)) {
+            flush_start(zone);
+        } else {
+            after_batch(zone);
+        }
         return;
     }
     state_.stats.media_summary_blocks += zone.block_count;
@@ -312,6 +325,19 @@ uint32_t BandWriter::run_finishes() noexcept {
         }
     }
     return work;
+}
+
+bool BandWriter::begins_life(const ZoneWriter &zone) const noexcept {
+    return zone.first_offset == 0 && state_.config.flush_zone_starts && state_.base->info().volatile_cache;
+}
+
+void BandWriter::flush_start(ZoneWriter &zone) noexcept {
+    zone.state = ZoneState::starting;
+    zone.io.op = Op::flush;
+    zone.io.block_count = 0;
+    zone.io.iov_count = 0;
+    ++state_.stats.base_flushes;
+    state_.submit_base(zone.io);
 }
 
 void BandWriter::after_batch(ZoneWriter &zone) noexcept {

@@ -50,6 +50,7 @@ struct CoreConfig {
     bool shared_stream = false;
     uint8_t classes_max = 2;  // classes of bands that are written side by side
     bool finish_zones = false;
+    bool flush_zone_starts = false;  // for emulated zones, where a loss of power may take the first block alone
     uint32_t write_buffer_blocks = 1536;
     std::optional<std::string> write_buffer_path;
     uint32_t reloc_buffer_blocks = 512;

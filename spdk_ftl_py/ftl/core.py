@@ -61,6 +61,7 @@ async def make_core(
             # Whatever the policy has: another one may come under I/O. docs/performance.md, "Memory of open bands".
             classes_max=max(2, geometry.classes_max),
             finish_zones=geometry.finish_zones,
+            flush_zone_starts=isinstance(base, _shim.ZonedOverlay),
             write_buffer_blocks=buffer_blocks or write_buffer_blocks(conf, geometry),
             write_buffer_path=None if buffer is None else str(buffer),
             max_reloc_qdepth=conf.max_reloc_qdepth,

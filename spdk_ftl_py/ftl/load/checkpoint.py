@@ -134,6 +134,9 @@ class _Writer:
         self._builder = BlockBuilder(uuid, generation)
         self._core = core
         self._with_crcs = with_crcs
+        self._flush_starts = isinstance(port.device, _shim.ZonedOverlay)
+        """A loss of power may take the first block of an emulated zone alone, and what is left of its earlier life
+        would count again, cut up."""
         self._to_finish: int | None = None
         """A zone that is partly written, and may not stay active."""
 
@@ -174,8 +177,11 @@ class _Writer:
                     free.append(zone)
                     offset = 0
                     self._to_finish = zone if scarce or self._geometry.finish_zones else None
-                count = min(step, len(records) - done, self._geometry.zone_capacity - offset)
+                starts = offset == 0 and self._flush_starts
+                count = 1 if starts else min(step, len(records) - done, self._geometry.zone_capacity - offset)
                 await self._write(self._geometry.zone_start(free[-1]) + offset, records[done : done + count])
+                if starts:
+                    await self._port.flush()
                 done += count
                 offset += count
                 # The capacity of this zone may be greater than the common one.
