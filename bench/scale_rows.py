@@ -402,7 +402,7 @@ async def emulated_crashes(gibibytes: float, seconds: float) -> dict[str, Any]:
         uuid = device.uuid
         loads: list[float] = []
         began = time.perf_counter()
-        while not loads or (len(loads) < 50 and time.perf_counter() - began + 2 * loads[-1] < seconds):
+        while not loads or (len(loads) < 100 and time.perf_counter() - began + 2 * loads[-1] < seconds):
             await write_blocks(reactor, device, 2000, 2000, seed=1 + len(loads))
             await crash(device)
             base = _shim.ZonedOverlay(reactor.shim, media, zone_capacity=ZONE_CAPACITY, initial_state="full")

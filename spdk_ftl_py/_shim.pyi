@@ -607,6 +607,10 @@ class ZonedOverlay(BlockDevice):
         zone_commands False: zone actions, reports and appends are invalid opcodes, like those of SPDK's zone_block over
         NVMe-oF."""
 
+    @property
+    def base(self) -> BlockDevice:
+        """The conventional device, with the same addresses. Write pointers do not notice what is written there."""
+
 # --- gate -------------------------------------------------------------------------------------------------------
 
 class Gate(BlockDevice):

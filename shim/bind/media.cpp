@@ -179,7 +179,8 @@ void bind_media(nb::module_ &m) {
 
     nb::class_<ZonedOverlay, BlockDevice>(m, "ZonedOverlay")
         .def(nb::new_(&overlay), nb::arg("reactor"), nb::arg("base"), nb::kw_only(), nb::arg("zone_capacity"),
-             nb::arg("max_open_zones") = 0, nb::arg("initial_state") = "empty", nb::arg("zone_commands") = true);
+             nb::arg("max_open_zones") = 0, nb::arg("initial_state") = "empty", nb::arg("zone_commands") = true)
+        .def_prop_ro("base", &ZonedOverlay::base);
 }
 
 }  // namespace ftl

@@ -32,6 +32,8 @@ public:
     uint32_t poll(uint64_t now_ns) noexcept override;
     [[nodiscard]] bool busy() const noexcept override { return !done_.empty(); }
     [[nodiscard]] uint64_t deadline_ns() const noexcept { return ~uint64_t{0}; }
+    // The conventional device, with the same addresses.
+    [[nodiscard]] const std::shared_ptr<BlockDevice> &base() const noexcept { return base_; }
 
 private:
     static constexpr uint32_t kWritesMax = 256;  // writes outstanding at the base; more writes wait here

@@ -31,6 +31,7 @@ from .load.restore import Room, restore
 from .load.restored import Restored
 from .load.room import lacks_room, make_room
 from .load.running import KEY
+from .load.summaries import bytes_for, write_summaries
 from .load.write_buffer_file import BufferFiles
 from .media.blockdev import BlockPort
 from .media.geometry import BLOCK_BYTES, Geometry
@@ -133,7 +134,7 @@ async def load(
             room=room, pages=pages,
         )  # fmt: skip
         if room is not None:
-            await room(0)
+            await room(bytes_for(found.geometry) if found.walked else 0)
         if pages is None and pages_needed(found.conf, found.geometry):
             log.warning("%s: conf l2p_dram_limit has no effect: there is no directory for pages (l2p_dir)", name)
         for line in ignored_in_superblock(found.superblock.content["conf"]):
@@ -176,6 +177,7 @@ async def load(
             *(steps, reactor, base, port, name, found, report, files, keeper, policy),
             alarm=alarm,
             grown=grown,
+            room=room,
             pages=pages,
         )
     device.start()
@@ -196,6 +198,7 @@ async def _loaded(
     *,
     alarm: Callable[[], object] | None,
     grown: bool,
+    room: Room | None,
     pages: Pages | None,
 ) -> FtlDevice:
     uuid = found.superblock.uuid
@@ -211,9 +214,18 @@ async def _loaded(
     )
     # The load relies on data in the base's volatile cache instead of the same data in the old file. So this data must
     # be durable before the superblock, which makes the new file the valid one. The superblock that was found must be
-    # durable as well, before files of other incarnations are removed.
+    # durable as well, before files of other incarnations are removed. And what is walked must be durable before its
+    # summaries.
     await port.flush()
     report("l2p", 0.0)
+    if found.walked and isinstance(base, _shim.ZonedOverlay):
+        await write_summaries(
+            *(reactor, base, found.walked, found.geometry, found.superblock.media_uuid),
+            name=name,
+            report=lambda part: report("l2p", 0.0),
+        )
+    if room is not None:
+        await room(0)
     without_room = await _make_room(base, port, name, found)
     if files is not None:
         # Loads that were killed have left these files.

@@ -297,7 +297,7 @@ MUTATIONS = (
                 "whole[run] = True",
             ),
         ),
-        world=1,
+        world=0,
     ),
     Mutation(
         "older_seq_wins",
@@ -424,6 +424,19 @@ MUTATIONS = (
         world=0,
     ),
     Mutation(
+        "records_not_in_summary",
+        "the summary of a zone that a load has walked leaves out the headers of records",
+        setting=EMULATED_ZONES,
+        edits=(
+            (
+                "ftl/load/summaries.py",
+                'used["flags"][self._offsets(self.record_headers)] = SUMMARY_FLAG_HEADER | KIND_TRIM',
+                "pass",
+            ),
+        ),
+        world=0,
+    ),
+    Mutation(
         "halt_without_drain",
         "a clean halt leaves behind what is in the write buffer",
         edits=(
@@ -484,8 +497,8 @@ MUTATIONS = (
         edits=(
             (
                 "ftl/loading.py",
-                '    await port.flush()\n    report("l2p", 0.0)\n    without_room',
-                '    report("l2p", 0.0)\n    without_room',
+                '    await port.flush()\n    report("l2p", 0.0)\n    if found',
+                '    report("l2p", 0.0)\n    if found',
             ),
         ),
         world=1,

@@ -22,12 +22,13 @@ from ..media.geometry import SUMMARY_ENTRIES, Geometry
 from ..media.layout import ENTRY, ENTRY_FLAG_LOST, crcs, cut_crcs, parse_summary_block
 from ..media.superblock import Superblock
 from ..media.superblock_content import counter
-from ..media.zone import ACTIVE_STATES, Zone
+from ..media.zone import ACTIVE_STATES, FULL, Zone
 from .held import HeldIndex, HeldWrites, Recovered
 from .history import History, guessed, unpacked
 from .pages import NO_PAGES, PageOptions
 from .restored import DAMAGE_TOLD_MAX, LoadedBand, Restored, open_zones, used_spares
 from .running import RunningCheckpoint, Turn
+from .summaries import ROWS_AT_A_TIME, WalkedZone
 from .table import empty_table
 from .zone_walk import ZoneContent, ZoneReader
 
@@ -103,6 +104,10 @@ class Merge:
         self._unsure_zone = np.full(geometry.zone_count, not sequential, bool)
         """Its blocks are verified before they count."""
         self._broken: list[NDArray[Any]] = []
+        self._walked: list[WalkedZone] = []
+        self._walked_rows = 0
+        self._unreadable: set[int] = set()
+        """Zones with data that could not be read."""
         self._torn = 0
         self._lost = 0
         self._unused: dict[tuple[str, tuple[int, ...]], LoadedBand] = {}
@@ -139,7 +144,9 @@ class Merge:
             rows = sum(len(zone.entries) if zone.summary is None else zone.summary.row_count for zone in newest)
             for each in newest:
                 # However small each zone of the band is.
+                broken = len(self._broken)
                 await self._add(each, rows // ITEM_BLOCKS)
+                await self._keep_walked(each, self._broken[broken:])
             for zone in zones:
                 if zone is not None:
                     zone.summary = None
@@ -163,6 +170,15 @@ class Merge:
             await self._merge_verified(zone, in_doubt, there, unsure)
         elif len(doubtful):
             await self._merge_verified(zone, entries[doubtful], addresses[doubtful], unsure)
+
+    async def _keep_walked(self, zone: ZoneContent, broken: Sequence[NDArray[Any]]) -> None:
+        """For its summary; as many zones as memory is meant for, the others in later loads. broken: of this zone."""
+        rows = len(zone.entries)
+        if self._sequential or not zone.read_to_end or (self._walked and self._walked_rows + rows > ROWS_AT_A_TIME):
+            return
+        self._walked_rows += rows
+        refused = np.concatenate([np.empty(0, np.uint64), *(each["address"] for each in broken)])
+        self._walked.append(await aside(rows // ITEM_BLOCKS, lambda: WalkedZone.of(zone, refused)))
 
     async def _merge_verified(
         self, zone: ZoneContent, entries: NDArray[Any], addresses: NDArray[np.uint64], unsure: bool
@@ -272,7 +288,14 @@ class Merge:
             recovered=recovered,
             bands_to_reset=to_reset,
             history=self._history(),
+            walked=[] if self._damage else [zone for zone in self._walked if self._is_settled(zone, bands)],
         )
+
+    def _is_settled(self, zone: WalkedZone, bands: Sequence[LoadedBand]) -> bool:
+        """Whether all that the load knows of it is certain, and nothing is written to it before its reset."""
+        number = zone.start // self._geometry.zone_size
+        closed = bands[zone.band].state == CLOSED and self._zones[number].state == FULL
+        return closed and number not in self._unreadable
 
     def _turn_to_keep(self, bands: Sequence[LoadedBand]) -> Turn | None:
         """The running checkpoint, if the next load may still rely on it, and the FTL can spare its bands."""
@@ -563,7 +586,9 @@ class Merge:
 
         async def check(run: NDArray[np.intp]) -> None:
             first, last = int(address[run[0]]), int(address[run[-1]])
-            blocks = await self._reader.blocks(first, last - first + 1)
+            blocks, readable = await self._reader.blocks_read(first, last - first + 1)
+            if not readable.all():
+                self._unreadable.add(first // self._geometry.zone_size)
             wanted = blocks[(address[run] - np.uint64(first)).astype(np.intp)]
             whole[run] = crcs(wanted) == crc[run]
             if told:

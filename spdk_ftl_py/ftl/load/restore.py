@@ -29,7 +29,7 @@ from ..media.superblock import Superblock
 from ..media.superblock_content import counter, geometry_of, merge_conf, stored_conf
 from ..media.zone import FULL, OFFLINE, UNUSABLE_STATES, Zone
 from . import checkpoint as checkpoints
-from . import running
+from . import running, summaries
 from .checkpoint import Checkpoint
 from .held import HeldSource
 from .history import estimated, unpacked
@@ -118,7 +118,7 @@ async def restore(
         restored.superblock_beside = beside
         return restored
     if room is not None:
-        await room(bytes_beside_l2p(geometry))
+        await room(bytes_beside_l2p(geometry, emulated=not sequential))
     begin_with = None
     if use_checkpoint and sequential and damage is None:
         begin_with = await running.read(
@@ -148,12 +148,13 @@ async def restore(
     return restored
 
 
-def bytes_beside_l2p(geometry: Geometry) -> int:
+def bytes_beside_l2p(geometry: Geometry, *, emulated: bool = False) -> int:
     """The most memory that a load without a checkpoint takes beside the L2P. Write buffer and nv cache not counted,
     which have bounds of their own."""
     rows = geometry.zone_count * geometry.zone_capacity
     at_a_time = min(rows, max(ROWS_AT_A_TIME, geometry.punits * geometry.zone_capacity))
-    return SEQ_BYTES * geometry.block_count + ROW_BYTES * at_a_time
+    walked = summaries.bytes_for(geometry) if emulated else 0
+    return SEQ_BYTES * geometry.block_count + ROW_BYTES * at_a_time + walked
 
 
 def _from_checkpoint(

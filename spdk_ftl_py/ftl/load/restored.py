@@ -19,6 +19,7 @@ from ..media.zone import ACTIVE_STATES, EMPTY, Zone
 from .held import Recovered, RecoveredBlock, RecoveredRecord
 from .history import History
 from .running import Turn
+from .summaries import WalkedZone
 
 log = logging.getLogger(__name__)
 
@@ -73,6 +74,8 @@ class Restored:
     bands_to_reset: list[int] = field(default_factory=list)
     """Bands that count as free: media do not need their content, and without them no band would be left for recovered
     data. The load resets them, after a flush, before it recovers anything."""
+    walked: list[WalkedZone] = field(default_factory=list)
+    """Emulated zones that get a summary (summaries.py)."""
     counts: _shim.L2pCounts | None = None
     """Of the table, if it was counted."""
     mapped_blocks: int = 0

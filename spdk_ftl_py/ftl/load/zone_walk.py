@@ -72,6 +72,11 @@ class ZoneContent:
     band_seq: int = 0
     walked: bool = False
     """It has no (valid) summary."""
+    unreadable: bool = False
+    """Some of its blocks could not be read."""
+    read_to_end: bool = False
+    """A walked zone that was read from its first header to the end. Whatever part of a summary of what was found comes
+    to be on media, a walk finds the same."""
     summary: _shim.Summary | None = None
     """If it is whole, it describes the data blocks, and ``addresses`` and ``entries`` are empty."""
     addresses: NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, np.uint64))
@@ -144,6 +149,7 @@ class ZoneReader:
             return zone
         first_blocks, readable = await self._port.read_what_can_be(start, 1)
         first_block = first_blocks[0]
+        zone.unreadable = not readable[0]
         if is_checkpoint_block(first_block, self._uuid, start):
             # The band was free when this was written: blocks after it belong to an earlier life.
             zone.checkpoint = True
@@ -225,7 +231,11 @@ class ZoneReader:
 
     async def blocks(self, address: int, count: int) -> NDArray[np.uint8]:
         """(count, 4096) bytes; zeroes for blocks that can't be read."""
-        return (await self._port.read_what_can_be(address, count))[0]
+        return (await self.blocks_read(address, count))[0]
+
+    async def blocks_read(self, address: int, count: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+        """As blocks(), and which of them can be read."""
+        return await self._port.read_what_can_be(address, count)
 
     async def _summary(
         self, zone: ZoneContent, known: NDArray[np.bool_]
@@ -240,6 +250,7 @@ class ZoneReader:
             if all(_blank(*end) for end in ends):
                 return None, None
         blocks, readable = await self._port.read_what_can_be(first, count)
+        zone.unreadable |= not readable.all()
         if self._sequential and _blank(blocks[[0, -1]], readable[[0, -1]]):
             return None, None
         if not (blocks[:, : len(_SUMMARY_MAGIC)] == _SUMMARY_MAGIC).any():
@@ -289,7 +300,9 @@ class ZoneReader:
             await self._read_records(zone, zone.start + offset)
 
     async def _read_records(self, zone: ZoneContent, address: int) -> None:
-        header = self._header(zone, (await self.blocks(address, 1))[0], address)
+        blocks, readable = await self.blocks_read(address, 1)
+        zone.unreadable |= not readable[0]
+        header = self._header(zone, blocks[0], address)
         if header is not None and header.band_seq == zone.band_seq and header.kind == KIND_TRIM:
             zone.records.append((address, header.entries))
         elif self._sequential:
@@ -340,6 +353,7 @@ class ZoneReader:
             else:
                 blocks, readable = await ahead.read(offset, min(step, end - offset))
                 step = GAP_READ_BLOCKS_LATER
+            zone.unreadable |= not readable.all()
             blank = short and _blank(blocks, readable)
             found = None if blank else self._first_header(zone, blocks, offset)
             if found is None:
@@ -379,6 +393,12 @@ class ZoneReader:
         for first, last in gaps:
             await self._fill_gap(zone, first, last, summary, known)
         zone.checkpoint &= not headers
+        # If a part of a gap is known, another part of a summary would let a load take it.
+        settled = all(known[first:last].all() or not known[first:last].any() for first, last in gaps)
+        # Behind a first header of an earlier life, a load does not use a summary.
+        begun = bool(headers) and headers[0][0] == 0
+        whole = full and end == self._data_blocks and last <= end
+        zone.read_to_end = whole and begun and settled and not zone.unreadable
         if not headers and not full and not known.any() and self._sequential and not zone.checkpoint:
             zone.damage.append(f"blocks {zone.start} to {zone.start + end - 1} (band {zone.band}): no header is valid")
 

@@ -38,6 +38,9 @@ class Reader:
         blocks[[at for at in range(count) if address + at in self.broken]] = 0
         return blocks
 
+    async def blocks_read(self, address: int, count: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+        return await self.blocks(address, count), np.ones(count, bool)
+
     def header_in_place(self, block: NDArray[np.uint8], address: int) -> Any:
         return SimpleNamespace(band=address // ZONE, band_seq=1) if address in self.headers else None
 

@@ -114,6 +114,7 @@ async def load_again(rig: EmulatedRig, lives: Lives, what: str) -> None:
         try:
             await rig.reload()
             await rig.check(what)
+            await rig.raw.read(0, 1)  # it may have failed since
         except MediaError:
             disk.cut_power_at(0, 0)
             with contextlib.suppress(FtlError):
