@@ -191,7 +191,7 @@ void BandWriter::place(Placement &placement) noexcept {
 void BandWriter::close_early(OpenBand &open) noexcept {
     state_.bands.change(open.band).state = BandState::closing;
     for (ZoneWriter &zone : open.zones) {
-        if (zone.state == ZoneState::batch) {
+        if (zone.state == ZoneState::batch || zone.state == ZoneState::starting) {
             zone.close_short = true;
         } else if (zone.state == ZoneState::idle) {
             give_up(zone);

@@ -16,7 +16,7 @@ from ..media.band import FREE
 from ..media.blockdev import BlockPort, side_by_side
 from ..media.geometry import BLOCK_BYTES
 from ..media.growth import conf_of, grown
-from ..media.layout import parse_summary_block
+from ..media.layout import is_checkpoint_block, parse_batch_header, parse_summary_block
 from ..media.zone import EMPTY, Zone
 from .restored import LoadedBand, Restored
 
@@ -111,21 +111,37 @@ async def take_zones(port: BlockPort, found: Restored) -> None:
         return
     await port.reset_zones(found.zones_to_take)
     if isinstance(port.device, _shim.ZonedOverlay):
-        # There a reset does not erase anything.
-        await side_by_side(functools.partial(_make_blank, port, found), found.zones_to_take)
+        # There a reset does not erase anything. First blocks are last: if this is interrupted, they still tell that
+        # there are remains.
+        await side_by_side(functools.partial(_erase_remains, port, found), found.zones_to_take)
+        await port.flush()
+        await side_by_side(functools.partial(_make_blank, port), found.zones_to_take)
     await port.flush()
 
 
-async def _make_blank(port: BlockPort, found: Restored, start: int) -> None:
-    """Makes a load see a zone that was never written: its first block is all zeroes, and its summary is not valid."""
-    geometry = found.geometry
+async def _erase_remains(port: BlockPort, found: Restored, start: int) -> None:
+    """Overwrites what a zone has of this FTL, but for its first block: remains may have greater band seqs than what is
+    written to it next."""
+    geometry, uuid = found.geometry, found.superblock.media_uuid
     summary, _ = await port.read_what_can_be(start + geometry.data_blocks, geometry.summary_blocks)
-    blocks = 1
-    if any(parse_summary_block(block, found.superblock.media_uuid) is not None for block in summary):
-        blocks = geometry.zone_capacity
-    elif (first := await port.read_what_can_be(start, 1))[1][0] and not first[0].any():
+    first, _ = await port.read_what_can_be(start, 1)
+    if (
+        parse_batch_header(first[0], uuid) is None
+        and not is_checkpoint_block(first[0], uuid, start)
+        and all(parse_summary_block(block, uuid) is None for block in summary)
+    ):
         return
+    await port.write(start, first)
     step = max(1, port.device.max_io_blocks)
-    for offset in range(0, blocks, step):
-        await port.write(start + offset, bytes(min(step, blocks - offset) * BLOCK_BYTES))
+    for offset in range(1, geometry.zone_capacity, step):
+        await port.write(start + offset, bytes(min(step, geometry.zone_capacity - offset) * BLOCK_BYTES))
+    await port.zone_action(_shim.ZoneAction.RESET, start)
+
+
+async def _make_blank(port: BlockPort, start: int) -> None:
+    """Makes a load see a zone without remains as one that was never written: its first block is all zeroes."""
+    first, readable = await port.read_what_can_be(start, 1)
+    if readable[0] and not first.any():
+        return
+    await port.write(start, bytes(BLOCK_BYTES))
     await port.zone_action(_shim.ZoneAction.RESET, start)

@@ -37,6 +37,9 @@ BAND_SEQ_GAP: Final = 1 << 16
 """Added to the newest band seq found, with the number of bands. With emulated zones the newest headers may be missing
 while later ones exist that the load cannot see. Their band seqs must not be used again. A band that is opened again was
 reset after a flush, and the headers before a flush are seen."""
+HIDDEN_SEQS: Final = 1 << 30
+"""Added to the newest seq found if something could not be read that says what a zone has: as many as any that are hidden
+there."""
 
 FREE_BESIDE_TURN: Final = 3
 """Free bands that a load must have beside those of the running checkpoint to keep it."""
@@ -273,7 +276,7 @@ class Merge:
             conf=conf,
             bands=bands,
             table=self._l2p,
-            next_seq=max(seen + 1, counter(self._superblock, "next_seq")),
+            next_seq=max(seen + 1, counter(self._superblock, "next_seq")) + self._hidden_seqs(),
             next_band_seq=max(band_seq + 1, counter(self._superblock, "next_band_seq"))
             + (0 if self._sequential else BAND_SEQ_GAP + len(bands)),
             zones_to_finish=to_finish,
@@ -290,6 +293,11 @@ class Merge:
             history=self._history(),
             walked=[] if self._damage else [zone for zone in self._walked if self._is_settled(zone, bands)],
         )
+
+    def _hidden_seqs(self) -> int:
+        """How many seqs there may be behind those that were seen, in blocks that can't be read now, and can be later: a
+        load that reads them must not take them for newer than what is written from now on."""
+        return HIDDEN_SEQS if any(zone.unreadable for zone in self._every) else 0
 
     def _is_settled(self, zone: WalkedZone, bands: Sequence[LoadedBand]) -> bool:
         """Whether all that the load knows of it is certain, and nothing is written to it before its reset."""

@@ -73,7 +73,7 @@ class ZoneContent:
     walked: bool = False
     """It has no (valid) summary."""
     unreadable: bool = False
-    """Some of its blocks could not be read."""
+    """Something could not be read that says what it has. A later load may be able to."""
     read_to_end: bool = False
     """A walked zone that was read from its first header to the end. Whatever part of a summary of what was found comes
     to be on media, a walk finds the same."""
@@ -197,6 +197,7 @@ class ZoneReader:
         found = ZoneContent(zone.band, zone.punit, zone.start, zone.written, band_seq=zone.band_seq)
         nothing = np.zeros(self._data_blocks, bool)
         await self._walk(found, self._data_blocks, True, None, nothing, short=False)
+        zone.unreadable |= found.unreadable
         return found.band_seq > zone.band_seq
 
     @property

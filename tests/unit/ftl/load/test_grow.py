@@ -14,6 +14,7 @@ from spdk_ftl_py.ftl.check import check
 from spdk_ftl_py.ftl.load.grow import Grow
 from spdk_ftl_py.ftl.media.blockdev import BlockPort
 from spdk_ftl_py.ftl.media.geometry import SUPERBLOCK_ZONES, Geometry
+from spdk_ftl_py.ftl.media.layout import parse_batch_header
 from spdk_ftl_py.runtime.reactor import ReactorLoop
 from unit.ftl.load.grow_rig import END, HIDDEN, ZONES, grow_rig
 from unit.ftl.load.restore_rig import ZONE_SIZE
@@ -214,6 +215,53 @@ async def test_what_an_earlier_growth_has_left_does_not_come_back(reactor: React
         await rig.load()
         assert rig.device.block_count > blocks
         assert await rig.versions() == [*before, *[0] * (rig.device.block_count - blocks)]
+
+
+@pytest.mark.parametrize("operation", [0, *range(40, 82, 3)])
+async def test_headers_of_an_earlier_growth_are_erased(operation: int, reactor: ReactorLoop) -> None:
+    """Zones that have no summary. Their band seqs are greater than those of what is written next, which would not count
+    beside them. 0: power does not fail."""
+    async with grow_rig(reactor, emulated=True) as rig:
+        await rig.create()
+        await rig.fill(0)
+        await rig.halt()
+        raw = BlockPort(rig.reactor, rig.drive, name="raw")
+        copy = [(at, await raw.read(at, ZONE_SIZE)) for at in range(0, END, ZONE_SIZE)]
+        rig.drive.grow()
+        await rig.load(grow=Grow(force=True))
+        for _ in range(3):
+            await rig.crash()
+            await rig.load()
+        end = rig.base.block_count
+        await raw.close()
+        raw = BlockPort(rig.reactor, rig.drive, name="raw")
+
+        async def band_seqs() -> list[int]:
+            found = []
+            for zone in range(END, end, ZONE_SIZE):
+                for block in await raw.read(zone, ZONE_SIZE):
+                    header = parse_batch_header(block, rig.device.media_uuid)
+                    found += [] if header is None else [header.band_seq]
+            return found
+
+        # Several batches of a zone, in front of its summary.
+        while len(remains := await band_seqs()) < 4:
+            await rig.traffic(2)
+            await rig.flush()
+        await rig.crash()
+        for at, data in copy:
+            await raw.write(at, data)
+        await raw.flush()
+        rig.drive.cut_power_at(rig.drive.operations + operation if operation else 0, operation)
+        with contextlib.suppress(MediaError):
+            await rig.load(grow=Grow(force=True))
+            await rig.crash()
+        rig.drive.cut_power_at(0, 0)
+        rig.drive.power_on()
+        await rig.load(grow=Grow(force=True))
+        assert rig.device.geometry.zone_count > END // ZONE_SIZE
+        assert max(await band_seqs(), default=0) < min(remains)
+        await raw.close()
 
 
 async def test_a_growth_that_can_not_be_changes_nothing(reactor: ReactorLoop, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ from spdk_ftl_py import _shim
 from spdk_ftl_py.ftl.media.layout import KIND_PAD, build_batch_header, parse_batch_header, parse_summary_block
 from spdk_ftl_py.runtime.reactor import ReactorLoop
 from unit.ftl.load.emulated_rig import CONF, EmulatedRig, closed_zone, emulated_rig
+from unit.shim.ftl.core_bench import content, version_of
 
 UNRECOVERED_READ = 0x281
 
@@ -95,3 +96,34 @@ async def test_rows_that_a_load_did_not_see_stay_unseen_when_a_later_life_begins
         await rig.raw.flush()
         second = await rig.found()
         assert not [address for address, lba in unseen.items() if int(second.l2p[lba]) == address]
+
+
+@pytest.mark.parametrize("where", ["first header", "later header", "behind a summary"])
+async def test_a_header_that_can_be_read_again_is_not_newer_than_what_was_written_since(
+    where: str, reactor: ReactorLoop
+) -> None:
+    """A read error in one load alone: the seqs of what it hides must not be given again."""
+    async with emulated_rig(reactor, zones=44, zone_size=64, capacity=48) as rig:
+        await rig.create(CONF)
+        if where == "behind a summary":
+            await rig.traffic(1500)
+        for version in range(1, 2 if where == "first header" else 7):
+            for lba in range(6):
+                await rig.port.write(lba, content(lba, version))
+            await rig.port.flush()
+        last = version
+        address = int(rig.device.core.l2p(5, 1)[0])
+        await rig.crash()
+        image = await rig.image()
+        while parse_batch_header(image[address], rig.device.media_uuid) is None:
+            address -= 1
+        fault = rig.disk.inject_fault(op=_shim.Op.READ, lba=address, block_count=1, status=UNRECOVERED_READ)
+        await rig.reload()
+        hidden = version_of(5, (await rig.port.read(5, 1))[0].tobytes())
+        assert hidden != last
+        rig.disk.clear_faults(fault)
+        await rig.port.write(5, content(5, 100))
+        await rig.port.flush()
+        await rig.crash()
+        await rig.reload()
+        assert version_of(5, (await rig.port.read(5, 1))[0].tobytes()) == 100

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import random
 
+import numpy as np
 import pytest
 
 from spdk_ftl_py import _shim
 from unit.shim.ftl.core_bench import BLOCK, Bench, content
+from unit.shim.ftl.test_core_classes import bench_of, only
 from unit.shim.ftl.test_core_faults import overwrite
 
 SLOW_US = 20_000
@@ -109,6 +111,24 @@ def test_a_zone_is_closed_on_order_behind_that_flush() -> None:
         assert bench.core.bands()[band].write_pointers[punit] == 16
         assert bench.core.close_zone(band, punit) is False
         assert bench.versions(0, 40) == [1] * 40
+
+
+def test_a_class_that_goes_away_meanwhile_leaves_no_band_behind() -> None:
+    """As a change of the policy under I/O does."""
+    with bench_of(flush_zone_starts=True, write_buffer_blocks=SLOTS) as bench:
+        regions = np.array([0, 1] + [0] * 20, np.uint8)
+        for turn in range(8):
+            bench.place(((0, 1), (1 << 40,)), only(2), regions=regions, region_blocks=16, user_classes=2)
+            fault = bench.media.inject_fault(op=_shim.Op.FLUSH, latency_us=SLOW_US)
+            data = b"".join(content(lba, turn + 1) for lba in range(16, 32))
+            tickets = [bench.port.submit(_shim.Op.WRITE, 16, 16, data)]
+            for _ in range(400):
+                bench.step()
+            bench.place(only(0), only(1), user_classes=1)
+            bench.media.clear_faults(fault)
+            wait_for(bench, tickets)
+            bench.settle()
+            assert _shim.BandState.CLOSING not in [band.state for band in bench.core.bands()]
 
 
 @pytest.mark.parametrize("seed", range(4))
