@@ -38,7 +38,7 @@ BAND_SEQ_GAP: Final = 1 << 16
 while later ones exist that the load cannot see. Their band seqs must not be used again. A band that is opened again was
 reset after a flush, and the headers before a flush are seen."""
 HIDDEN_SEQS: Final = 1 << 30
-"""Added to the newest seq found if something could not be read that says what a zone has: as many as any that are hidden
+"""Added to the newest seq found if something could not be read that says what a zone has: more than are hidden
 there."""
 
 FREE_BESIDE_TURN: Final = 3
