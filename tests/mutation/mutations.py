@@ -377,7 +377,7 @@ MUTATIONS = (
         edits=(
             (
                 "ftl/load/merge.py",
-                'next_seq=max(seen + 1, counter(self._superblock, "next_seq")),',
+                'next_seq=max(seen + 1, counter(self._superblock, "next_seq")) + self._hidden_seqs(),',
                 'next_seq=counter(self._superblock, "next_seq"),',
             ),
         ),
